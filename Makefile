@@ -1,0 +1,64 @@
+# `make demo` and `make test` do all the set-up: a virtual environment in .venv, with the versions of constraints.txt.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-browser bench docs fmt clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
+
+setup: $(READY)  ## Make .venv with the pinned versions (all other targets do it by themselves)
+
+demo: $(READY)  ## Make data, train all stages, generate and report; MEDIA=folder takes your own clips
+	@$(BIN)/mutual-forcing train demo $${MEDIA:+--media "$$MEDIA"}
+
+test: $(READY)  ## Lint, types and tests, as continuous integration runs them
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/pytest -m "not slow and not browser"
+
+test-browser: $(READY)  ## Tests that look at pages in a headless Chromium
+	$(BIN)/pytest -m browser
+
+bench: $(READY)  ## A quick benchmark of the model, as one JSON line
+	@$(BIN)/mutual-forcing bench model --quick --json
+
+docs: $(READY)  ## Write the reference of the command line from the program itself
+	$(BIN)/typer mutual_forcing.orchestration.main utils docs --name mutual-forcing --output docs/commands.md
+
+fmt: $(READY)  ## Format the code and apply safe fixes
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:  ## Remove .venv, caches and build output; runs/ stays
+	rm -rf .venv build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+
+# The stamp is written last: an install that was interrupted is done again.
+$(READY): pyproject.toml constraints.txt
+	@rm -f $@
+	@if ! { $(BIN)/python -c '$(SUPPORTED)' && $(BIN)/python -m pip --version; } >/dev/null 2>&1; then \
+	  $(PYTHON) -c '$(SUPPORTED)' 2>/dev/null || { \
+	    echo "error: Python 3.11, 3.12 or 3.13 is needed, '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1); name one: make PYTHON=python3.12" >&2; exit 1; }; \
+	  $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "error: '$(PYTHON)' cannot make virtual environments; install the package python3-venv of your system" >&2; exit 1; }; \
+	  echo "Making .venv with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear .venv; \
+	fi
+	@echo "Installing the versions of constraints.txt into .venv (some minutes, once; log: .venv/install.log)"
+	@# The variables reach the isolated builds of source packages too, which the option -c does not.
+	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
+	  $(BIN)/python -m pip install --quiet --editable '.[dev]' >.venv/install.log 2>&1 || { \
+	    tail -n 20 .venv/install.log >&2; echo "error: the install failed (above: the end of .venv/install.log); check the network and run make again" >&2; exit 1; }
+	@mkdir -p .venv/src
+	@ln -sfn ../.. .venv/src/mutual_forcing
+	@touch $@

@@ -1,0 +1,1 @@
+"""One file a claim: each measures it and prints one JSON line."""

@@ -1,0 +1,59 @@
+"""`AVBatch` for a rank from its positions: memory-mapped shards, no state besides the position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..model.text import TextConfig, Word, make_controls
+from ..model.timeline import Layout
+from ..model.types import AV, AVBatch
+from .manifest import read_manifest
+from .order import sample_at
+from .shards import ClipRecord, Shard
+
+
+class LatentDataset:
+    """A prepared dataset. `train` and `held_out` list its clips; the order of `train` is that of the shards.
+
+    Raises:
+        ValueError: the folder holds no finished dataset, or a shard is damaged (`verify`).
+    """
+
+    def __init__(self, folder: Path, text: TextConfig, verify: bool = False) -> None:
+        self.manifest = read_manifest(folder, verify)
+        self.layout = Layout(self.manifest.timeline, self.manifest.clip_chunks)
+        self._text = text
+        self._shards = [Shard(folder / s.file) for s in self.manifest.shards]
+        rows = [(shard, i, clip) for shard in self._shards for i, clip in enumerate(shard.clip_ids)]
+        held_out = set(self.manifest.held_out)
+        self.train = [(shard, i) for shard, i, clip in rows if clip not in held_out]
+        self.held_out = [(shard, i) for shard, i, clip in rows if clip in held_out]
+
+    def held_out_records(self) -> list[ClipRecord]:
+        """The clips that training never sees."""
+        return [shard.row(i) for shard, i in self.held_out]
+
+    def batch(self, seed: int, stage: str, positions: Sequence[int]) -> AVBatch:
+        """The training clips at `positions` of the stage's order."""
+        rows = []
+        for position in positions:
+            shard, row = self.train[sample_at(seed, stage, position, len(self.train))[0]]
+            rows.append(shard.row(row))
+        return self.collate(rows, positions)
+
+    def collate(self, records: Sequence[ClipRecord], positions: Sequence[int]) -> AVBatch:
+        """Clips of equal shape -> a batch in fp32."""
+        video = torch.from_numpy(np.stack([r.video for r in records]).astype(np.float32))
+        audio = torch.from_numpy(np.stack([r.audio for r in records]).astype(np.float32))
+        words = [[Word(*w) for w in r.words] for r in records]
+        return AVBatch(
+            latents=AV(video=video, audio=audio),
+            controls=make_controls([r.caption for r in records], words, self._text),
+            layout=self.layout,
+            positions=tuple(positions),
+            sample_ids=tuple(r.clip_id for r in records),
+        )

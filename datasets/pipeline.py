@@ -1,0 +1,234 @@
+"""THE ordered list of stages, from media files to a finished dataset.
+
+    list -> survey (probe, decode, judge; measure the codecs on a sample)      one small row a source
+         -> fit the embedded codecs on the merged moments                      in the driver
+         -> encode (decode, align, cut, encode) -> write shards                clips as rows
+         -> contact sheet, sources.jsonl, manifest.json                        the manifest last: it is the commit
+
+Ray Data runs the stages; the rules live in `stages.py` and `filters.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.data
+import torch
+
+from ..model.codecs.dct import DctVideoCodec
+from ..model.codecs.mdct import MdctAudioCodec
+from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
+from ..model.noise import position_seed
+from .contact_sheet import SheetClip, contact_sheet
+from .manifest import MANIFEST, SOURCES, Manifest, ShardEntry, read_manifest
+from .shards import ClipRecord, Shard
+from .sources import list_sources
+from .stages import DataConfig, Encode, Row, Survey, WriteShard, settings_of, unpack_moments
+from .storage import atomic_path, local_path, make_folder, sha256_file
+from .synthetic import SyntheticConfig, write_corpus
+
+CLIPS_PER_SHARD = 512
+SHEET_CLIPS = 8
+
+Progress = Callable[[str, int, int], None]
+
+
+def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
+    """Make (or reuse) the dataset of `config` in the folder `out`; Ray must be running.
+
+    progress(stage, done, total) is called as work advances. Rerunning with the same settings and sources returns at once.
+
+    Raises:
+        ValueError: no source could be used, the folder is missing or empty, or `out` holds another dataset.
+    """
+    media = source_folder(config, out, progress)
+    sources = list_sources(media)
+    settings = settings_of(config, sources)
+    make_folder("data.out", out)
+    if (out / MANIFEST).exists():
+        manifest = read_manifest(out)
+        if manifest.settings != settings:
+            raise ValueError(f"data.out={str(out)!r}: holds a dataset of other settings or sources; choose another folder or remove it")
+        return manifest
+    for leftover in (*out.glob("shard-*.arrow"), *out.glob(".*.tmp")):
+        leftover.unlink()  # no manifest names it: an earlier job was killed
+    surveyed = _survey(config, media, sources, out, progress)
+    used = [row for row in surveyed if row["status"] == "used"]
+    video_codec, audio_codec = _fit_codecs(config, used)
+    clips = _encode(config, [row["source"] for row in used], video_codec, audio_codec, out, progress)
+    return _commit(config, settings, surveyed, clips, video_codec, audio_codec, media, out)
+
+
+def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
+    """The folder of the user's media; for `synthetic`, the corpus beside `out`, drawn if it is not there yet."""
+    if config.media != "synthetic":
+        return local_path("data.media", config.media)
+    t = config.timeline
+    corpus = SyntheticConfig(config.synthetic_count, config.synthetic_seconds, config.width, config.height, t.fps, t.sample_rate, config.seed)
+    progress("draw talking characters", 0, config.synthetic_count)
+    folder = make_folder("data.out", out.parent / "media")
+    write_corpus(corpus, folder)
+    progress("draw talking characters", config.synthetic_count, config.synthetic_count)
+    return folder
+
+
+def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, progress: Progress) -> list[Row]:
+    sample = set(sorted(sources, key=lambda p: position_seed(config.seed, "fit", _name(p, media)))[: config.codec_fit_sources])
+    items = [{"source": str(p), "measure": p in sample} for p in sources]
+    dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
+    rows = _collect(dataset, "look into sources", len(items), progress)
+    if not any(row["status"] == "used" for row in rows):
+        _write_sources(out, media, rows, {})
+        reasons = "; ".join(sorted({row["reason"] for row in rows})[:3])
+        raise ValueError(f"data.media={str(media)!r}: none of its {len(rows)} files can be used ({reasons}); all reasons: {out / SOURCES}")
+    return rows
+
+
+def _fit_codecs(config: DataConfig, used: list[Row]) -> tuple[DctVideoCodec, MdctAudioCodec]:
+    measured = [unpack_moments(row["moments"]) for row in used if row["moments"]]
+    if not measured:
+        raise ValueError(f"data.codec_fit_sources={config.codec_fit_sources}: no usable source is in the sample; raise it")
+    video, audio = measured[0]
+    for other_video, other_audio in measured[1:]:
+        video, audio = video.merge(other_video), audio.merge(other_audio)
+    return DctVideoCodec.fit(config.video_codec, video), MdctAudioCodec.fit(config.audio_codec, audio)
+
+
+def _encode(
+    config: DataConfig, sources: list[str], video: DctVideoCodec, audio: MdctAudioCodec, out: Path, progress: Progress
+) -> list[Row]:
+    encode = Encode(config, video.to_json(), audio.to_json())
+    dataset = (
+        ray.data.from_items([{"source": s} for s in sources], override_num_blocks=_blocks(len(sources)))
+        .flat_map(encode)
+        .map_batches(WriteShard(str(out)), batch_size=CLIPS_PER_SHARD, batch_format="pyarrow")
+    )
+    return _collect(dataset, "encode clips", len(sources), progress)
+
+
+def _commit(
+    config: DataConfig, settings: str, surveyed: list[Row], clips: list[Row], video: DctVideoCodec, audio: MdctAudioCodec, media: Path, out: Path
+) -> Manifest:
+    made = [row for row in clips if row["clip_id"]]
+    if len({row["clip_id"] for row in made}) != len(made):
+        raise ValueError(f"data.media={str(media)!r}: {_twins(made)} hold the same content; remove one of them")
+    by_source: dict[str, list[Row]] = defaultdict(list)
+    for row in clips:
+        by_source[row["source"]].append(row)
+    shards = tuple(_entry(out / name) for name in sorted({row["shard"] for row in made}))
+    manifest = Manifest(
+        settings=settings,
+        timeline=config.timeline,
+        clip_chunks=config.clip_chunks,
+        width=config.width,
+        height=config.height,
+        video_codec=video.to_json(),
+        audio_codec=audio.to_json(),
+        shards=shards,
+        held_out=tuple(_held_out(config, made)),
+        clips=len(made),
+        hours=len(made) * config.timeline.seconds(config.clip_chunks) / 3600,
+        sources_used=sum(any(r["clip_id"] for r in rows) for rows in by_source.values()),
+        sources_refused=len(surveyed) - sum(any(r["clip_id"] for r in rows) for rows in by_source.values()),
+        codec_quality={"video_psnr_db": _mean(made, "psnr_db"), "audio_snr_db": _mean(made, "snr_db")},
+        synthetic=config.media == "synthetic",
+    )
+    _write_sources(out, media, surveyed, by_source)
+    draw_contact_sheet(out, manifest)
+    manifest.write(out)
+    return manifest
+
+
+def decode_record(record: ClipRecord, manifest: Manifest, title: str) -> SheetClip:
+    """A clip of the dataset as pictures and sound, decoded from its latents."""
+    video = video_codec_from_json(manifest.video_codec).decode(torch.from_numpy(record.video.astype(np.float32))[None])
+    audio = audio_codec_from_json(manifest.audio_codec).decode(torch.from_numpy(record.audio.astype(np.float32))[None])
+    t = manifest.timeline
+    return SheetClip(title, video[0].numpy(), audio[0].numpy(), t.fps, t.sample_rate, list(record.words))
+
+
+def draw_contact_sheet(out: Path, manifest: Manifest) -> Path:
+    """A PNG of a few clips spread over the dataset, as they come back from their latents."""
+    shards = [Shard(out / s.file) for s in manifest.shards]
+    rows = [(shard, i) for shard in shards for i in range(len(shard))]
+    picked = rows[:: max(1, ceil(len(rows) / SHEET_CLIPS))][:SHEET_CLIPS]
+    clips = []
+    for shard, i in picked:
+        record = shard.row(i)
+        clips.append(decode_record(record, manifest, f"{Path(record.source).name} at {record.start_s:.2f} s"))
+    contact_sheet(clips, out / "contact.png")
+    return out / "contact.png"
+
+
+def _held_out(config: DataConfig, made: list[Row]) -> list[str]:
+    """Clips of the held-out sources: whole sources, chosen by the hash of their first clip, so growth does not move them."""
+    first: dict[str, str] = {}
+    for row in sorted(made, key=lambda r: r["start_s"]):
+        first.setdefault(row["source"], row["clip_id"])
+    if len(first) < 2:
+        raise ValueError(f"data.media: only {len(first)} source can be used, one to train on and one to hold out are needed; add clips")
+    count = max(1, round(config.held_out_share * len(first)))
+    chosen = set(sorted(first, key=lambda source: position_seed(config.seed, "held-out", first[source]))[:count])
+    return sorted(row["clip_id"] for row in made if row["source"] in chosen)
+
+
+def _write_sources(out: Path, media: Path, surveyed: list[Row], by_source: dict[str, list[Row]]) -> None:
+    lines = []
+    for row in sorted(surveyed, key=lambda r: r["source"]):
+        clips = by_source.get(row["source"], [])
+        made = sum(bool(c["clip_id"]) for c in clips)
+        late = "; ".join(c["reason"] for c in clips if c["reason"])
+        refused = row["status"] == "refused" or (bool(by_source) and made == 0)
+        reason = row["reason"] or (late if refused else "")
+        line = {"source": _name(Path(row["source"]), media), "status": "refused" if refused else "used", "reason": reason}
+        lines.append({**line, "note": "; ".join(x for x in (row["note"], "" if refused else late) if x), "clips": made, "seconds": round(row["seconds"], 3)})
+    with atomic_path(out / SOURCES) as temporary:
+        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def read_sources(out: Path) -> list[dict[str, Any]]:
+    """The account of every source: source, status (used or refused), reason, note, clips, seconds."""
+    return [json.loads(line) for line in (out / SOURCES).read_text().splitlines()]
+
+
+def _collect(dataset: ray.data.Dataset, stage: str, total: int, progress: Progress) -> list[Row]:
+    rows: list[Row] = []
+    progress(stage, 0, total)
+    for row in dataset.iter_rows():
+        rows.append(dict(row))
+        progress(stage, min(len({r["source"] for r in rows}), total), total)
+    progress(stage, total, total)
+    return rows
+
+
+def _blocks(items: int) -> int:
+    """Enough blocks to keep all cores busy, few enough that each is worth a task."""
+    return max(1, min(items, 4 * int(ray.cluster_resources().get("CPU", 1))))
+
+
+def _entry(path: Path) -> ShardEntry:
+    return ShardEntry(path.name, len(Shard(path)), path.stat().st_size, sha256_file(path))
+
+
+def _name(path: Path, media: Path) -> str:
+    return str(path.relative_to(media))
+
+
+def _mean(rows: list[Row], name: str) -> float:
+    finite = [row[name] for row in rows if np.isfinite(row[name])]
+    return round(float(np.mean(finite)), 3) if finite else 0.0
+
+
+def _twins(made: list[Row]) -> str:
+    seen: dict[str, str] = {}
+    for row in made:
+        if row["clip_id"] in seen:
+            return f"{Path(seen[row['clip_id']]).name} and {Path(row['source']).name}"
+        seen[row["clip_id"]] = row["source"]
+    return ""

@@ -1,0 +1,82 @@
+"""What the user gave: every file listed, media with their sidecars (`<stem>.json`: caption and transcript on the video clock)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MAX_SOURCES = 1_000_000
+MAX_SIDECAR_BYTES = 4 << 20
+NOT_MEDIA = {".json", ".csv", ".txt", ".md", ".jsonl", ".html", ".log", ".yaml", ".yml"}
+
+
+@dataclass(frozen=True)
+class Sidecar:
+    """Text of a source: a caption, and words with start and end in seconds on the video clock."""
+
+    caption: str = ""
+    words: tuple[tuple[str, float, float], ...] = ()
+
+
+def list_sources(folder: Path) -> list[Path]:
+    """Every file below `folder`, sorted, except hidden ones and the sidecars of listed files.
+
+    Raises:
+        ValueError: the folder is missing, is no folder, or is empty.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"data.media={str(folder)!r}: no such folder; give one that holds video files")
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    stems = {p.with_suffix("") for p in files if p.suffix.lower() not in NOT_MEDIA}
+    listed = [p for p in files if not (p.suffix.lower() == ".json" and (p.with_suffix("") in stems or _is_corpus_ticket(p)))]
+    if not listed:
+        raise ValueError(f"data.media={str(folder)!r}: the folder holds no files; put video files there")
+    if len(listed) > MAX_SOURCES:
+        raise ValueError(f"data.media={str(folder)!r}: {len(listed)} files, at most {MAX_SOURCES} in one dataset; split the folder")
+    return listed
+
+
+def _is_corpus_ticket(path: Path) -> bool:
+    return path.name == "corpus.json"
+
+
+def read_sidecar(media: Path) -> Sidecar:
+    """The sidecar beside a media file, or an empty one.
+
+    Raises:
+        ValueError: there is one, but it is too large, not JSON, or not of the documented form.
+    """
+    path = media.with_suffix(".json")
+    if not path.is_file() or path == media:
+        return Sidecar()
+    if path.stat().st_size > MAX_SIDECAR_BYTES:
+        raise ValueError(f"sidecar {path.name}: larger than {MAX_SIDECAR_BYTES} bytes; shorten its transcript")
+    try:
+        data = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"sidecar {path.name}: not JSON ({error}); mend or remove it") from error
+    return parse_sidecar(data, path.name)
+
+
+def parse_sidecar(data: Any, name: str) -> Sidecar:
+    """Check `{"caption": str, "transcript": [{"word": str, "start": s, "end": s}, ...]}`; both keys may be absent."""
+    form = '{"caption": "...", "transcript": [{"word": "...", "start": 0.1, "end": 0.4}]}'
+    if not isinstance(data, dict) or not isinstance(data.get("caption", ""), str) or not isinstance(data.get("transcript", []), list):
+        raise ValueError(f"sidecar {name}: must look like {form}")
+    words = []
+    for i, word in enumerate(data.get("transcript", [])):
+        try:
+            text, start, end = str(word["word"]), float(word["start"]), float(word["end"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"sidecar {name}: transcript[{i}]={word!r} must look like {form}") from error
+        if not 0 <= start <= end < 1e6:
+            raise ValueError(f"sidecar {name}: transcript[{i}] from {start} to {end} s: need 0 <= start <= end")
+        words.append((text, start, end))
+    return Sidecar(data.get("caption", ""), tuple(words))
+
+
+def cut_words(words: tuple[tuple[str, float, float], ...], start_s: float, seconds: float) -> tuple[tuple[str, float, float], ...]:
+    """The words that sound within [start, start + seconds), on the clock of that cut."""
+    return tuple((w, s - start_s, e - start_s) for w, s, e in words if e > start_s and s < start_s + seconds)

@@ -1,0 +1,261 @@
+"""The Ray Data callables: rows in, rows out, no policy of their own. `pipeline.py` puts them in order.
+
+Rows between stages are small: paths and JSON before the encoder, latents as bytes after it. A refused source stays a row with its
+reason, so every file is accounted for at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ..model.codecs.base import AudioCodec, VideoCodec
+from ..model.codecs.dct import DctVideoConfig, VideoMoments
+from ..model.codecs.mdct import AudioMoments, MdctAudioConfig
+from ..model.codecs.quality import psnr, snr
+from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
+from ..model.timeline import Timeline
+from .filters import FilterConfig, refuse_reason
+from .media import DecodeConfig, Decoded, MediaError, decode, probe
+from .shards import ClipRecord, write_shard
+from .sources import NOT_MEDIA, cut_words, read_sidecar
+from .storage import sha256_file
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Everything that shapes a dataset. media: a folder of video files, or "synthetic" for generated talking characters.
+
+    width, height in pixels; clip_chunks: chunks a clip; held_out_share: share of sources kept from training (at least one);
+    codec_fit_sources: how many sources the embedded codecs are measured on.
+    """
+
+    media: str = "synthetic"
+    synthetic_count: int = 64
+    synthetic_seconds: float = 5.2
+    width: int = 64
+    height: int = 64
+    clip_chunks: int = 5
+    held_out_share: float = 0.1
+    codec_fit_sources: int = 48
+    seed: int = 0
+    timeline: Timeline = field(default_factory=Timeline)
+    video_codec: DctVideoConfig = field(default_factory=DctVideoConfig)
+    audio_codec: MdctAudioConfig = field(default_factory=MdctAudioConfig)
+    filters: FilterConfig = field(default_factory=FilterConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out_share < 1:
+            raise ValueError(f"data.held_out_share={self.held_out_share}: a share between 0 and 1")
+        for name in ("clip_chunks", "codec_fit_sources", "synthetic_count"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")
+        if self.width % self.video_codec.spatial or self.height % self.video_codec.spatial:
+            raise ValueError(
+                f"data.width={self.width}, data.height={self.height}: must be multiples of data.video_codec.spatial={self.video_codec.spatial}"
+            )
+        if self.timeline.audio_hop != self.audio_codec.hop:
+            raise ValueError(f"data.timeline.audio_hop={self.timeline.audio_hop}: must equal data.audio_codec.hop={self.audio_codec.hop}")
+        if self.timeline.video_stride != self.video_codec.temporal:
+            raise ValueError(
+                f"data.timeline.video_stride={self.timeline.video_stride}: must equal data.video_codec.temporal={self.video_codec.temporal}"
+            )
+
+    @property
+    def decoding(self) -> DecodeConfig:
+        t = self.timeline
+        return DecodeConfig(fps=t.fps, width=self.width, height=self.height, sample_rate=t.sample_rate)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A clip's pixels and samples: frames uint8 [N, H, W, 3], audio float32 [S], and where it starts in its source."""
+
+    start_s: float
+    frames: np.ndarray
+    audio: np.ndarray
+
+
+def cut_clips(decoded: Decoded, config: DataConfig) -> list[Cut]:
+    """Consecutive clips of `clip_chunks` chunks; each shares its first frame with the end of the one before."""
+    t, chunks = config.timeline, config.clip_chunks
+    if decoded.audio is None:
+        return []
+    cuts = []
+    step = chunks * t.chunk_frames
+    for first in range(0, len(decoded.frames) - t.frames(chunks) + 1, step):
+        sample = round(first * t.sample_rate / t.fps)
+        audio = decoded.audio[sample : sample + t.samples(chunks)]
+        if len(audio) == t.samples(chunks):
+            cuts.append(Cut(first / t.fps, decoded.frames[first : first + t.frames(chunks)], audio))
+    return cuts
+
+
+class Survey:
+    """Row {source, measure} -> {source, status, reason, note, seconds, moments}: can it be used, and the codec moments of a sample."""
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+
+    def __call__(self, row: Row) -> Row:
+        path = Path(row["source"])
+        try:
+            cuts, note, seconds = self._look(path)
+        except (MediaError, ValueError) as error:
+            return _surveyed(row, reason=str(error))
+        return _surveyed(row, note=note, seconds=seconds, moments=self._moments(cuts) if row["measure"] else b"")
+
+    def _look(self, path: Path) -> tuple[list[Cut], str, float]:
+        if path.suffix.lower() in NOT_MEDIA:
+            raise ValueError(f"not a media file ({path.suffix})")
+        read_sidecar(path)
+        decoded = decode(path, probe(path), self._config.decoding)
+        cuts = cut_clips(decoded, self._config)
+        if decoded.audio is None:
+            raise ValueError("; ".join(decoded.notes) or "no sound")
+        if not cuts:
+            t = self._config.timeline
+            needed = t.seconds(self._config.clip_chunks)
+            raise ValueError(f"too short: {len(decoded.frames) / t.fps:.2f} s, a clip has {needed:.2f} s")
+        reasons = [refuse_reason(c.frames, c.audio, self._config.filters) for c in cuts]
+        if all(reasons):
+            raise ValueError(str(reasons[0]))
+        return [c for c, r in zip(cuts, reasons, strict=True) if r is None], "; ".join(decoded.notes), len(decoded.frames) / self._config.timeline.fps
+
+    def _moments(self, cuts: list[Cut]) -> bytes:
+        video = VideoMoments(self._config.video_codec.spatial, self._config.video_codec.temporal)
+        audio = AudioMoments(self._config.audio_codec.hop)
+        for cut in cuts:
+            video.update(torch.from_numpy(cut.frames.copy())[None])
+            audio.update(torch.from_numpy(cut.audio.copy())[None])
+        return pack_moments(video, audio)
+
+
+class Encode:
+    """Row {source} -> one row a clip with its latents as bytes (or one refused row)."""
+
+    def __init__(self, config: DataConfig, video_codec: dict[str, Any], audio_codec: dict[str, Any]) -> None:
+        self._config = config
+        self._video: VideoCodec = video_codec_from_json(video_codec)
+        self._audio: AudioCodec = audio_codec_from_json(audio_codec)
+
+    def __call__(self, row: Row) -> Iterator[Row]:
+        path = Path(row["source"])
+        try:
+            decoded = decode(path, probe(path), self._config.decoding)
+            sidecar, content = read_sidecar(path), sha256_file(path)
+        except (MediaError, ValueError) as error:
+            yield _clip_row(row["source"], reason=str(error))
+            return
+        seconds = self._config.timeline.seconds(self._config.clip_chunks)
+        for cut in cut_clips(decoded, self._config):
+            if reason := refuse_reason(cut.frames, cut.audio, self._config.filters):
+                yield _clip_row(row["source"], reason=f"clip at {cut.start_s:.2f} s: {reason}")
+                continue
+            yield self._clip(row["source"], content, cut, sidecar.caption, cut_words(sidecar.words, cut.start_s, seconds))
+
+    def _clip(self, source: str, content: str, cut: Cut, caption: str, words: tuple[tuple[str, float, float], ...]) -> Row:
+        frames, samples = torch.from_numpy(cut.frames.copy())[None], torch.from_numpy(cut.audio.copy())[None]
+        video, audio = self._video.encode(frames).half(), self._audio.encode(samples).half()
+        clip_id = hashlib.sha256(f"{content}:{cut.start_s:.6f}:{self._config.clip_chunks}".encode()).hexdigest()[:16]
+        return _clip_row(
+            source,
+            clip_id=clip_id,
+            start_s=cut.start_s,
+            video=video[0].numpy(),
+            audio=audio[0].numpy(),
+            text=json.dumps({"caption": caption, "words": words}),
+            psnr_db=psnr(frames, self._video.decode(video.float())),
+            snr_db=snr(samples, self._audio.decode(audio.float())),
+        )
+
+
+class WriteShard:
+    """A batch of clip rows -> one shard file and the same rows without latents, naming the shard."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = table.to_pylist()
+        records = [_record(row) for row in rows if row["clip_id"]]
+        name = ""
+        if records:
+            key = hashlib.sha256("".join(r.clip_id for r in records).encode()).hexdigest()[:12]
+            name = f"shard-{key}.arrow"
+            write_shard(self._folder / name, records)
+        keep = ("source", "reason", "clip_id", "start_s", "psnr_db", "snr_db")
+        return pa.Table.from_pylist([{**{k: row[k] for k in keep}, "shard": name if row["clip_id"] else ""} for row in rows])
+
+
+def pack_moments(video: VideoMoments, audio: AudioMoments) -> bytes:
+    """Codec moments as one byte string for a row of a table."""
+    arrays = {"video": video.to_arrays(), "audio": audio.to_arrays()}
+    return json.dumps({m: {k: [int(x) for x in v] for k, v in a.items()} for m, a in arrays.items()}).encode()
+
+
+def unpack_moments(packed: bytes) -> tuple[VideoMoments, AudioMoments]:
+    """What `pack_moments` packed."""
+    data = json.loads(packed)
+    arrays = {m: {k: np.array(v, dtype=np.int64) for k, v in a.items()} for m, a in data.items()}
+    return VideoMoments.from_arrays(arrays["video"]), AudioMoments.from_arrays(arrays["audio"])
+
+
+def _surveyed(row: Row, reason: str = "", note: str = "", seconds: float = 0.0, moments: bytes = b"") -> Row:
+    return {"source": row["source"], "status": "refused" if reason else "used", "reason": reason, "note": note, "seconds": seconds, "moments": moments}
+
+
+def _clip_row(
+    source: str,
+    reason: str = "",
+    clip_id: str = "",
+    start_s: float = 0.0,
+    video: np.ndarray | None = None,
+    audio: np.ndarray | None = None,
+    text: str = "",
+    psnr_db: float = 0.0,
+    snr_db: float = 0.0,
+) -> Row:
+    return {
+        "source": source,
+        "reason": reason,
+        "clip_id": clip_id,
+        "start_s": start_s,
+        "video": b"" if video is None else video.tobytes(),
+        "video_shape": json.dumps([] if video is None else video.shape),
+        "audio": b"" if audio is None else audio.tobytes(),
+        "audio_shape": json.dumps([] if audio is None else audio.shape),
+        "text": text,
+        "psnr_db": psnr_db,
+        "snr_db": snr_db,
+    }
+
+
+def _record(row: Row) -> ClipRecord:
+    text = json.loads(row["text"])
+    return ClipRecord(
+        clip_id=row["clip_id"],
+        source=row["source"],
+        start_s=row["start_s"],
+        video=np.frombuffer(row["video"], np.float16).reshape(json.loads(row["video_shape"])),
+        audio=np.frombuffer(row["audio"], np.float16).reshape(json.loads(row["audio_shape"])),
+        caption=text["caption"],
+        words=tuple((w, s, e) for w, s, e in text["words"]),
+    )
+
+
+def settings_of(config: DataConfig, sources: list[Path]) -> str:
+    """Hash of everything that shapes the dataset: the settings and the sources' names, sizes and modification times."""
+    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in sources]
+    sidecars = [(str(s), s.stat().st_size, s.stat().st_mtime_ns) for p in sources if (s := p.with_suffix(".json")).is_file()]
+    return hashlib.sha256(json.dumps([asdict(config), stats, sidecars]).encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""The one place that turns a user's words into paths, and the one way that files come into being: whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+def local_path(name: str, uri: str | Path) -> Path:
+    """An absolute local path. `name` is the field or argument it came from.
+
+    Raises:
+        ValueError: the value is a URL; only local folders are supported so far.
+    """
+    text = str(uri)
+    if "://" in text:
+        raise ValueError(f"{name}={text!r}: only local paths are supported; copy the data here and give its folder")
+    if not text:
+        raise ValueError(f"{name} is empty: give a path")
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def make_folder(name: str, path: Path) -> Path:
+    """Create a folder that can be written to.
+
+    Raises:
+        ValueError: it is a file, or writing is not permitted.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{name}={str(path)!r}: cannot create this folder ({error.strerror}); choose another") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}={str(path)!r}: no permission to write there; choose another folder or change its mode")
+    return path
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that is synced and renamed to it when the block ends well, and removed when it does not."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file; `what` names it in the error.
+
+    Raises:
+        ValueError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ValueError(f"{what}: {path} does not exist") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{what}: {path} is not JSON ({error}); make it again") from error
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

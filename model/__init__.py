@@ -1,0 +1,1 @@
+"""Mathematics in plain PyTorch: the network, the flow path, the losses, the sampler and the codecs."""

@@ -1,0 +1,71 @@
+"""Who may attend to whom: the one truth about causality (method 3).
+
+Training runs all chunks in parallel over two copies of a clip, the clean *context* copy and the *noisy* copy:
+
+    noisy   token of chunk k  ->  context chunks [k - window, k), the sink, and the noisy tokens of chunk k
+    context token of chunk k  ->  context chunks [k - window, k] and the sink
+
+The sink is the first frame (chunk -1), always visible. Once the window has rolled past it, it is re-placed directly before the window
+(`sink_shift`), so no relative time exceeds training's; a query sees exactly one copy of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .timeline import FIRST_FRAME_CHUNK
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Places of N tokens: chunk, copy, position on the clock (seconds) and on the picture's patch grid.
+
+    shift_N: the chunks by which a re-placed copy of the sink is moved (0 for every ordinary token).
+    """
+
+    chunk_N: Tensor
+    clean_N: Tensor
+    time_N: Tensor
+    row_N: Tensor
+    column_N: Tensor
+    shift_N: Tensor
+
+    def cat(self, *others: Tokens) -> Tokens:
+        every = (self, *others)
+        return Tokens(*(torch.cat([getattr(t, name) for t in every]) for name in self.__dataclass_fields__))
+
+    def select(self, keep_N: Tensor) -> Tokens:
+        return Tokens(*(getattr(self, name)[keep_N] for name in self.__dataclass_fields__))
+
+    def replaced_sink(self, shift: int, chunk_seconds: float) -> Tokens:
+        """The tokens of the sink, moved by `shift` chunks."""
+        return Tokens(self.chunk_N, self.clean_N, self.time_N + shift * chunk_seconds, self.row_N, self.column_N, self.shift_N + shift)
+
+    def __len__(self) -> int:
+        return self.chunk_N.shape[0]
+
+
+def sink_shift(chunk_N: Tensor, window: int) -> Tensor:
+    """Chunks by which the sink is moved for a query of each chunk: 0 until the window has rolled."""
+    return (chunk_N - window).clamp(min=0)
+
+
+def attention_mask(queries: Tokens, keys: Tokens, window: int) -> Tensor:
+    """Dense mask [N_queries, N_keys], True where the query may attend; the reference of every other back-end."""
+    q_chunk, k_chunk = queries.chunk_N[:, None], keys.chunk_N[None, :]
+    q_clean, k_clean = queries.clean_N[:, None], keys.clean_N[None, :]
+    in_window = (k_chunk >= q_chunk - window) & (k_chunk >= 0)
+    past = k_clean & in_window & ((k_chunk < q_chunk) | (q_clean & (k_chunk == q_chunk)))
+    present = ~q_clean & ~k_clean & (k_chunk == q_chunk)
+    sink = (k_chunk == FIRST_FRAME_CHUNK) & (keys.shift_N[None, :] == sink_shift(q_chunk, window))
+    return past | present | sink
+
+
+def word_mask(chunk_N: Tensor, words_time_BW2: Tensor, chunk_seconds: float, window: int, lookahead_s: float) -> Tensor:
+    """Transcript words that a token of each chunk may attend to, [B, N, W]: windowed like keys, with a look ahead."""
+    start, end = words_time_BW2[:, None, :, 0], words_time_BW2[:, None, :, 1]
+    chunk = chunk_N.clamp(min=0)[None, :, None]
+    return (start < (chunk + 1) * chunk_seconds + lookahead_s) & (end > (chunk - window) * chunk_seconds)

@@ -1,0 +1,48 @@
+"""Rotary positions in seconds (time) and grid cells (height, width), method 2.
+
+The head's features are split over the three axes. Audio tokens and transcript words stand at row = column = 0 and use the time
+axis with their true timestamps, so sync needs no integer ratio between the latent rates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import pi
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Share of the rotary pairs given to time (the rest is halved between height and width) and wavelengths per axis.
+
+    time_wavelengths in seconds, space_wavelengths in grid cells: shortest and longest, geometric in between.
+    """
+
+    time_share: float = 0.5
+    time_wavelengths: tuple[float, float] = (0.25, 20.0)
+    space_wavelengths: tuple[float, float] = (2.5, 30.0)
+
+
+def _frequencies(count: int, wavelengths: tuple[float, float]) -> Tensor:
+    low, high = wavelengths
+    return 2 * pi / torch.logspace(0, 1, count, base=high / low) / low if count else torch.zeros(0)
+
+
+def angles(time_N: Tensor, row_N: Tensor, column_N: Tensor, head_dim: int, config: RopeConfig) -> Tensor:
+    """Rotation angles [N, head_dim / 2] in fp32 of tokens at (seconds, row, column)."""
+    pairs = head_dim // 2
+    space = int(pairs * (1 - config.time_share)) // 2
+    time = pairs - 2 * space
+    device = time_N.device
+    axes = ((time_N, time, config.time_wavelengths), (row_N, space, config.space_wavelengths), (column_N, space, config.space_wavelengths))
+    return torch.cat([x.float()[..., None] * _frequencies(n, w).to(device) for x, n, w in axes], dim=-1)
+
+
+def rotate(x_BNMD: Tensor, angles_ND: Tensor) -> Tensor:
+    """Rotate feature pairs (i, i + D/2) of [B, N, M, D] by the angles [N, D/2] or [B, N, D/2], computed in fp32."""
+    a = angles_ND if angles_ND.dim() == 3 else angles_ND[None]
+    cos, sin = a.cos()[:, :, None], a.sin()[:, :, None]
+    first, second = x_BNMD.float().chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x_BNMD.dtype)

@@ -1,0 +1,196 @@
+"""Chunk-by-chunk generation with a key/value cache: FEW and MULTI modes, and the rollouts that feed training.
+
+All noise comes from `PositionalNoise`, tagged by chunk and move, so a clip is the same on any machine, in any batch, after any retry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .noise import PositionalNoise
+from .path import PathConfig, few_grid, guided, interpolate, move, shifted
+from .timeline import FIRST_FRAME_CHUNK, Layout
+from .transformer import AVTransformer, Stream
+from .types import AV, MODALITIES, Controls, Rollout
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How clips are generated. mode `few`: `moves` moves a chunk, no guidance; `multi`: `moves` Euler steps with `guidance`."""
+
+    mode: Literal["few", "multi"] = "few"
+    moves: int = 4
+    few_sampler: Literal["ode", "renoise"] = "ode"
+    guidance: float = 5.0
+    path: PathConfig = PathConfig()
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations a chunk, besides the one that commits it; a guided step counts as two."""
+        return self.moves * (2 if self.mode == "multi" and self.guidance != 1.0 else 1)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """Rollouts (method 5). strength: the history starts from the real chunk noised to a level drawn from [low, high] for each clip
+    and snapped to the FEW grid (1 = pure noise). exit_last_share: with `ode`, exit states of the last move at least this often.
+    """
+
+    strength_low: float = 0.2
+    strength_high: float = 0.6
+    exit_last_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength_low <= self.strength_high <= 1:
+            raise ValueError(f"rollout.strength_low={self.strength_low}, strength_high={self.strength_high}: need 0 < low <= high <= 1")
+
+
+def chunk_latents(latents: AV, layout: Layout, chunk: int) -> AV:
+    """The latents of one chunk of a clip whose video latent 0 is the first frame."""
+    t = layout.timeline
+    return AV(
+        video=None if latents.video is None else latents.video[:, t.video_slice(chunk)],
+        audio=None if latents.audio is None or chunk == FIRST_FRAME_CHUNK else latents.audio[:, t.audio_slice(chunk)],
+    )
+
+
+class _ChunkMover:
+    """Moves the chunk in progress of B clips; in MULTI mode the stream holds the clips twice, with and without text."""
+
+    def __init__(self, net: AVTransformer, stream: Stream, config: SamplerConfig, noise: PositionalNoise) -> None:
+        self._net, self._stream, self._config, self._noise = net, stream, config, noise
+        self._twice = config.mode == "multi" and config.guidance != 1.0
+
+    def commit(self, clean: AV, chunk: int) -> None:
+        self._net.commit(self._doubled(clean), chunk, self._stream)
+
+    def move(self, x: AV, t: float, r: float, chunk: int, index: int) -> AV:
+        """One move of the sampler from raw time t to r."""
+        jump = self._config.mode == "few" and self._config.few_sampler == "renoise"
+        end = 0.0 if jump else r
+        u = self._velocity(x, t, t if self._config.mode == "multi" else end, chunk)
+        at, to = self._times(t, x), self._times(end, x)
+        x = move(x, u, _spread(at, x), _spread(to, x))
+        if jump and r > 0:
+            x = interpolate(x, self._noise.normal_like(x, "move", chunk, index), _spread(self._times(r, x), x))
+        return x
+
+    def _velocity(self, x: AV, t: float, r: float, chunk: int) -> AV:
+        doubled = self._doubled(x)
+        u = self._net.velocity(doubled, self._times(t, doubled), self._times(r, doubled), chunk, self._stream)
+        if not self._twice:
+            return u
+        return guided(u.map(lambda y: y[: x.batch]), u.map(lambda y: y[x.batch :]), self._config.guidance)
+
+    def _doubled(self, x: AV) -> AV:
+        return x.map(lambda y: torch.cat([y, y])) if self._twice else x
+
+    def _times(self, raw: float, like: AV) -> AV:
+        first = like.items()[0][1]
+        return shifted(torch.full((like.batch, 1), raw, device=first.device), self._config.path, like)
+
+
+def _spread(times_B1: AV, x: AV) -> AV:
+    return x.map(lambda y, t: t.to(y.dtype).view(-1, *[1] * (y.dim() - 1)), times_B1)
+
+
+@torch.no_grad()
+def generate(
+    net: AVTransformer,
+    controls: Controls,
+    first_frame_BFCHW: Tensor | None,
+    audio_like_BTC: tuple[int, int] | None,
+    chunks: int,
+    config: SamplerConfig,
+    noise: PositionalNoise,
+) -> Iterator[AV]:
+    """Yield the latents of chunk 0, 1, ... of B clips, each as soon as it is made.
+
+    first_frame_BFCHW: the clean first latent [B, 1, C, H, W], or None to generate audio alone; audio_like_BTC: (B, C) of the audio
+    latents, or None to generate video alone. Memory does not grow once the network's window is full.
+    """
+    modalities = tuple(m for m, given in zip(MODALITIES, (first_frame_BFCHW, audio_like_BTC), strict=True) if given is not None)
+    multi = config.mode == "multi" and config.guidance != 1.0
+    stream = net.start(controls.cat(controls.unconditional()) if multi else controls, modalities)
+    mover = _ChunkMover(net, stream, config, noise)
+    if first_frame_BFCHW is not None:
+        mover.commit(AV(video=first_frame_BFCHW), FIRST_FRAME_CHUNK)
+    grid = few_grid(config.moves).tolist()
+    for chunk in range(chunks):
+        x = noise.normal_like(_empty_chunk(net, chunk, first_frame_BFCHW, audio_like_BTC), "chunk", chunk)
+        for i in range(config.moves):
+            x = mover.move(x, grid[i], grid[i + 1], chunk, i)
+        yield x
+        if chunk + 1 < chunks:
+            mover.commit(x, chunk)
+
+
+def _empty_chunk(net: AVTransformer, chunk: int, first_frame: Tensor | None, audio_like: tuple[int, int] | None) -> AV:
+    t = net.timeline
+    span = t.audio_slice(chunk)
+    return AV(
+        video=None if first_frame is None else first_frame.expand(-1, t.chunk_video, -1, -1, -1),
+        audio=None if audio_like is None else torch.empty(audio_like[0], span.stop - span.start, audio_like[1]),
+    )
+
+
+@torch.no_grad()
+def roll_out(
+    net: AVTransformer, latents: AV, controls: Controls, layout: Layout, config: SamplerConfig, rollout: RolloutConfig,
+    noise: PositionalNoise, version: int,
+) -> Rollout:
+    """Few-step histories of B real clips under their own controls, with one exit state a chunk (method 5).
+
+    The history's chunk starts from the real chunk noised to the clip's strength; the exit state is reached from pure noise, because
+    that is where inference starts. Both see the same generated past.
+    """
+    b, grid = latents.batch, few_grid(config.moves)
+    mover = _ChunkMover(net, net.start(controls, tuple(m for m, _ in latents.items())), config, noise)
+    start_B, exit_BK = _branches(noise, layout, config, rollout)
+    times = grid.tolist()
+    history: list[AV] = []
+    exits: list[AV] = []
+    if latents.video is not None:
+        first = chunk_latents(AV(video=latents.video), layout, FIRST_FRAME_CHUNK)
+        mover.commit(first, FIRST_FRAME_CHUNK)
+    for chunk in layout.chunk_range:
+        real = chunk_latents(latents, layout, chunk)
+        e = noise.normal_like(real, "chunk", chunk)
+        y, state = e, e
+        for i in range(int(exit_BK[:, chunk].max())):
+            state = mover.move(state, times[i], times[i + 1], chunk, i)
+            y = _where(exit_BK[:, chunk] == i + 1, state, y)
+        at = shifted(grid[start_B][:, None].to(e.items()[0][1].device), config.path, real)
+        x = interpolate(real, e, _spread(at, real))
+        for i in range(int(start_B.min()), config.moves):
+            x = _where(start_B <= i, mover.move(x, times[i], times[i + 1], chunk, i), x)
+        history.append(x)
+        exits.append(y)
+        if chunk != layout.chunk_range[-1]:
+            mover.commit(x, chunk)
+    made = history[0].map(lambda *parts: torch.cat(parts, dim=1), *history[1:])
+    if latents.video is not None and made.video is not None:
+        made = AV(video=torch.cat([latents.video[:, :1], made.video], dim=1), audio=made.audio)
+    exit_state = exits[0].map(lambda *parts: torch.cat(parts, dim=1), *exits[1:])
+    assert made.batch == b
+    return Rollout(made, exit_state, grid[exit_BK], version, version)
+
+
+def _branches(noise: PositionalNoise, layout: Layout, config: SamplerConfig, rollout: RolloutConfig) -> tuple[Tensor, Tensor]:
+    """Grid index where each clip's history starts [B], and the exit move of each chunk [B, K]."""
+    strength = rollout.strength_low + (rollout.strength_high - rollout.strength_low) * noise.uniform((), "strength")
+    start = ((1 - strength) * config.moves).round().long().clamp(0, config.moves - 1)
+    exit_move = (noise.uniform((layout.chunks,), "exit") * config.moves).long()
+    if config.few_sampler == "ode":
+        last = noise.uniform((layout.chunks,), "exit-last") < rollout.exit_last_share
+        exit_move = torch.where(last, torch.full_like(exit_move, config.moves - 1), exit_move)
+    return start.cpu(), exit_move.cpu()
+
+
+def _where(keep_B: Tensor, new: AV, old: AV) -> AV:
+    return new.map(lambda a, b: torch.where(keep_B.to(a.device).view(-1, *[1] * (a.dim() - 1)), a, b), old)

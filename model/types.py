@@ -1,0 +1,150 @@
+"""Frozen records that travel between the parts of the method.
+
+Legend of dimension letters, used as suffixes of tensor names all over `model/`:
+
+    B clips   K chunks   F video latent frames   T audio latents   C latent channels   H W latent grid
+    N tokens  D features S seconds   M heads     W words (after B: `_BW...`)           L bytes of a word
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .timeline import Layout
+
+MODALITIES = ("video", "audio")
+
+
+@dataclass(frozen=True)
+class AV:
+    """One tensor for each modality that is present: latents, velocities, times, losses.
+
+    Latents are `video_BFCHW` and `audio_BTC`. A missing modality is None, so unimodal and joint training share all code.
+    """
+
+    video: Tensor | None = None
+    audio: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.video is None and self.audio is None:
+            raise ValueError("AV: both modalities are None; give video, audio, or both")
+
+    def map(self, function: Callable[..., Tensor], *others: AV) -> AV:
+        """Apply `function` to each present modality of self and of `others`."""
+        return AV(
+            video=None if self.video is None else function(self.video, *(o.video for o in others)),
+            audio=None if self.audio is None else function(self.audio, *(o.audio for o in others)),
+        )
+
+    def items(self) -> list[tuple[str, Tensor]]:
+        """The present modalities as (name, tensor), video first."""
+        return [(name, value) for name, value in (("video", self.video), ("audio", self.audio)) if value is not None]
+
+    def get(self, modality: str) -> Tensor:
+        """The tensor of a modality that must be present."""
+        for name, value in self.items():
+            if name == modality:
+                return value
+        raise ValueError(f"AV: modality {modality!r} is absent; present: {[name for name, _ in self.items()]}")
+
+    def only(self, modalities: tuple[str, ...]) -> AV:
+        """Keep the named modalities."""
+        return AV(video=self.video if "video" in modalities else None, audio=self.audio if "audio" in modalities else None)
+
+    @property
+    def batch(self) -> int:
+        return self.items()[0][1].shape[0]
+
+    def detach(self) -> AV:
+        return self.map(Tensor.detach)
+
+    def to(self, device: torch.device | str) -> AV:
+        return self.map(lambda x: x.to(device))
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Text controls of B clips as padded bytes: the caption without time, the transcript with its times.
+
+    caption_BWL, words_BWL: uint8 bytes of each word, 0-padded (byte 0 never occurs in text).
+    caption_mask_BW, words_mask_BW: True where a word exists and has not been dropped.
+    words_time_BW2: start and end of each transcript word in seconds on the clip's clock.
+    """
+
+    caption_BWL: Tensor
+    caption_mask_BW: Tensor
+    words_BWL: Tensor
+    words_mask_BW: Tensor
+    words_time_BW2: Tensor
+
+    def drop(self, caption_B: Tensor, transcript_B: Tensor) -> Controls:
+        """Hide the caption and/or the transcript of the clips where the flag is True (classifier-free guidance)."""
+        return replace(
+            self,
+            caption_mask_BW=self.caption_mask_BW & ~caption_B[:, None],
+            words_mask_BW=self.words_mask_BW & ~transcript_B[:, None],
+        )
+
+    def unconditional(self) -> Controls:
+        """The same clips with all text hidden."""
+        every = torch.ones(self.caption_BWL.shape[0], dtype=torch.bool, device=self.caption_BWL.device)
+        return self.drop(every, every)
+
+    def _tensors(self) -> tuple[Tensor, ...]:
+        return (self.caption_BWL, self.caption_mask_BW, self.words_BWL, self.words_mask_BW, self.words_time_BW2)
+
+    def cat(self, other: Controls) -> Controls:
+        """Clips of self, then clips of `other`."""
+        return Controls(*(torch.cat(pair) for pair in zip(self._tensors(), other._tensors(), strict=True)))
+
+    def to(self, device: torch.device | str) -> Controls:
+        return Controls(*(x.to(device) for x in self._tensors()))
+
+
+@dataclass(frozen=True)
+class AVBatch:
+    """Real clips: clean latents (video latent 0 is the first frame, chunk -1), controls, and where they stand in the global order.
+
+    positions: the clips' positions in the run's sample order; sample_ids: their content ids.
+    """
+
+    latents: AV
+    controls: Controls
+    layout: Layout
+    positions: tuple[int, ...]
+    sample_ids: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> AVBatch:
+        return replace(self, latents=self.latents.to(device), controls=self.controls.to(device))
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What the few-step mode made for B clips (method 5): no gradient flows through it.
+
+    history: generated latents of every chunk, same shapes as the clips' latents.
+    exit_state, exit_time_BK: the state y_k of the few-step trajectory at a random move and its raw time t_k.
+    version_low, version_high: the lowest and the highest weight version (optimizer steps) that made it.
+    """
+
+    history: AV
+    exit_state: AV
+    exit_time_BK: Tensor
+    version_low: int
+    version_high: int
+
+
+class Velocity(Protocol):
+    """The network as a function: velocity u(x_t, t, r | K, c) of every noisy chunk, all chunks in parallel."""
+
+    def __call__(self, noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV: ...
+
+
+def future(latents: AV) -> AV:
+    """The latents that are predicted: everything but the first video frame (chunk -1)."""
+    return AV(video=None if latents.video is None else latents.video[:, 1:], audio=latents.audio)

@@ -1,0 +1,1 @@
+"""What runs where: the command line, recipes, the Ray driver, the coordinator and tracking."""

@@ -1,0 +1,229 @@
+"""One self-contained HTML file that shows what a run did.
+
+    run folder --run_reader--> checked entries --report_sections--> records --report.html.j2--> report.html
+
+The page needs no network and no script: clips, pictures and plots are embedded, and its content security policy forbids all else, so a
+crafted caption or file name can neither call home nor run. A part that the run did not leave is shown as a box with the reason.
+"""
+
+import base64
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from .report_sections import (
+    ClipsSection,
+    DataSection,
+    StageLosses,
+    SyncRow,
+    SyncSection,
+    clips_section,
+    data_section,
+    losses_section,
+    rollout_section,
+    sources_section,
+    sync_section,
+    timing_section,
+)
+from .run_reader import STAGES, Entry, UnavailableError, read_run
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Stands for a section that could not be made; the page shows the reason."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the run was, from run.json."""
+
+    name: str
+    recipe: str
+    created: str
+    commit: str
+    machine: str
+    compute: str
+    total_seconds: float | None
+    commands: tuple[str, ...]
+    config: str
+    versions: tuple[tuple[str, str], ...]
+    tracking: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One figure of the strip under the title."""
+
+    value: str
+    label: str
+
+
+def build_report(run_dir: Path) -> Path:
+    """Write `report.html` into the run folder and return its path; what the run did not leave is named on the page.
+
+    Raises ValueError for a folder without a readable run.json, and OSError where the report cannot be written.
+    """
+    run_dir = Path(run_dir)
+    run = read_run(run_dir)
+    clips = _section(lambda: clips_section(run_dir))
+    sync = _section(lambda: sync_section(run_dir))
+    data = _section(lambda: data_section(run_dir))
+    timing = _section(lambda: timing_section(run))
+    losses = [(stage, _section(lambda stage=stage: losses_section(run_dir, stage))) for stage in STAGES]
+    head = _section(lambda: _head(run))
+    if isinstance(head, Missing):
+        raise ValueError(f"run folder {str(run_dir)!r}: {head.reason}; repair run.json or make the run again")
+    page = _render(
+        head=head,
+        facts=_facts(head, clips, sync, data, losses),
+        clips=clips,
+        sync=sync,
+        losses=losses,
+        rollouts=_section(lambda: rollout_section(run_dir)),
+        data=data,
+        sources=_section(lambda: sources_section(run_dir)),
+        timing=timing,
+    )
+    return _write_atomically(run_dir / "report.html", page)
+
+
+def _section(make: Callable[[], S]) -> S | Missing:
+    try:
+        return make()
+    except UnavailableError as reason:
+        return Missing(str(reason))
+
+
+def _head(run: Entry) -> Head:
+    machine = run.entry("machine") if run.has("machine") else Entry({}, "run.json: machine")
+    gpus = machine.texts("gpus") if machine.has("gpus") else []
+    cores = f"{machine.number('cores'):g} CPU cores" if machine.has("cores") else "an unrecorded number of CPU cores"
+    parts = [cores, *gpus]
+    if machine.has("memory_gb"):
+        parts.append(f"{machine.number('memory_gb'):.0f} GB of memory")
+    if machine.has("system"):
+        parts.append(machine.text("system"))
+    return Head(
+        name=run.text("name", "unnamed run"),
+        recipe=run.text("recipe", "unknown"),
+        created=_date(run.text("created", "")),
+        commit=run.text("git_commit", "")[:12],
+        machine=", ".join(parts),
+        compute=f"{len(gpus)} × {gpus[0]} and {cores}" if gpus else f"{cores}, without a GPU",
+        total_seconds=run.number("total_seconds") if run.has("total_seconds") else None,
+        commands=tuple(run.texts("commands")) if run.has("commands") else (),
+        config=json.dumps(run.fields.get("config", {}), indent=2, ensure_ascii=False),
+        versions=_pairs(run, "versions"),
+        tracking=_pairs(run, "mlflow"),
+    )
+
+
+def _pairs(run: Entry, key: str) -> tuple[tuple[str, str], ...]:
+    return tuple((name, str(value)) for name, value in run.entry(key).fields.items()) if run.has(key) else ()
+
+
+def _date(created: str) -> str:
+    try:
+        moment = datetime.fromisoformat(created)
+    except ValueError:
+        return created
+    return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
+
+
+def _facts(
+    head: Head,
+    clips: ClipsSection | Missing,
+    sync: SyncSection | Missing,
+    data: DataSection | Missing,
+    losses: list[tuple[str, StageLosses | Missing]],
+) -> list[Fact]:
+    facts = []
+    if head.total_seconds is not None:
+        facts.append(Fact(duration(head.total_seconds), "for the whole run"))
+    if isinstance(data, DataSection):
+        facts.append(Fact(f"{data.clips}", f"clips, {duration(data.seconds)} of picture and sound"))
+    totals = [curve for _, part in losses if isinstance(part, StageLosses) for curve in part.curves[:1]]
+    if totals:
+        falling = sum(curve.last < curve.first for curve in totals)
+        facts.append(Fact(f"{falling} of {len(totals)}", "stages end at a lower loss than they began"))
+    if generated := _best_row(sync):
+        shuffled = f"mouth/voice correlation of {generated.title}; shuffled {number(generated.shuffled.value)}"
+        facts.append(Fact(number(generated.matched.value), shuffled))
+    elif isinstance(clips, ClipsSection):
+        facts.append(Fact(f"{len(clips.clips)}", "held-out clips generated again"))
+    return facts
+
+
+def _best_row(sync: SyncSection | Missing) -> SyncRow | None:
+    """The generated row that the strip shows: the first one, FEW, not the best one, so that the figure is not chosen by its size."""
+    if isinstance(sync, Missing) or not sync.proxy_valid:
+        return None
+    return next((row for row in sync.rows if row.title != "Real"), None)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `42 s`, `9 min 42 s`, `3 h 05 min`."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure with `digits` decimals and a real minus sign; a dash where there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A figure with `digits` significant digits."""
+    return "–" if not math.isfinite(value) else f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
+
+
+def percent(value: float | None) -> str:
+    """A share in percent: 0.123 becomes `12 %`."""
+    return "–" if value is None or not math.isfinite(value) else f"{value * 100:.0f} %".replace("-", "−")
+
+
+def _render(**sections: object) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(duration=duration, number=number, significant=significant, percent=percent)
+    environment.tests["missing"] = lambda part: isinstance(part, Missing)
+    style, script = (environment.get_template(f"report.{kind}.j2").render() for kind in ("css", "js"))
+    # Only this very style and script may apply: whatever a hostile text would smuggle in is not among them.
+    policy = f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    return environment.get_template("report.html.j2").render(style=Markup(style), script=Markup(script), policy=policy, **sections)
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+
+
+def _write_atomically(path: Path, text: str) -> Path:
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        # A lone surrogate from a broken file name must not cost the whole report.
+        part.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path

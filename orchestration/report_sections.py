@@ -1,0 +1,323 @@
+"""The sections of the report: what a run left, turned into records that the template prints.
+
+Each `*_section` reads its own files and returns one frozen record, or raises `UnavailableError`; none knows about HTML, except that
+pictures, clips and plots come ready to embed.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from .report_embed import Take, embed
+from .report_plots import Interval, age_chart, loss_chart, sync_chart
+from .run_reader import STAGES, Entry, Series, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
+
+MAX_CLIPS = 24
+MAX_SOURCES = 200
+
+# Metric name -> how it is called in the report, in the order of the legend. The total comes first.
+LOSSES = {
+    "loss": "total",
+    "loss/fm_video": "flow matching, video",
+    "loss/fm_audio": "flow matching, audio",
+    "loss/sc_video": "ShortCut, video",
+    "loss/sc_audio": "ShortCut, audio",
+    "loss/dmd_video": "DMD, video",
+    "loss/dmd_audio": "DMD, audio",
+    "loss/fake": "fake score",
+}
+
+
+@dataclass(frozen=True)
+class Word:
+    word: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class ClipView:
+    name: str
+    caption: str
+    words: tuple[Word, ...]
+    takes: tuple[Take, ...]
+
+
+@dataclass(frozen=True)
+class ClipsSection:
+    clips: tuple[ClipView, ...]
+    left_out: int
+    modes: tuple[tuple[str, str], ...]
+    contact: Take
+
+
+@dataclass(frozen=True)
+class SyncRow:
+    title: str
+    matched: Interval
+    shuffled: Interval
+    lag_ms: float
+    count: int
+
+    @property
+    def apart(self) -> bool:
+        """True when the two intervals do not touch."""
+        return self.matched.low > self.shuffled.high
+
+
+@dataclass(frozen=True)
+class SyncSection:
+    rows: tuple[SyncRow, ...]
+    chart: Markup
+    proxy_valid: bool
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a loss plot: mean of the first and of the last tenth of its values."""
+
+    css_class: str
+    title: str
+    first: float
+    last: float
+
+    @property
+    def change(self) -> float:
+        return (self.last - self.first) / abs(self.first) if self.first else math.nan
+
+
+@dataclass(frozen=True)
+class StageLosses:
+    stage: str
+    chart: Markup
+    curves: tuple[Curve, ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class RolloutSection:
+    chart: Markup
+    mean_age: float
+    oldest: int
+    rollouts: int
+    wait_share: float | None
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    source: str
+    used: bool
+    reason: str
+    clips: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SourcesSection:
+    rows: tuple[SourceRow, ...]
+    used: int
+    refused: int
+
+    @property
+    def left_out(self) -> int:
+        return self.used + self.refused - len(self.rows)
+
+
+@dataclass(frozen=True)
+class DataSection:
+    clips: int
+    seconds: float
+    video_psnr_db: float | None
+    audio_snr_db: float | None
+    contact: Take
+
+
+@dataclass(frozen=True)
+class StageTime:
+    stage: str
+    steps: int
+    samples: int
+    seconds: float
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.samples / self.seconds if self.seconds > 0 else math.nan
+
+
+@dataclass(frozen=True)
+class TimingSection:
+    stages: tuple[StageTime, ...]
+    total_seconds: float | None
+
+    @property
+    def elsewhere(self) -> float | None:
+        """Seconds outside the stages: start, data, generation, this report."""
+        return None if self.total_seconds is None else self.total_seconds - sum(stage.seconds for stage in self.stages)
+
+
+def clips_section(run_dir: Path) -> ClipsSection:
+    """Held-out clips next to what each mode made of them, from samples/samples.json."""
+    samples = read_object(run_dir, "samples/samples.json")
+    details = _mode_details(samples)
+    entries = samples.entries("clips")
+    if not entries:
+        raise UnavailableError("samples/samples.json lists no clips: nothing was generated")
+    clips = tuple(_clip(run_dir, entry, details) for entry in entries[:MAX_CLIPS])
+    contact = embed(run_dir, f"samples/{samples.text('contact', 'contact.png')}", "contact sheet")
+    modes = tuple((mode_title(mode), detail) for mode, detail in details.items())
+    return ClipsSection(clips, len(entries) - len(clips), modes, contact)
+
+
+def sync_section(run_dir: Path) -> SyncSection:
+    """Matched and shuffled mouth/voice correlation of real and generated clips."""
+    samples = read_object(run_dir, "samples/samples.json")
+    sync = samples.entry("sync")
+    if not sync.fields:
+        raise UnavailableError("samples/samples.json holds no sync figures")
+    rows = tuple(_sync_row(name, sync.entry(name)) for name in sync.fields)
+    chart = sync_chart([(row.title, row.matched, row.shuffled) for row in rows], "Mouth/voice correlation, matched and shuffled pairs")
+    return SyncSection(rows, chart, samples.flag("proxy_valid"))
+
+
+def losses_section(run_dir: Path, stage: str) -> StageLosses:
+    """Loss curves of one stage."""
+    metrics = read_metrics(run_dir, stage)
+    known = {name: metrics.series[name] for name in LOSSES if name in metrics.series}
+    if not known:
+        raise UnavailableError(f"metrics/{stage}.jsonl holds no loss")
+    curves = tuple(_curve(name, series) for name, series in known.items())
+    drawn = [(curve.css_class, series) for curve, series in zip(curves, known.values(), strict=True)]
+    return StageLosses(stage, loss_chart(drawn, f"Loss against step, stage {stage}"), curves, _note(metrics))
+
+
+def rollout_section(run_dir: Path) -> RolloutSection:
+    """Ages of the rollouts that were trained on, and the share of the time spent waiting for them, over all stages."""
+    stages = [metrics for metrics in (_metrics_or_none(run_dir, stage) for stage in STAGES) if metrics is not None]
+    counts: dict[int, float] = {}
+    for metrics in stages:
+        for name in metrics.series:
+            if age := re.fullmatch(r"age/(\d{1,3})", name):
+                counts[int(age[1])] = counts.get(int(age[1]), 0.0) + metrics.total(name)
+    if not sum(counts.values()) > 0:
+        raise UnavailableError("no rollout was trained on: the run did not reach a stage that uses them")
+    total = sum(counts.values())
+    using = [metrics for metrics in stages if any(name.startswith("age/") for name in metrics.series)]
+    waited, spent = (sum(metrics.total(name) for metrics in using) for name in ("rollout_wait_s", "step_s"))
+    mean_age = sum(age * count for age, count in counts.items()) / total
+    oldest = max(age for age, count in counts.items() if count > 0)
+    chart = age_chart(counts, "Share of rollouts at each age")
+    return RolloutSection(chart, mean_age, oldest, round(total), waited / spent if spent > 0 else None)
+
+
+def data_section(run_dir: Path) -> DataSection:
+    """How much data there is, the codecs' round trip, and the contact sheet."""
+    manifest = read_object(run_dir, "data/manifest.json")
+    quality = manifest.entry("codec_quality") if manifest.has("codec_quality") else Entry({}, "data/manifest.json")
+    return DataSection(
+        clips=round(_finite(manifest, "clips")),
+        seconds=manifest.number("hours") * 3600,
+        video_psnr_db=_optional(quality, "video_psnr_db"),
+        audio_snr_db=_optional(quality, "audio_snr_db"),
+        contact=embed(run_dir, "data/contact.png", "contact sheet"),
+    )
+
+
+def sources_section(run_dir: Path) -> SourcesSection:
+    """Every source and what became of it, from data/sources.jsonl."""
+    entries, _ = read_lines(run_dir, "data/sources.jsonl")
+    # Refused sources first: they are what the reader must know.
+    rows = sorted((_source(entry) for entry in entries), key=lambda row: row.used)
+    used = sum(row.used for row in rows)
+    return SourcesSection(tuple(rows[:MAX_SOURCES]), used, len(rows) - used)
+
+
+def timing_section(run: Entry) -> TimingSection:
+    """Steps, samples and seconds of every stage that ended."""
+    stages = tuple(
+        StageTime(stage.text("name"), round(_finite(stage, "steps")), round(_finite(stage, "samples")), stage.number("seconds"))
+        for stage in run.entries("stages")
+    )
+    if not stages:
+        raise UnavailableError("run.json lists no finished stage")
+    return TimingSection(stages, _optional(run, "total_seconds"))
+
+
+def mode_title(mode: str) -> str:
+    """How a mode is called in the report: `few4` is FEW, `multi` is MULTI, `real` is real."""
+    if few := re.fullmatch(r"few(\d*)", mode):
+        return f"FEW {few[1]}".strip()
+    return {"multi": "MULTI", "real": "Real"}.get(mode, mode)
+
+
+def _clip(run_dir: Path, clip: Entry, details: dict[str, str]) -> ClipView:
+    takes = [embed(run_dir, f"samples/{clip.text('real')}", "Real", "held out")]
+    generated = clip.entry("generated")
+    for mode in generated.fields:
+        takes.append(embed(run_dir, f"samples/{generated.text(mode)}", mode_title(mode), details.get(mode, "")))
+    listed = clip.entries("words") if clip.has("words") else []
+    words = tuple(Word(word.text("word"), word.number("start"), word.number("end")) for word in listed)
+    return ClipView(str(clip.fields.get("id", "")), clip.text("caption", ""), words, tuple(takes))
+
+
+def _mode_details(samples: Entry) -> dict[str, str]:
+    generation = samples.entry("generation") if samples.has("generation") else Entry({}, "samples/samples.json")
+    details = {}
+    for mode in generation.fields:
+        entry = generation.entry(mode)
+        parts = []
+        if entry.has("evaluations_per_chunk"):
+            parts.append(f"{entry.number('evaluations_per_chunk'):g} evaluations a chunk")
+        if entry.has("frames_per_s"):
+            parts.append(f"{entry.number('frames_per_s'):.3g} frames/s")
+        details[mode] = ", ".join(parts)
+    return details
+
+
+def _sync_row(name: str, row: Entry) -> SyncRow:
+    def interval(key: str) -> Interval:
+        low, high = row.numbers(f"{key}_ci", 2) if row.has(f"{key}_ci") else (math.nan, math.nan)
+        return Interval(row.number(key), low, high)
+
+    lag = row.number("lag_s") * 1000 if row.has("lag_s") else math.nan
+    return SyncRow(mode_title(name), interval("matched"), interval("shuffled"), lag, round(_finite(row, "n")))
+
+
+def _curve(name: str, series: Series) -> Curve:
+    tenth = max(1, len(series.values) // 10)
+    css_class = "total" if name == "loss" else name.removeprefix("loss/").replace("_", " ")
+    return Curve(css_class, LOSSES[name], float(series.values[:tenth].mean()), float(series.values[-tenth:].mean()))
+
+
+def _note(metrics: StageMetrics) -> str:
+    parts = []
+    if metrics.not_finite:
+        parts.append(f"values that are not finite numbers: {metrics.not_finite}")
+    if metrics.torn_lines:
+        parts.append(f"torn lines skipped: {metrics.torn_lines}")
+    return "; ".join(parts)
+
+
+def _metrics_or_none(run_dir: Path, stage: str) -> StageMetrics | None:
+    try:
+        return read_metrics(run_dir, stage)
+    except UnavailableError:
+        return None  # its own loss plot says why
+
+
+def _source(entry: Entry) -> SourceRow:
+    clips, seconds = (entry.number(key) if entry.has(key) else 0.0 for key in ("clips", "seconds"))
+    return SourceRow(entry.text("source"), entry.text("status") == "used", entry.text("reason", ""), clips, seconds)
+
+
+def _optional(entry: Entry, key: str) -> float | None:
+    return entry.number(key) if entry.has(key) else None
+
+
+def _finite(entry: Entry, key: str) -> float:
+    value = entry.number(key)
+    if not math.isfinite(value):
+        raise UnavailableError(f"{entry.where}: {key!r} is not a finite number")
+    return value

@@ -1,0 +1,125 @@
+"""The import order is a contract: orchestration -> workers -> datasets -> model, downward only, read from the syntax tree."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = "mutual_forcing"
+LAYERS = ("model", "datasets", "workers", "orchestration")
+FOLDERS = (*LAYERS, "benchmarks")
+# The mathematics must run on a bare machine that has PyTorch alone.
+MODEL_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "numpy"}
+# Each of these libraries has one door: one file knows its traps, and can be replaced.
+ONE_FILE_EACH = ("deepspeed", "mlflow", "s3fs")
+
+
+def source_files(root: Path) -> list[Path]:
+    """The package's Python files, relative to `root`."""
+    found = [*root.glob("*.py"), *(path for folder in FOLDERS for path in (root / folder).rglob("*.py"))]
+    return sorted(path.relative_to(root) for path in found)
+
+
+def imported_modules(root: Path, file: Path) -> Iterator[tuple[int, str]]:
+    """All imports of `file`, also those inside functions: (line number, absolute dotted name)."""
+    # `a/b.py` and `a/__init__.py` both count relative imports from `a`.
+    here = [PACKAGE, *file.parent.parts]
+    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from .. import datasets` names a folder as well as `from ..datasets import media` does.
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def violation(file: Path, name: str) -> str | None:
+    """Why `file` may not import `name`, or None."""
+    top, _, rest = name.partition(".")
+    here = file.parts[0]
+    if top in FOLDERS:
+        return f"imports {top!r} without its package; write a relative import"
+    if top != PACKAGE:
+        return (
+            f"may import the standard library, torch and numpy only, not {top!r}"
+            if here == "model" and top not in MODEL_MAY_IMPORT
+            else None
+        )
+    target = rest.partition(".")[0]
+    if here in LAYERS and target in LAYERS and LAYERS.index(target) > LAYERS.index(here):
+        return f"imports upward, from {target!r}"
+    if target == "benchmarks" and here in LAYERS[:-1]:
+        return "imports a benchmark"
+    return None
+
+
+def violations(root: Path) -> list[str]:
+    """All breaches of the contract below `root`, one line each."""
+    found: list[str] = []
+    doors: dict[str, set[Path]] = {name: set() for name in ONE_FILE_EACH}
+    for file in source_files(root):
+        if file.name == "utils.py":
+            found.append(f"{file}: name the job that it has")
+        for line, name in imported_modules(root, file):
+            if reason := violation(file, name):
+                found.append(f"{file}:{line}: {reason}")
+            if (top := name.partition(".")[0]) in doors:
+                doors[top].add(file)
+    found += [f"{name} is imported in {len(files)} files: {sorted(map(str, files))}" for name, files in doors.items() if len(files) > 1]
+    return found
+
+
+def test_the_tree_keeps_the_contract() -> None:
+    assert len(source_files(ROOT)) > len(FOLDERS)
+    assert violations(ROOT) == []
+
+
+def test_folders_that_must_not_hide_other_packages_have_no_init() -> None:
+    # With it, a checkout on the path would answer to `import datasets`, which is Hugging Face's name.
+    assert not (ROOT / "datasets" / "__init__.py").exists()
+    assert list((ROOT / "tests").rglob("__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "words"),
+    [
+        ("model/a.py", "import ray", "not 'ray'"),
+        ("model/codecs/a.py", "def f():\n    from einops import rearrange", "not 'einops'"),
+        ("model/codecs/a.py", "from ...datasets.media import probe", "upward, from 'datasets'"),
+        ("model/a.py", "from .. import workers", "upward, from 'workers'"),
+        ("datasets/a.py", "from ..workers import engine", "upward, from 'workers'"),
+        ("datasets/a.py", "import mutual_forcing.orchestration.main", "upward, from 'orchestration'"),
+        ("workers/a.py", "from mutual_forcing.orchestration import main", "upward, from 'orchestration'"),
+        ("workers/a.py", "from ..benchmarks import model", "a benchmark"),
+        ("workers/a.py", "import datasets", "'datasets' without its package"),
+        ("workers/utils.py", "", "the job"),
+    ],
+)
+def test_a_breach_is_found(tmp_path: Path, file: str, source: str, words: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(source)
+    [found] = violations(tmp_path)
+    assert file in found
+    assert words in found
+
+
+def test_two_doors_to_one_library_are_found(tmp_path: Path) -> None:
+    (tmp_path / "workers").mkdir()
+    (tmp_path / "workers" / "a.py").write_text("import deepspeed.ops")
+    assert violations(tmp_path) == []
+    (tmp_path / "workers" / "b.py").write_text("from deepspeed import initialize")
+    [found] = violations(tmp_path)
+    assert found.startswith("deepspeed is imported in 2 files")
+
+
+def test_imports_downward_are_free(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "orchestration").mkdir()
+    (tmp_path / "model" / "a.py").write_text("import math\nimport torch\nfrom numpy import pi\nfrom .b import c")
+    (tmp_path / "orchestration" / "a.py").write_text("import ray\nfrom ..model.a import x\nfrom ..benchmarks import model")
+    (tmp_path / "__main__.py").write_text("from mutual_forcing.orchestration import main")
+    assert violations(tmp_path) == []

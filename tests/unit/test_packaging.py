@@ -1,0 +1,107 @@
+"""The wheel holds the tree, the pins satisfy the ranges, and an uninstalled checkout starts."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("model", "datasets", "workers", "orchestration", "benchmarks")
+SUFFIXES = {".py", ".pyi", ".j2", ".typed"}
+
+
+def package_files(root: Path) -> set[str]:
+    """What an installed package needs: code, stubs, templates and the marker of types, relative to the root."""
+    found = [*root.glob("*"), *(path for folder in FOLDERS for path in (root / folder).rglob("*"))]
+    return {path.relative_to(root).as_posix() for path in found if path.is_file() and path.suffix in SUFFIXES}
+
+
+def pins() -> dict[str, str]:
+    """constraints.txt as name -> version."""
+    lines = (line.strip() for line in (ROOT / "constraints.txt").read_text().splitlines())
+    parts = (line.split("==") for line in lines if line and not line.startswith("#"))
+    return {canonicalize_name(name): version for name, version in parts}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a copy of the tree, built by the installed setuptools: no network, and the checkout stays clean."""
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
+    for name in package_files(ROOT) | {"pyproject.toml", "README.md", "LICENSE"}:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, tree / name)
+    build = f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})"
+    result = subprocess.run([sys.executable, "-c", build], cwd=tree, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    [path] = out.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_the_tree_and_one_name(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    packed = {name for name in names if ".dist-info/" not in name}
+    assert packed == {f"mutual_forcing/{name}" for name in package_files(ROOT)}
+
+
+def test_wheel_imports_and_leaves_the_name_datasets_alone(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    # -S: without the environment, in which the checkout itself is installed.
+    code = (
+        "import importlib.util, mutual_forcing, mutual_forcing.datasets as ours\n"
+        "assert importlib.util.find_spec('datasets') is None\n"
+        "print(list(ours.__path__)[0])"
+    )
+    command = [sys.executable, "-S", "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert Path(result.stdout.strip()) == tmp_path / "mutual_forcing" / "datasets"
+
+
+def test_every_requirement_is_pinned_within_its_range() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = pins()
+    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        requirement = Requirement(line)
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), line
+
+
+def test_pins_name_no_build_and_no_place() -> None:
+    # A local label such as +cpu would force that build on every machine.
+    assert [version for version in pins().values() if not re.fullmatch(r"[0-9][0-9a-z.]*", version)] == []
+
+
+def run_bare(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the checkout with the standard library alone, from elsewhere."""
+    return subprocess.run([sys.executable, "-S", str(ROOT), *arguments], cwd="/", capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"), [((), "pip install"), (("train", "tiny"), "pip install"), (("bench", "no-such"), "choose from")]
+)
+def test_bare_checkout_refuses_in_one_line(arguments: tuple[str, ...], words: str) -> None:
+    result = run_bare(*arguments)
+    assert result.returncode == 1
+    [line] = result.stderr.splitlines()
+    assert words in line
+
+
+def test_bare_checkout_runs_a_benchmark(tmp_path: Path) -> None:
+    for name in ("__init__.py", "__main__.py"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    for folder, name, text in [
+        ("model", "answer.py", "ANSWER = 42"),
+        ("benchmarks", "answer.py", "from ..model.answer import ANSWER\ndef main(arguments):\n    print(ANSWER, *arguments)\n    return 3"),
+    ]:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+        (tmp_path / folder / name).write_text(text)
+    command = [sys.executable, "-S", str(tmp_path), "bench", "answer", "--quick"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout.split()) == (3, ["42", "--quick"])
