@@ -33,7 +33,7 @@ class MediaError(ValueError):
     """A file that we refuse, or could not write: `stage` ("open", "probe", "decode" or "write"), a one-line reason, ffmpeg's own words."""
 
     def __init__(self, stage: str, path: Path | str, reason: str, said: str = "") -> None:
-        name = Path(path).name.encode("unicode_escape", "backslashreplace").decode()
+        name = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in Path(path).name)
         super().__init__(f"{name}: {reason}" + (f" (ffmpeg: {said})" if said else ""))
         self.stage, self.path, self.reason, self.said = stage, str(path), reason, said
 
@@ -133,7 +133,8 @@ class _Attendant:
 
     def __init__(self, child: subprocess.Popen[bytes], ours: Sequence[int], feeds: Sequence[memoryview], drains: Sequence[int]) -> None:
         assert child.stderr is not None
-        self.child, self.said, self.stopped = child, bytearray(), None
+        self.child, self.said = child, bytearray()
+        self.stopped: str | None = None
         self.outputs = tuple(bytearray() for _ in drains)
         self.threads = [threading.Thread(target=self._hear, args=(child.stderr.fileno(),), daemon=True)]
         for descriptor, data in zip(ours[: len(feeds)], feeds, strict=True):
@@ -148,7 +149,8 @@ class _Attendant:
                 thread.start()
             self._wait(limits.wall_s)
         finally:
-            self._kill()
+            if self.child.returncode is None or self._unfinished():
+                self._kill()
             self.child.wait()
             for thread in self.threads:
                 if thread.ident is not None:
@@ -161,12 +163,15 @@ class _Attendant:
 
     def _wait(self, wall_s: float) -> None:
         deadline = time.monotonic() + wall_s
-        try:
-            for thread in self.threads:  # the pipes close when the child ends; Popen.wait alone would poll, 50 ms at a time
-                thread.join(max(0.0, deadline - time.monotonic()))
+        for thread in self.threads:  # the pipes close when the child ends; Popen.wait alone would poll, 50 ms at a time
+            thread.join(max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self.child.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        if self.child.returncode is None or self._unfinished():  # or a grandchild holds a pipe open
             self.stopped = self.stopped or f"took longer than {wall_s:g} s"
+
+    def _unfinished(self) -> bool:
+        return any(thread.is_alive() for thread in self.threads)
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):  # the whole group has ended by itself

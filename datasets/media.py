@@ -34,7 +34,7 @@ PROBE_SECONDS = 60.0
 PROBE_LIMITS = Limits(wall_s=30.0)
 PROBE_BYTES = 1 << 20
 SPARE_SECONDS = 1.0  # an output may be this much longer than `max_seconds` before we call it a bomb
-WORTH_A_NOTE_S = 0.1
+WORTH_A_NOTE_S = 0.15
 
 STREAM = re.compile(r"Stream #0:(\d+) -> #0:\d+ \((\w+) [^\n]*-> (rawvideo|pcm_\w+) ")
 CONTAINER = re.compile(r"Input #0, (\S+), from ")
@@ -51,7 +51,7 @@ class Probe:
 
     `video_start_s`, `audio_start_s`: when the first picture and the first sound are due (None: no sound that decodes).
     `duration_s`: what the container states, None where it states nothing. `width`, `height`: pixels after `rotation` (degrees,
-    counter-clockwise, as the container states it), before the sample aspect. `fps`: the mean rate.
+    counter-clockwise, as the container states it), before the sample aspect. `fps`: the mean rate, 0 where none is stated.
     """
 
     duration_s: float | None
@@ -244,7 +244,7 @@ def _notes(probe: Probe, config: DecodeConfig, ended: Ended, shown_s: float, hea
         notes.append(f"the file ends early: used up to {shown_s:.2f} s")
     if probe.duration_s is not None and probe.duration_s > config.max_seconds:
         notes.append(f"only the first {config.max_seconds:g} s of {probe.duration_s:.1f} s are used")
-    elif probe.duration_s is not None and probe.duration_s - shown_s > max(WORTH_A_NOTE_S, 1.5 / probe.fps):
+    elif probe.duration_s is not None and probe.duration_s - shown_s > WORTH_A_NOTE_S:
         notes.append(f"its pictures end at {shown_s:.2f} s of {probe.duration_s:.2f} s")
     if heard_s is not None and shown_s - heard_s > WORTH_A_NOTE_S:
         notes.append(f"its sound ends {shown_s - heard_s:.2f} s before the pictures: silence follows")

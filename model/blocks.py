@@ -69,6 +69,14 @@ class Offset(nn.Module):
         return x + self.value
 
 
+@torch.no_grad()
+def favour_near(projection: nn.Linear, head_dim: int, rows: int) -> None:
+    """Start the first `rows` outputs (queries, keys) with a common component, which rotary attention scores by nearness."""
+    bias = projection.bias[:rows].view(-1, head_dim)
+    bias[:, : head_dim // 2] = 1.0
+    bias[:, head_dim // 2 :] = 0.0
+
+
 class SelfAttention(nn.Module):
     """One branch's projections for the joint self-attention, with normalised queries and keys (method 2)."""
 
@@ -78,9 +86,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * heads * head_dim)
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim), nn.RMSNorm(head_dim)
         self.out = nn.Linear(heads * head_dim, width)
-        import os
-        if os.environ.get('LOCAL','0')=='1':
-            with torch.no_grad(): self.qkv.bias.view(3,heads,head_dim)[:2,:,:head_dim//2]=1.0; self.qkv.bias.view(3,heads,head_dim)[:2,:,head_dim//2:]=0.0
+        favour_near(self.qkv, head_dim, rows=2 * heads * head_dim)
 
     def project(self, x_BND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys (normalised, unrotated) and values, [B, N, M, D] each."""
@@ -102,8 +108,8 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(width, 2 * heads * head_dim)
         self.q_norm, self.k_norm = nn.RMSNorm(head_dim), nn.RMSNorm(head_dim)
         self.out = nn.Linear(heads * head_dim, width)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        favour_near(self.q, head_dim, rows=heads * head_dim)
+        favour_near(self.kv, head_dim, rows=heads * head_dim)
 
     def keys_values(self, timeless_BWD: Tensor, words_BWD: Tensor, words_angles: Tensor) -> tuple[Tensor, Tensor]:
         """Keys [B, W, M, 2D] and values [B, W, M, D] of the text; computed once a clip."""
@@ -128,9 +134,8 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, head_dim: int, ffn_ratio: int) -> None:
         super().__init__()
         self.offset = Offset(6, width, std=width**-0.5)
-        import os
-        if os.environ.get('GATE','1')=='1':
-            with torch.no_grad(): self.offset.value[2]+=1; self.offset.value[5]+=1
+        with torch.no_grad():
+            self.offset.value[[2, 5]] += 1  # both residual gates start open: a small model has no steps to spare for opening them
         self.attention = SelfAttention(width, heads, head_dim)
         self.cross_norm = nn.LayerNorm(width)
         self.cross = CrossAttention(width, heads, head_dim)

@@ -83,3 +83,14 @@ def few_grid(moves: int) -> Tensor:
     if moves < 1:
         raise ValueError(f"moves={moves}: the few-step mode needs at least one move")
     return torch.linspace(1.0, 0.0, moves + 1)
+
+
+def preconditioned(output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """Network output F -> velocity u = ((2t - 1) x_t) / n - F / sqrt(n), n = (1 - t)^2 + t^2; F = 0 is the best linear guess.
+
+    With unit-variance data F's target has unit variance at every t: the clean latent at t = 1, the noise at t = 0 (the
+    preconditioning of Karras et al. 2022, written for the rectified-flow path). Computed in fp32.
+    """
+    t = t.float()
+    n = (1 - t).square() + t.square()
+    return ((2 * t - 1) / n * x_t.float() - output.float() / n.sqrt()).to(x_t.dtype)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from .blocks import Block, Modulation, Offset, TimeEmbedder, modulated
 from .cache import KVCache
 from .mask import Tokens, attention_mask, word_mask
+from .path import per_latent, preconditioned
 from .rope import RopeConfig, angles, rotate
 from .text import TextConfig, WordEmbedder
 from .timeline import FIRST_FRAME_CHUNK, Layout, Timeline
@@ -144,7 +145,8 @@ class AVTransformer(nn.Module):
         text = {name: self._text(name, controls) for name in sides}
         out = self._layers(sides, text, attend)
         last = {name: out[name][:, -self._length(x) :] for name, x in noisy.items()}
-        return AV(**{name: self._unpatch(last[name], x, name) for name, x in noisy.items()})
+        raw = AV(**{name: self._unpatch(last[name], x, name) for name, x in noisy.items()})
+        return raw.map(preconditioned, noisy, per_latent(t, noisy, layout))
 
     def _parallel_attention(self, sides: dict[str, _Side], layout: Layout) -> Attend:
         tokens = [side.tokens for side in sides.values()]
@@ -184,7 +186,8 @@ class AVTransformer(nn.Module):
         """Velocity of the chunk in progress, given the committed history; t, r: [B, 1] a modality."""
         sides = {name: self._chunk_side(name, x, chunk, (t.get(name), r.get(name)), clean=False) for name, x in noisy.items()}
         out = self._layers(sides, stream.text, self._cached_attention(sides, chunk, stream.cache, remember=False))
-        return AV(**{name: self._unpatch(out[name], x, name) for name, x in noisy.items()})
+        raw = AV(**{name: self._unpatch(out[name], x, name) for name, x in noisy.items()})
+        return raw.map(preconditioned, noisy, per_latent(t, noisy, Layout(self.timeline, 1, first=chunk)))
 
     def _chunk_side(self, name: str, x: Tensor, chunk: int, times: tuple[Tensor, Tensor], clean: bool) -> _Side:
         if chunk == FIRST_FRAME_CHUNK:
