@@ -52,7 +52,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended. `outputs`: what it wrote to each drained pipe; `stopped`: why *we* killed it, or None."""
+    """How a child ended. `outputs`: what it wrote to each drained pipe; `stopped`: why it did not end by itself (a limit, a crash), or None."""
 
     returncode: int
     stderr: str
@@ -157,8 +157,8 @@ class _Attendant:
                     thread.join()
             assert self.child.stderr is not None
             self.child.stderr.close()
-        if self.stopped is None and self.child.returncode == -signal.SIGXCPU:
-            self.stopped = f"used more than {limits.wall_s:g} s of processor time"
+        if self.stopped is None and self.child.returncode < 0:
+            self.stopped = f"ffmpeg died of {signal.Signals(-self.child.returncode).name}"
         return Ended(self.child.returncode, self.said.decode(errors="replace"), self.outputs, self.stopped)
 
     def _wait(self, wall_s: float) -> None:

@@ -40,7 +40,7 @@ STREAM = re.compile(r"Stream #0:(\d+) -> #0:\d+ \((\w+) [^\n]*-> (rawvideo|pcm_\
 CONTAINER = re.compile(r"Input #0, (\S+), from ")
 DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),", re.MULTILINE)
 FRAME_RATE = re.compile(r", ([\d.]+)(k?) (?:fps|tbr)\b")
-ROTATION = re.compile(r"Display Matrix: rotation of (-?[\d.]+) degrees")
+ROTATION = re.compile(r"(?i)display ?matrix: rotation of (-?[\d.]+) degrees")
 DAMAGE = re.compile(r"corrupt decoded frame|Error submitting packet to decoder|Error while decoding stream")
 CUT_SHORT = re.compile(r"partial file|Packet corrupt|File ended prematurely|Truncated|truncated")
 

@@ -27,20 +27,25 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class TimeEmbedder(nn.Module):
-    """(t, r) of each chunk -> features: each time through its own MLP, summed, plus the embedding of the mode (method 1)."""
+    """(t, r) of each chunk -> features: each time through its own MLP, summed, plus the embedding of the mode (method 1).
+
+    What tells FEW from MULTI starts at zero and is absent in MULTI, so a network that was trained on velocities alone enters
+    the few-step mode as their Euler step.
+    """
 
     def __init__(self, width: int, features: int = 128) -> None:
         super().__init__()
         self.features = features
         self.start = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
         self.end = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
-        self.mode = nn.Embedding(2, width)
+        nn.init.zeros_(self.end[-1].weight)
+        nn.init.zeros_(self.end[-1].bias)
 
     def forward(self, t_BK: Tensor, r_BK: Tensor) -> Tensor:
-        """[B, K] times -> [B, K, D]; the mode is MULTI (0) where r = t, FEW (1) where r < t."""
-        few = (r_BK < t_BK).long()
-        dtype = self.mode.weight.dtype
-        return self.start(sinusoidal(t_BK, self.features).to(dtype)) + self.end(sinusoidal(r_BK, self.features).to(dtype)) + self.mode(few)
+        """[B, K] times -> [B, K, D]; the mode is MULTI where r = t, FEW where r < t (its embedding is the bias of `end`)."""
+        dtype = self.start[0].weight.dtype
+        few = (r_BK < t_BK).to(dtype)[..., None]
+        return self.start(sinusoidal(t_BK, self.features).to(dtype)) + few * self.end(sinusoidal(r_BK, self.features).to(dtype))
 
 
 class Modulation(nn.Module):
