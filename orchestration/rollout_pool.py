@@ -1,0 +1,35 @@
+"""The trainers' side of the rollout pool: a `RolloutSource` that speaks to the coordinator actor."""
+
+from __future__ import annotations
+
+import ray
+from ray.actor import ActorHandle
+
+from ..model.types import Rollout
+from ..workers.rollout_actor import RolloutActorConfig
+from ..workers.wire import Snapshot, rollout_from_arrays
+from .coordinator import Coordinator
+
+
+class RolloutClient:
+    """Publishes snapshots through the object store and takes rollouts; one instance travels to every train worker."""
+
+    def __init__(self, coordinator: ActorHandle) -> None:
+        self._coordinator = coordinator
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Put once; the actors read the same buffer."""
+        ray.get(self._coordinator.publish.remote(snapshot.version, [ray.put(snapshot)]))
+
+    def take(self, step: int, rank: int) -> Rollout:
+        """Blocks until the rollout is there; raises what stopped the pool."""
+        (payload,) = ray.get(self._coordinator.take.remote(step, rank))
+        return rollout_from_arrays(ray.get(payload))
+
+
+def start_pool(
+    actor: RolloutActorConfig, actors: int, ranks: int, local: int, steps: int, max_age: int, max_failures: int
+) -> RolloutClient:
+    """Start the coordinator; it starts the actors with the first published version."""
+    options = {"num_cpus": 0, "max_concurrency": 2 * ranks + 8}
+    return RolloutClient(ray.remote(Coordinator).options(**options).remote(actor, actors, ranks, local, steps, max_age, max_failures))

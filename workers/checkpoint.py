@@ -1,0 +1,92 @@
+"""What a stage leaves behind: weights as safetensors with hashes, in a folder that appears whole or not at all.
+
+The folder is written under a temporary name, its manifest last, then renamed: the rename is the commit. A reader verifies sizes and
+hashes before it trusts a file.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..datasets.storage import read_json, sha256_file, write_json
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class StageCheckpoint:
+    """A finished stage: `weights` by role ("live", "ema", and "fake" after a mutual stage) and what it was made with."""
+
+    stage: str
+    steps: int
+    network: dict[str, Any]
+    weights: dict[str, Weights]
+
+
+def save_stage(folder: Path, checkpoint: StageCheckpoint) -> Path:
+    """Write `folder`/<stage> atomically, replacing an older one."""
+    final = folder / checkpoint.stage
+    temporary = folder / f".{checkpoint.stage}.{os.getpid()}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    files = {}
+    for role, weights in checkpoint.weights.items():
+        path = temporary / f"{role}.safetensors"
+        save_file({name: x.detach().cpu().contiguous() for name, x in weights.items()}, str(path))
+        files[role] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    manifest = {"format": FORMAT, "stage": checkpoint.stage, "steps": checkpoint.steps, "network": checkpoint.network, "files": files}
+    write_json(temporary / MANIFEST, manifest)
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(temporary, final)
+    return final
+
+
+def is_finished(folder: Path, stage: str) -> bool:
+    """Whether the stage has a committed checkpoint."""
+    return (folder / stage / MANIFEST).is_file()
+
+
+def load_stage(folder: Path, stage: str, network: dict[str, Any], roles: tuple[str, ...]) -> StageCheckpoint:
+    """Load the weights of the named roles, verified.
+
+    Raises:
+        ValueError: missing, damaged, or of another architecture than `network` (the first field that differs is named).
+    """
+    path = folder / stage
+    manifest = read_json(path / MANIFEST, f"checkpoint of stage {stage!r} (train it first)")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"checkpoint {path}: not of format {FORMAT}; train the stage again")
+    _same_network(path, manifest["network"], network)
+    weights = {}
+    for role in roles:
+        entry, file = manifest["files"].get(role), path / f"{role}.safetensors"
+        if entry is None or not file.is_file():
+            raise ValueError(f"checkpoint {path}: has no {role!r} weights; it has {sorted(manifest['files'])}")
+        if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+            raise ValueError(f"checkpoint {file}: damaged (its hash differs from the manifest); remove {path} and train the stage again")
+        try:
+            weights[role] = load_file(str(file))
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint {file}: not a safetensors file ({error}); train the stage again") from error
+    return StageCheckpoint(manifest["stage"], manifest["steps"], manifest["network"], weights)
+
+
+def _same_network(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key in sorted(found.keys() | wanted.keys()):
+        if found.get(key) != wanted.get(key):
+            raise ValueError(
+                f"checkpoint {path}: made with {key}={found.get(key)!r}, this run has {key}={wanted.get(key)!r}; "
+                "use the recipe it was made with, or another run folder"
+            )

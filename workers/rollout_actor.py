@@ -1,0 +1,59 @@
+"""One rollout worker: `load(snapshot)`, `generate(request)`. It has no policy; what it makes depends on the request alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..datasets.loader import LatentDataset
+from ..datasets.order import sample_at
+from ..model.noise import PositionalNoise
+from ..model.sampler import RolloutConfig, SamplerConfig, roll_out
+from ..model.timeline import Timeline
+from ..model.transformer import AVTransformer, TransformerConfig
+from .wire import Snapshot, rollout_to_arrays, unpack_weights
+
+
+@dataclass(frozen=True)
+class RolloutActorConfig:
+    """What every actor of a pool shares. stage: whose sample order the positions refer to."""
+
+    data: Path
+    network: TransformerConfig
+    timeline: Timeline
+    sampler: SamplerConfig
+    rollout: RolloutConfig
+    seed: int
+    stage: str
+    threads: int
+
+
+class RolloutActor:
+    """Holds one weight version; generates few-step histories under it."""
+
+    def __init__(self, config: RolloutActorConfig) -> None:
+        torch.set_num_threads(config.threads)
+        self._config = config
+        self._dataset = LatentDataset(config.data, config.network.text)
+        self._network = AVTransformer(config.network, config.timeline).eval().requires_grad_(False)
+        self._version = -1
+
+    def load(self, snapshot: Snapshot) -> int:
+        """Take over a snapshot's weights; returns the version now held. A torn snapshot raises ValueError."""
+        unpack_weights(snapshot, self._network.parameters())
+        self._version = snapshot.version
+        return self._version
+
+    def generate(self, positions: list[int]) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
+        """Rollouts of the clips at `positions`: ((lowest, highest version), arrays as `rollout_to_arrays` makes them)."""
+        c = self._config
+        batch = self._dataset.batch(c.seed, c.stage, positions)
+        visits = [sample_at(c.seed, c.stage, p, len(self._dataset.train))[1] for p in positions]
+        noise = PositionalNoise([(c.seed, sample, visit) for sample, visit in zip(batch.sample_ids, visits, strict=True)])
+        made = roll_out(self._network, batch.latents, batch.controls, batch.layout, c.sampler, c.rollout, noise, self._version)
+        if not all(bool(torch.isfinite(x).all()) for _, x in made.history.items()):
+            raise ValueError(f"rollout of positions {positions[0]}-{positions[-1]} under version {self._version} is not finite")
+        return (made.version_low, made.version_high), rollout_to_arrays(made)

@@ -1,0 +1,222 @@
+"""THE training loop, one a Ray Train worker: all stages in one process, each starting from the weights of the one before.
+
+    for each stage that has no committed checkpoint
+        for each step:  positions -> batch (+ rollout, in a mutual stage) -> train_step -> EMA -> publish weights -> metric spool
+        commit the stage's checkpoint
+
+Positions alone decide what is trained on and with which noise, so any world size sees the same global batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..datasets.loader import LatentDataset
+from ..datasets.order import rank_positions
+from ..model.ema import ema_decay, ema_update
+from ..model.losses import ObjectiveConfig
+from ..model.noise import PositionalNoise, position_seed
+from ..model.timeline import Timeline
+from ..model.transformer import AVTransformer, TransformerConfig
+from ..model.types import MODALITIES, AVBatch, Rollout
+from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_stage
+from .engine import Engine, EngineConfig, OptimizerConfig
+from .metrics import MetricSpool
+from .train_step import Networks, flow_step, mutual_step
+from .wire import Snapshot, pack_weights
+
+Objective = Literal["flow", "mutual"]
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage: what is trained (`modalities`), on which objective, for how many optimizer steps of `batch` clips."""
+
+    name: str
+    steps: int
+    batch: int
+    objective: Objective = "flow"
+    modalities: tuple[str, ...] = MODALITIES
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"stage {self.name!r}: steps={self.steps} and batch={self.batch} must be at least 1")
+        if self.objective == "mutual" and set(self.modalities) != set(MODALITIES):
+            raise ValueError(f"stage {self.name!r}: the mutual objective trains both modalities, not {self.modalities}")
+
+
+@dataclass(frozen=True)
+class TrainLoopConfig:
+    """Everything a worker needs, besides the source of rollouts."""
+
+    data: Path
+    run_dir: Path
+    network: TransformerConfig
+    timeline: Timeline
+    engine: EngineConfig
+    objective: ObjectiveConfig
+    stages: tuple[StageConfig, ...]
+    fake_lr_ratio: float
+    seed: int
+    threads: int
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    def architecture(self) -> dict:
+        """What a checkpoint must agree with."""
+        return {f"model.{k}": _plain(v) for k, v in asdict(self.network).items()} | {f"timeline.{k}": v for k, v in asdict(self.timeline).items()}
+
+
+class RolloutSource(Protocol):
+    """Where a mutual stage gets its rollouts from."""
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Offer a new weight version to the actors (rank 0 calls it)."""
+        ...
+
+    def take(self, step: int, rank: int) -> Rollout:
+        """The rollout of this rank's share of optimizer step `step`; blocks until it is there."""
+        ...
+
+
+def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int) -> list[dict]:
+    """Run every stage that is not finished; returns a record a stage (name, steps, seconds, samples)."""
+    torch.set_num_threads(config.threads)
+    for stage in config.stages:
+        if stage.batch % world:
+            raise ValueError(f"stage {stage.name!r}: batch={stage.batch} is not a multiple of the {world} workers; change one of them")
+    dataset = LatentDataset(config.data, config.network.text, verify=True)
+    weights: Weights | None = None
+    records = []
+    for stage in config.stages:
+        if is_finished(config.checkpoints, stage.name):
+            weights = load_stage(config.checkpoints, stage.name, config.architecture(), ("ema",)).weights["ema"]
+            continue
+        run = _StageRun(config, stage, dataset, rollouts, rank, world, weights)
+        records.append(run.train())
+        weights = run.finish()
+        dist.barrier()
+    return records
+
+
+class _StageRun:
+    """One stage on one rank: its networks, and the loop over its steps."""
+
+    def __init__(
+        self,
+        config: TrainLoopConfig,
+        stage: StageConfig,
+        dataset: LatentDataset,
+        rollouts: RolloutSource,
+        rank: int,
+        world: int,
+        weights: Weights | None,
+    ) -> None:
+        self._config, self._stage, self._dataset, self._rollouts = config, stage, dataset, rollouts
+        self._rank, self._world = rank, world
+        self._ema = self._network(weights).requires_grad_(False)
+        local = stage.batch // world
+        live = self._network(weights)
+        fake = self._network(weights) if stage.objective == "mutual" else None
+        self._networks = Networks(
+            Engine(live, live.branch_parameters(stage.modalities), stage.optimizer, config.engine, local),
+            self._ema,
+            None if fake is None else Engine(fake, list(fake.parameters()), stage.optimizer, config.engine, local),
+        )
+        self._spool = MetricSpool(config.run_dir / "metrics", stage.name) if rank == 0 else None
+
+    def train(self) -> dict:
+        start = time.monotonic()
+        if self._stage.objective == "mutual":
+            self._publish(0)
+        for step in range(self._stage.steps):
+            self._step(step)
+        return {
+            "name": self._stage.name,
+            "steps": self._stage.steps,
+            "seconds": round(time.monotonic() - start, 2),
+            "samples": self._stage.steps * self._stage.batch,
+        }
+
+    def finish(self) -> Weights:
+        """Commit the stage's checkpoint (rank 0) and release the engines; returns the averaged weights for the next stage."""
+        ema = {name: x.detach().clone() for name, x in self._ema.state_dict().items()}
+        roles = {"ema": ema, "live": self._whole(self._networks.live)}
+        if self._networks.fake is not None:
+            roles["fake"] = self._whole(self._networks.fake)
+        if self._spool is not None:
+            self._spool.close()
+            save_stage(
+                self._config.checkpoints,
+                StageCheckpoint(self._stage.name, self._stage.steps, self._config.architecture(), roles),
+            )
+        self._networks.live.close()
+        if self._networks.fake is not None:
+            self._networks.fake.close()
+        return ema
+
+    def _step(self, step: int) -> None:
+        start = time.monotonic()
+        positions = rank_positions(step, self._stage.batch, self._rank, self._world)
+        batch = self._dataset.batch(self._config.seed, self._stage.name, positions)
+        noise = PositionalNoise([(self._config.seed, self._stage.name, p) for p in positions])
+        rate = self._stage.optimizer.rate(step, self._stage.steps)
+        ages: Counter[str] = Counter()
+        waited = 0.0
+        if self._stage.objective == "flow":
+            only = AVBatch(batch.latents.only(self._stage.modalities), batch.controls, batch.layout, batch.positions, batch.sample_ids)
+            metrics = flow_step(self._networks, only, noise, self._config.objective, rate)
+        else:
+            rollout = self._rollouts.take(step, self._rank)
+            waited = time.monotonic() - start
+            ages[f"age/{step - rollout.version_low}"] = len(positions)
+            metrics = mutual_step(self._networks, batch, rollout, noise, self._config.objective, rate, rate * self._config.fake_lr_ratio)
+        with self._networks.live.gathered() as live:
+            ema_update(self._ema.parameters(), live, ema_decay(self._stage.ema, step))
+        if self._stage.objective == "mutual" and step + 1 < self._stage.steps:
+            self._publish(step + 1)
+        self._record(step, metrics, {"lr": rate, "rollout_wait_s": waited, "step_s": time.monotonic() - start}, ages)
+
+    def _record(self, step: int, metrics: dict[str, Tensor | float], local: dict[str, float], ages: Counter[str]) -> None:
+        names = sorted(metrics)
+        mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
+        dist.all_reduce(mean)
+        values = dict(zip(names, mean.tolist(), strict=True))
+        if not all(torch.isfinite(mean[i]) for i, n in enumerate(names) if n != "grad_norm"):
+            raise FloatingPointError(f"stage {self._stage.name!r}, step {step}: a loss is not finite ({values}); lower stage optimizer.lr")
+        if self._spool is not None:
+            scaled = {name: float(count * self._world) for name, count in ages.items()}
+            self._spool.write(step, values | local | scaled | {"samples_per_s": self._stage.batch / local["step_s"]})
+
+    def _publish(self, version: int) -> None:
+        """Offer the averaged weights: they are what is served, and the teacher of the targets."""
+        if self._rank == 0:
+            self._rollouts.publish(pack_weights(version, self._ema.parameters()))
+
+    def _network(self, weights: Weights | None) -> AVTransformer:
+        torch.manual_seed(position_seed(self._config.seed, "init"))
+        network = AVTransformer(self._config.network, self._config.timeline)
+        if weights is not None:
+            network.load_state_dict(weights)
+        return network
+
+    def _whole(self, engine: Engine) -> Weights:
+        names = [name for name, _ in engine.network.named_parameters()]
+        with engine.gathered() as tensors:
+            return {name: x.detach().cpu().clone() for name, x in zip(names, tensors, strict=True)}
+
+
+def _plain(value):
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
