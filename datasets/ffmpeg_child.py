@@ -52,7 +52,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a child ended. `outputs`: what it wrote to each drained pipe; `stopped`: why it did not end by itself (a limit, a crash), or None."""
+    """How a child ended. `outputs`: what it wrote to each drained pipe; `stopped`: the limit or crash that ended it, or None."""
 
     returncode: int
     stderr: str
@@ -151,15 +151,15 @@ class _Attendant:
         finally:
             if self.child.returncode is None or self._unfinished():
                 self._kill()
-            self.child.wait()
+            returncode = self.child.wait()
             for thread in self.threads:
                 if thread.ident is not None:
                     thread.join()
             assert self.child.stderr is not None
             self.child.stderr.close()
-        if self.stopped is None and self.child.returncode < 0:
-            self.stopped = f"ffmpeg died of {signal.Signals(-self.child.returncode).name}"
-        return Ended(self.child.returncode, self.said.decode(errors="replace"), self.outputs, self.stopped)
+        if self.stopped is None and returncode < 0:
+            self.stopped = f"ffmpeg died of {signal.Signals(-returncode).name}"
+        return Ended(returncode, self.said.decode(errors="replace"), self.outputs, self.stopped)
 
     def _wait(self, wall_s: float) -> None:
         deadline = time.monotonic() + wall_s

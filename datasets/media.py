@@ -7,11 +7,12 @@
 Both children run under the same input rules (`_source`): a plain local file, a short list of container formats (a text playlist
 that calls itself .mp4 would open *other* files), a bound on the picture size and on the seconds read.
 
-What is used and what is refused: a file that ends early is used up to its end, with a note (the packet that was cut is dropped, so
-every picture is whole). Pictures or sound that the decoders report as damaged are refused beyond `DecodeConfig.max_damage`. A file
+What is used and what is refused: a file that ends early is used up to shortly before its end, with a note, so that every picture is
+whole and in its place. Pictures or sound that the decoders report as damaged are refused beyond `DecodeConfig.max_damage`. A file
 without sound is used, with `audio=None`; one without pictures is refused.
 """
 
+import math
 import re
 import stat
 from collections.abc import Sequence
@@ -35,6 +36,7 @@ PROBE_LIMITS = Limits(wall_s=30.0)
 PROBE_BYTES = 1 << 20
 SPARE_SECONDS = 1.0  # an output may be this much longer than `max_seconds` before we call it a bomb
 WORTH_A_NOTE_S = 0.15
+LOST_PICTURES = 8  # pictures are stored out of order: so many before the end of a cut file may be missing between others
 
 STREAM = re.compile(r"Stream #0:(\d+) -> #0:\d+ \((\w+) [^\n]*-> (rawvideo|pcm_\w+) ")
 CONTAINER = re.compile(r"Input #0, (\S+), from ")
@@ -163,6 +165,8 @@ def decode(path: Path | str, probe: Probe, config: DecodeConfig) -> Decoded:
         drains.append(int(longest * config.sample_rate) * 4)
     ended = run_ffmpeg(lambda pipes: _graph(path, probe, config, pipes), limits, drains=drains)
     count = len(ended.outputs[0]) // frame_bytes
+    if CUT_SHORT.search(ended.stderr):
+        count = max(0, count - math.ceil(LOST_PICTURES * config.fps / (probe.fps or config.fps)))
     _refuse_broken(path, ended, count, config)
     frames = np.frombuffer(ended.outputs[0], np.uint8, count * frame_bytes).reshape(count, config.height, config.width, 3)
     audio, heard_s = None, None
@@ -202,6 +206,8 @@ def _graph(path: Path, probe: Probe, config: DecodeConfig, pipes: Sequence[int])
     width, height, rate = config.width, config.height, config.sample_rate
     zero = f"round(PTS-({probe.video_start_s!r})/TB)"
     video = source["V:0"].filter("setpts", zero).filter("fps", config.fps, start_time=0, round="near")
+    # The gap before a picture far behind the limit is filled by `fps` all the same, unless its output ends there.
+    video = video.filter("trim", end=config.max_seconds)
     # Cropped before it is scaled: the cost stays bounded whatever shape the file claims.
     video = video.filter("crop", f"min(iw,ih*{width}/{height}/sar)", f"min(ih,iw*sar*{height}/{width})")
     video = video.filter("scale", width, height, flags="bicubic+accurate_rnd+full_chroma_int")
@@ -216,16 +222,15 @@ def _graph(path: Path, probe: Probe, config: DecodeConfig, pipes: Sequence[int])
 
 
 def _refuse_broken(path: Path, ended: Ended, count: int, config: DecodeConfig) -> None:
-    said = essence(ended.stderr)
+    said, damaged = essence(ended.stderr), len(DAMAGE.findall(ended.stderr))
     if ended.stopped:
         raise MediaError("decode", path, ended.stopped, said)
-    if ended.returncode != 0:
-        raise MediaError("decode", path, f"ffmpeg ended with status {ended.returncode}", said)
     if count == 0:
         raise MediaError("decode", path, "no picture decodes", said)
-    damaged = len(DAMAGE.findall(ended.stderr))
     if damaged > config.max_damage * count:
         raise MediaError("decode", path, f"damaged in {damaged} places over {count} frames", said)
+    if ended.returncode != 0:
+        raise MediaError("decode", path, f"ffmpeg ended with status {ended.returncode}", said)
 
 
 def _fit(audio: np.ndarray, samples: int) -> np.ndarray:

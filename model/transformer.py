@@ -23,7 +23,7 @@ from .path import per_latent, preconditioned
 from .rope import RopeConfig, angles, rotate
 from .text import TextConfig, WordEmbedder
 from .timeline import FIRST_FRAME_CHUNK, Layout, Timeline
-from .types import AV, MODALITIES, Controls, future
+from .types import AV, MODALITIES, Controls
 
 
 @dataclass(frozen=True)

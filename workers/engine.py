@@ -52,13 +52,17 @@ class EngineConfig:
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"engine.zero_stage={self.zero_stage}: must be 0, 1, 2 or 3")
         if self.precision == "bf16" and self.zero_stage == 0:
-            raise ValueError("engine.precision=bf16 with engine.zero_stage=0 gives wrong updates in DeepSpeed; use stage 1, 2 or 3, or fp32")
+            raise ValueError(
+                "engine.precision=bf16 with engine.zero_stage=0 gives wrong updates in DeepSpeed; use stage 1, 2 or 3, or fp32"
+            )
 
 
 class Engine:
     """One network under training. Losses may come in parts; the gradient is that of their sum (`backward`, then `step` once)."""
 
-    def __init__(self, network: nn.Module, trained: list[nn.Parameter], optimizer: OptimizerConfig, config: EngineConfig, batch: int) -> None:
+    def __init__(
+        self, network: nn.Module, trained: list[nn.Parameter], optimizer: OptimizerConfig, config: EngineConfig, batch: int
+    ) -> None:
         ops.__compatible_ops__["deepspeed_shm_comm"] = False  # CPU: it would compile for a minute and needs gcc; gloo gives the same losses
         wanted = {id(p) for p in trained}
         for p in network.parameters():

@@ -76,7 +76,9 @@ class TrainLoopConfig:
 
     def architecture(self) -> dict:
         """What a checkpoint must agree with."""
-        return {f"model.{k}": _plain(v) for k, v in asdict(self.network).items()} | {f"timeline.{k}": v for k, v in asdict(self.timeline).items()}
+        return {f"model.{k}": _plain(v) for k, v in asdict(self.network).items()} | {
+            f"timeline.{k}": v for k, v in asdict(self.timeline).items()
+        }
 
 
 class RolloutSource(Protocol):

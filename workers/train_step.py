@@ -31,7 +31,9 @@ class Networks:
     fake: Engine | None
 
 
-def flow_step(networks: Networks, batch: AVBatch, noise: PositionalNoise, objective: ObjectiveConfig, rate: float) -> dict[str, Tensor | float]:
+def flow_step(
+    networks: Networks, batch: AVBatch, noise: PositionalNoise, objective: ObjectiveConfig, rate: float
+) -> dict[str, Tensor | float]:
     """Flow matching on true history (method 4)."""
     loss = flow_matching(networks.live, batch, batch.latents, noise, objective)
     networks.live.backward(loss, last=True)

@@ -1,0 +1,187 @@
+"""One typed `RunConfig`: what a run is. Frozen dataclasses that live beside their components; unknown keys fail by name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from ..datasets.stages import DataConfig
+from ..model.losses import ObjectiveConfig
+from ..model.sampler import RolloutConfig
+from ..model.transformer import TransformerConfig
+from ..workers.engine import EngineConfig
+from ..workers.train_loop import StageConfig
+
+
+@dataclass(frozen=True)
+class WorkersConfig:
+    """count: Ray Train workers; threads: torch threads a process; max_failures: restarts of the training before the run fails."""
+
+    count: int = 2
+    threads: int = 1
+    use_gpu: bool = False
+    max_failures: int = 1
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.threads < 1 or self.max_failures < 0:
+            raise ValueError(
+                f"workers.count={self.count} and threads={self.threads} must be at least 1, max_failures={self.max_failures} at least 0"
+            )
+
+
+@dataclass(frozen=True)
+class RolloutsConfig:
+    """The rollout pool. actors: its size; max_age: optimizer steps a rollout may be old (0 = synchronous); sampling: see RolloutConfig."""
+
+    actors: int = 2
+    max_age: int = 2
+    threads: int = 1
+    max_failures: int = 3
+    sampling: RolloutConfig = field(default_factory=RolloutConfig)
+
+    def __post_init__(self) -> None:
+        if self.actors < 1 or self.max_age < 0 or self.threads < 1:
+            raise ValueError(
+                f"rollouts.actors={self.actors} and threads={self.threads} must be at least 1, max_age={self.max_age} at least 0"
+            )
+
+
+@dataclass(frozen=True)
+class SamplesConfig:
+    """Clips made for the report from held-out controls: how many, how many are shown, and how MULTI is sampled."""
+
+    clips: int = 12
+    shown: int = 4
+    multi_steps: int = 16
+    multi_guidance: float = 2.0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A complete run: its name is its folder below `runs/`."""
+
+    name: str
+    stages: tuple[StageConfig, ...]
+    data: DataConfig = field(default_factory=DataConfig)
+    model: TransformerConfig = field(default_factory=TransformerConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    workers: WorkersConfig = field(default_factory=WorkersConfig)
+    rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
+    samples: SamplesConfig = field(default_factory=SamplesConfig)
+    fake_lr_ratio: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model.video_channels != self.data.video_codec.channels:
+            raise ValueError(
+                f"model.video_channels={self.model.video_channels}: must equal data.video_codec.channels={self.data.video_codec.channels}"
+            )
+        if self.model.audio_channels != self.data.audio_codec.channels:
+            raise ValueError(
+                f"model.audio_channels={self.model.audio_channels}: must equal data.audio_codec.channels={self.data.audio_codec.channels}"
+            )
+        cells = self.data.video_codec.spatial * self.model.patch
+        if self.data.width % cells or self.data.height % cells:
+            raise ValueError(
+                f"data.width={self.data.width}, data.height={self.data.height}: must be multiples of {cells} "
+                f"(data.video_codec.spatial x model.patch)"
+            )
+        names = [s.name for s in self.stages]
+        if len(set(names)) != len(names) or not names:
+            raise ValueError(f"stages={names}: at least one stage, each with its own name")
+        if any(set(n) - set("abcdefghijklmnopqrstuvwxyz0123456789-") for n in [self.name, *names]):
+            raise ValueError(f"name={self.name!r}, stages={names}: use lower-case letters, digits and hyphens")
+
+    def stage(self, name: str) -> StageConfig:
+        """The stage of that name."""
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise ValueError(f"stage {name!r}: this recipe has {[s.name for s in self.stages]}")
+
+    def settings(self) -> str:
+        """Hash of everything that shapes the trained weights (not of what merely reports on them)."""
+        value = asdict(replace(self, samples=SamplesConfig()))
+        return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def with_settings(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
+    """Apply `--set section.key=value` assignments; values are YAML. `stages.NAME.key` reaches into a stage.
+
+    Raises:
+        ValueError: an unknown key (the nearest is suggested), a value of the wrong type, or one that the section refuses.
+    """
+    tree = asdict(config)
+    for assignment in assignments:
+        key, found, text = assignment.partition("=")
+        if not found:
+            raise ValueError(f"--set {assignment!r}: write section.key=value, for example --set rollouts.max_age=0")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {key}: {text!r} is not a YAML value ({str(error).splitlines()[0]})") from error
+        _assign(tree, key.strip(), value)
+    return from_tree(tree)
+
+
+def from_tree(tree: dict[str, Any]) -> RunConfig:
+    """Plain data (of `asdict`, JSON or YAML) -> a checked `RunConfig`."""
+    _refuse_unknown(tree, RunConfig, "")
+    try:
+        return TypeAdapter(RunConfig, config=ConfigDict()).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"])
+        raise ValueError(
+            first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else f"{where}={first['input']!r}: {first['msg']}"
+        ) from error
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    node: Any = tree
+    *path, last = key.split(".")
+    for i, part in enumerate(path):
+        if isinstance(node, list | tuple):
+            node = next((stage for stage in node if stage.get("name") == part), None)
+            if node is None:
+                raise ValueError(f"--set {key}: there is no stage {part!r}; the stages are {[s['name'] for s in tree['stages']]}")
+        else:
+            _known(node, part, key)
+            node = node[part]
+        if not isinstance(node, dict | list | tuple):
+            raise ValueError(f"--set {key}: {'.'.join(path[: i + 1])} is a value, not a section")
+    if not isinstance(node, dict):
+        raise ValueError(f"--set {key}: name a stage and its field, for example --set stages.joint.steps=100")
+    _known(node, last, key)
+    if isinstance(node[last], dict):
+        raise ValueError(f"--set {key}: is a section with the fields {sorted(node[last])}; set one of them")
+    node[last] = value
+
+
+def _known(node: dict[str, Any], part: str, key: str) -> None:
+    if part not in node:
+        near = difflib.get_close_matches(part, node, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(sorted(node))}"
+        raise ValueError(f"--set {key}: unknown key {part!r}; {hint}")
+
+
+def _refuse_unknown(tree: Any, kind: Any, where: str) -> None:
+    if not (is_dataclass(kind) and isinstance(tree, dict)):
+        return
+    known = {f.name: f for f in fields(kind)}
+    for key, value in tree.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(
+                f"{where}{key}: unknown field; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}")
+            )
+        default = known[key].default_factory if callable(known[key].default_factory) else None
+        _refuse_unknown(value, default, f"{where}{key}.")

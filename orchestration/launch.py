@@ -1,0 +1,282 @@
+"""Start, run and shut down: data -> one `fit()` over all stages -> samples -> report, all in one run folder."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import ray.data
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from ..datasets.pipeline import prepare
+from ..datasets.storage import make_folder, read_json, write_json
+from ..model.sampler import SamplerConfig
+from ..workers.checkpoint import is_finished
+from ..workers.rollout_actor import RolloutActorConfig
+from ..workers.train_loop import RolloutSource, TrainLoopConfig, train_stages
+from .config import RunConfig, from_tree
+from .report import build_report
+from .rollout_pool import start_pool
+from .samples import make_samples, open_generator
+from .tracking import Tracker
+
+RUN = "run.json"
+PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class NoRollouts:
+    """The source of a run without a mutual stage."""
+
+    def publish(self, snapshot: Any) -> None:
+        raise AssertionError("no stage of this run publishes weights")
+
+    def take(self, step: int, rank: int) -> Any:
+        raise AssertionError("no stage of this run takes rollouts")
+
+
+def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
+    """What the workers get."""
+    return TrainLoopConfig(
+        data=run_dir / "data",
+        run_dir=run_dir,
+        network=config.model,
+        timeline=config.data.timeline,
+        engine=config.engine,
+        objective=config.objective,
+        stages=config.stages,
+        fake_lr_ratio=config.fake_lr_ratio,
+        seed=config.seed,
+        threads=config.workers.threads,
+    )
+
+
+def open_run(run_dir: Path) -> RunConfig:
+    """The configuration of an existing run.
+
+    Raises:
+        ValueError: the folder holds no run.
+    """
+    record = read_json(run_dir / RUN, f"run {str(run_dir)!r} (make it with `mutual-forcing train RECIPE`)")
+    return from_tree(record["config"])
+
+
+@contextmanager
+def ray_session(cpus: int | None = None) -> Iterator[None]:
+    """A Ray cluster of this machine that ends with the block, or the one that RAY_ADDRESS names."""
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    address = os.environ.get("RAY_ADDRESS")
+    scratch = None if address else Path(tempfile.mkdtemp(prefix="mf-"))
+    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if address:
+        ray.init(address=address, **quiet)
+    else:
+        ray.init(num_cpus=cpus or max(2, os.cpu_count() or 2), include_dashboard=False, _temp_dir=str(scratch), **quiet)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> Path:
+    """The whole main job in `run_dir`; returns the report. What an earlier, interrupted call finished is reused.
+
+    Raises:
+        ValueError: bad input, or the folder holds a run of another configuration.
+    """
+    begin = time.monotonic()
+    make_folder("run", run_dir)
+    record = _claim(config, run_dir, commands)
+    loop = loop_config(config, run_dir)
+    todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
+    if not todo and (run_dir / "report.html").is_file():
+        return run_dir / "report.html"
+    tracker = Tracker(run_dir, config.name, asdict(config), warn, record.get("mlflow", {}).get("run_id"))
+    status = "FAILED"
+    try:
+        with ray_session():
+            prepare(config.data, run_dir / "data", progress)
+            if todo:
+                tracker.follow()
+                made = _fit(config, loop, run_dir, progress)
+                kept = [s for s in record["stages"] if s["name"] not in {m["name"] for m in made}]
+                record["stages"] = kept + made
+        progress("generate held-out clips", 0, 1)
+        make_samples(open_generator(loop, config), run_dir)
+        progress("generate held-out clips", 1, 1)
+        record["total_seconds"] = round(record["total_seconds"] + time.monotonic() - begin, 1)
+        record["mlflow"] = {"tracking_uri": tracker.uri, "run_id": tracker.run_id}
+        write_json(run_dir / RUN, record)
+        report = build_report(run_dir)
+        _log_artifacts(tracker, run_dir, report)
+        status = "FINISHED"
+        return report
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.finish(status)
+
+
+def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress) -> list[dict]:
+    workers = config.workers
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"loop": loop, "rollouts": _rollouts(config, loop)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.use_gpu,
+            # Fractions: two whole CPUs for the workers would leave none for anyone else on a two-core machine, and hang.
+            resources_per_worker={"CPU": 0.5} | ({"GPU": 1} if workers.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"fit-{time.time_ns()}",  # the same name would silently resume
+            storage_path=str(make_folder("run", run_dir / "ray")),
+            failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
+            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},
+        ),
+    )
+    watcher = _SpoolWatcher(loop, progress)
+    with watcher:
+        result = trainer.fit()
+    return list(result.return_value or [])
+
+
+def _worker(settings: dict[str, Any]) -> list[dict]:
+    context = ray.train.get_context()
+    return train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
+
+
+def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutSource:
+    mutual = [s for s in config.stages if s.objective == "mutual"]
+    if not mutual:
+        return NoRollouts()
+    if len(mutual) > 1:
+        raise ValueError(f"stages={[s.name for s in mutual]}: one mutual stage a run is supported; start the second from a new run")
+    stage, objective = mutual[0], config.objective
+    actor = RolloutActorConfig(
+        data=loop.data,
+        network=loop.network,
+        timeline=loop.timeline,
+        sampler=SamplerConfig("few", objective.few_moves, objective.few_sampler, path=objective.path),
+        rollout=config.rollouts.sampling,
+        seed=config.seed,
+        stage=stage.name,
+        threads=config.rollouts.threads,
+    )
+    ranks = config.workers.count
+    return start_pool(
+        actor, config.rollouts.actors, ranks, stage.batch // ranks, stage.steps, config.rollouts.max_age, config.rollouts.max_failures
+    )
+
+
+class _SpoolWatcher:
+    """Reports the progress of the stages while `fit()` blocks, from the metric spools."""
+
+    def __init__(self, loop: TrainLoopConfig, progress: Progress) -> None:
+        import threading
+
+        self._loop, self._progress = loop, progress
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
+        self._stages = [s for s in loop.stages if not is_finished(loop.checkpoints, s.name)]
+
+    def __enter__(self) -> _SpoolWatcher:
+        self._progress("start workers", 0, 1)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(1.0):
+            self._look()
+
+    def _look(self) -> None:
+        for stage in self._stages:
+            spool = self._loop.run_dir / "metrics" / f"{stage.name}.jsonl"
+            if spool.is_file() and (lines := spool.read_bytes().count(b"\n")):
+                self._progress("start workers", 1, 1)
+                self._progress(f"train {stage.name}", lines, stage.steps)
+
+
+def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, Any]:
+    """The run's record; a folder with a run of other settings is refused."""
+    if (run_dir / RUN).is_file():
+        record = read_json(run_dir / RUN, f"run {str(run_dir)!r}")
+        if record.get("settings") != config.settings():
+            raise ValueError(f"run folder {str(run_dir)!r}: holds a run of another configuration; choose another with --out, or remove it")
+        return record
+    if any(run_dir.iterdir()):
+        raise ValueError(f"run folder {str(run_dir)!r}: is not empty and holds no run; choose another with --out")
+    record = {
+        "name": config.name,
+        "recipe": config.name,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "git_commit": _git_commit(),
+        "settings": config.settings(),
+        "config": asdict(config),
+        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "machine": machine(),
+        "commands": commands,
+        "stages": [],
+        "total_seconds": 0.0,
+    }
+    write_json(run_dir / RUN, record)
+    return record
+
+
+def machine() -> dict[str, Any]:
+    """What this machine is."""
+    import torch
+
+    return {
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _git_commit() -> str:
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else "not a git checkout"
+
+
+def _log_artifacts(tracker: Tracker, run_dir: Path, report: Path) -> None:
+    tracker.artifact(report)
+    tracker.artifact(run_dir / "data" / "contact.png", "data")
+    for path in sorted((run_dir / "samples").iterdir()):
+        if not path.name.startswith("."):
+            tracker.artifact(path, "samples")
+
+
+def command_line() -> str:
+    """The command that started this process, as a user would type it."""
+    return " ".join(["mutual-forcing", *sys.argv[1:]])

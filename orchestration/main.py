@@ -1,0 +1,220 @@
+"""The command line `mutual-forcing`. It parses, calls, prints; it defines no class and no remote function (Ray pickles by module)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and run Mutual Forcing models.")
+data_app = typer.Typer(no_args_is_help=True, help="Turn media files into aligned latents, and look at them.")
+app.add_typer(data_app, name="data")
+
+console = Console(stderr=True)
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value (repeatable).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback on failure.")]
+Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
+Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
+
+
+@app.command(epilog="Example: mutual-forcing train demo --media my/clips --set stages.joint.steps=500")
+def train(
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe: demo, tiny.")],
+    media: Media = None,
+    out: Out = None,
+    set_: Set = None,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe end to end: data, all stages, held-out clips, report. Rerunning continues what is there."""
+
+    def run() -> None:
+        from ..datasets.storage import local_path
+        from . import launch
+        from .progress import Terminal
+        from .runs import configured, default_run_dir
+
+        config = configured(recipe, media, set_ or [])
+        run_dir = local_path("--out", out) if out else default_run_dir(config, media)
+        with Terminal(console) as terminal:
+            report = launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
+        _summary(run_dir)
+        console.print(f"Report: [bold]{report}[/bold]  (open it in a browser)", soft_wrap=True)
+
+    _run(run, debug)
+
+
+@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --out runs/mine/data")
+def data_prepare(
+    media: Annotated[str, typer.Argument(help="Folder of video files, or `synthetic`.")],
+    out: Annotated[str, typer.Option("--out", help="Folder for the dataset.")],
+    set_: Set = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Decode, align, cut and encode media files to latent shards with a manifest."""
+
+    def run() -> None:
+        from ..datasets.pipeline import prepare
+        from ..datasets.storage import local_path
+        from .launch import ray_session
+        from .progress import Terminal
+        from .runs import configured
+
+        config, folder = configured("demo", media, set_ or []), local_path("--out", out)
+        with Terminal(console) as terminal, ray_session():
+            prepare(config.data, folder, terminal.progress)
+        _show_dataset(folder, as_json)
+
+    _run(run, debug)
+
+
+@data_app.command("inspect", epilog="Example: mutual-forcing data inspect runs/demo/data")
+def data_inspect(folder: Annotated[str, typer.Argument(help="Dataset folder.")], as_json: Json = False, debug: Debug = False) -> None:
+    """Print what a dataset holds and what became of every source; write its contact sheet."""
+
+    def run() -> None:
+        from ..datasets.manifest import read_manifest
+        from ..datasets.pipeline import draw_contact_sheet
+        from ..datasets.storage import local_path
+
+        path = local_path("folder", folder)
+        manifest = read_manifest(path)
+        draw_contact_sheet(path, manifest)
+        _show_dataset(path, as_json)
+
+    _run(run, debug)
+
+
+@app.command(epilog="Example: mutual-forcing generate runs/demo --out clip.mp4 --seconds 5 --like 0")
+def generate(
+    run: Annotated[str, typer.Argument(help="Run folder.")],
+    out: Annotated[str, typer.Option("--out", help="Video file to write (.mp4, .webm, .mkv).")],
+    like: Annotated[int, typer.Option("--like", help="Held-out clip that gives the first frame, caption and transcript.")] = 0,
+    text: Annotated[str | None, typer.Option("--text", help="Sidecar JSON with caption and transcript to use instead.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of the clip.")] = 2.5,
+    mode: Annotated[str, typer.Option("--mode", help="few or multi.")] = "few",
+    moves: Annotated[int, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk.")] = 4,
+    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale of mode multi.")] = 2.0,
+    seed: Annotated[int, typer.Option("--seed", help="Noise seed.")] = 0,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Generate a clip from a trained run."""
+
+    def work() -> None:
+        from .runs import generate_clip
+
+        record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed)
+        _print(record, as_json)
+
+    _run(work, debug)
+
+
+@app.command(epilog="Example: mutual-forcing report runs/demo")
+def report(run: Annotated[str, typer.Argument(help="Run folder.")], debug: Debug = False) -> None:
+    """Write the run's report.html again from what the run folder holds."""
+
+    def work() -> None:
+        from ..datasets.storage import local_path
+        from .report import build_report
+
+        typer.echo(str(build_report(local_path("run", run))))
+
+    _run(work, debug)
+
+
+@app.command(epilog="Example: mutual-forcing doctor --json")
+def doctor(as_json: Json = False, debug: Debug = False) -> None:
+    """Print what this machine has, and what will not work on it."""
+
+    def run() -> None:
+        from .doctor import examine
+
+        record = examine()
+        _print({k: v for k, v in record.items() if k != "problems"} if not as_json else record, as_json)
+        for problem in record["problems"] if not as_json else []:
+            console.print(f"[yellow]will not work:[/yellow] {problem}")
+
+    _run(run, debug)
+
+
+def app_entry() -> None:
+    """The console script."""
+    app()
+
+
+def _run(action: Any, debug: bool) -> None:
+    """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130."""
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    try:
+        action()
+    except KeyboardInterrupt:
+        console.print("[red]stopped:[/red] what was finished is kept; the same command continues from there")
+        raise typer.Exit(130) from None
+    except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
+        if debug:
+            traceback.print_exc()
+        typer.echo(f"error: {_one_line(error)}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _one_line(error: BaseException) -> str:
+    """The cause at the root of the chain Ray wraps it in, in one line."""
+    from .runs import root_cause
+
+    cause = root_cause(error)
+    text = " ".join(str(cause).split()) or type(cause).__name__
+    known = isinstance(cause, ValueError)
+    return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
+
+
+def _print(record: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(record))
+        return
+    table = Table(show_header=False, box=None)
+    for key, value in record.items():
+        table.add_row(f"[bold]{key}[/bold]", str(value))
+    Console().print(table)
+
+
+def _show_dataset(folder: Path, as_json: bool) -> None:
+    from ..datasets.manifest import read_manifest
+    from ..datasets.pipeline import read_sources
+
+    manifest, sources = read_manifest(folder, verify=False), read_sources(folder)
+    if as_json:
+        totals = {"clips": manifest.clips, "hours": manifest.hours, **manifest.codec_quality}
+        typer.echo(json.dumps({**totals, "sources": sources, "contact_sheet": str(folder / "contact.png")}))
+        return
+    table = Table(
+        "source", "status", "clips", "seconds", "reason or note", title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes"
+    )
+    for s in sources:
+        table.add_row(s["source"], s["status"], str(s["clips"]), f"{s['seconds']:.2f}", s["reason"] or s["note"])
+    Console().print(table)
+    quality = manifest.codec_quality
+    typer.echo(
+        f"codecs, from latents back to media: video {quality['video_psnr_db']:.1f} dB PSNR, audio {quality['audio_snr_db']:.1f} dB SNR"
+    )
+    typer.echo(f"contact sheet: {folder / 'contact.png'}")
+
+
+def _summary(run_dir: Path) -> None:
+    from .runs import outcome
+
+    table = Table("stage", "steps", "seconds", "loss, first tenth", "loss, last tenth", title="Training")
+    stages, sync = outcome(run_dir)
+    for row in stages:
+        table.add_row(*row)
+    console.print(table)
+    for line in sync:
+        console.print(line, highlight=False)

@@ -1,0 +1,47 @@
+"""The terminal: one line a stage of work with rate and ETA."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Terminal:
+    """A context that shows progress on a console; on a pipe it prints one line when a stage of work ends."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._tasks: dict[str, TaskID] = {}
+        self._done: set[str] = set()
+        columns = (
+            TextColumn("{task.description:<26}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
+
+    def __enter__(self) -> Terminal:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def progress(self, stage: str, done: int, total: int) -> None:
+        """Work on `stage` has advanced to `done` of `total`."""
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total, rate="")
+        task = self._tasks[stage]
+        speed = next(t.speed for t in self._bars.tasks if t.id == task)
+        self._bars.update(task, completed=done, total=total, rate=f"{speed:.2f}/s" if speed else "")
+        if done >= total and stage not in self._done:
+            self._done.add(stage)
+            if not self._console.is_terminal:
+                self._console.print(f"{stage}: {done} of {total} done", highlight=False)
+
+    def warn(self, line: str) -> None:
+        """One line of warning."""
+        self._console.print(f"[yellow]warning:[/yellow] {line}", soft_wrap=True)

@@ -1,0 +1,107 @@
+"""What the verbs do with runs and their folders: configuration from words, one clip, the outcome in a few lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datasets.media import write_media
+from ..datasets.sources import parse_sidecar
+from ..datasets.storage import local_path, make_folder, read_json
+from .config import RunConfig, with_settings
+from .launch import loop_config, open_run
+from .recipes import recipe
+from .samples import clip_controls, open_generator
+
+MAX_SECONDS = 600.0
+
+
+def configured(name: str, media: str | None, assignments: list[str]) -> RunConfig:
+    """A recipe with the user's media and settings."""
+    config = recipe(name)
+    if media is not None and media != "synthetic":
+        config = replace(config, data=replace(config.data, media=str(local_path("--media", media))))
+    return with_settings(config, assignments)
+
+
+def default_run_dir(config: RunConfig, media: str | None) -> Path:
+    """runs/NAME, with a suffix for the user's own media, so that two folders never share a run."""
+    suffix = "" if media in (None, "synthetic") else "-" + hashlib.sha256(config.data.media.encode()).hexdigest()[:6]
+    return local_path("--out", Path("runs") / f"{config.name}{suffix}")
+
+
+def generate_clip(
+    run: str, out: str, like: int, text: str | None, seconds: float, mode: str, moves: int, guidance: float, seed: int
+) -> dict[str, Any]:
+    """Generate one clip and write it; returns what was made."""
+    run_dir, path = local_path("run", run), local_path("--out", out)
+    if path.suffix not in (".mp4", ".webm", ".mkv"):
+        raise ValueError(f"--out={out!r}: the name must end in .mp4, .webm or .mkv")
+    if mode not in ("few", "multi") or moves < 1:
+        raise ValueError(f"--mode={mode!r}, --moves={moves}: mode is few or multi, with at least 1 move")
+    if not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(f"--seconds={seconds}: between 0 and {MAX_SECONDS:g}")
+    config = open_run(run_dir)
+    generator = open_generator(loop_config(config, run_dir), config)
+    records = generator.dataset.held_out_records()
+    if not 0 <= like < len(records):
+        raise ValueError(f"--like={like}: the run has {len(records)} held-out clips, numbered from 0")
+    record = records[like]
+    caption, words = record.caption, record.words
+    if text is not None:
+        sidecar = parse_sidecar(read_json(local_path("--text", text), "--text"), text)
+        caption, words = sidecar.caption, sidecar.words
+    chunks = max(1, ceil(seconds / float(config.data.timeline.chunk)))
+    sampler = generator.few(moves) if mode == "few" else generator.multi(moves, guidance)
+    first = generator.dataset.collate([record], [0]).latents.get("video")[:, :1]
+    ((frames, audio),) = generator.clips(first, clip_controls(generator, caption, words), chunks, sampler, [(seed, "generate")])
+    make_folder("--out", path.parent)
+    t = config.data.timeline
+    write_media(path, frames, t.fps, audio, t.sample_rate)
+    return {
+        "file": str(path),
+        "seconds": round(len(frames) / t.fps, 3),
+        "frames": len(frames),
+        "stage": generator.stage,
+        "evaluations_per_chunk": sampler.evaluations,
+        "caption": caption,
+    }
+
+
+def outcome(run_dir: Path) -> tuple[list[list[str]], list[str]]:
+    """Rows of the training table, and lines about sync, from the run folder."""
+    record = read_json(run_dir / "run.json", "run")
+    rows = []
+    for stage in record["stages"]:
+        lines = (run_dir / "metrics" / f"{stage['name']}.jsonl").read_text().splitlines()
+        loss = [json.loads(line)["metrics"]["loss"] for line in lines]
+        tenth = max(1, len(loss) // 10)
+        rows.append(
+            [stage["name"], str(stage["steps"]), f"{stage['seconds']:.0f}", f"{np.mean(loss[:tenth]):.3f}", f"{np.mean(loss[-tenth:]):.3f}"]
+        )
+    samples = read_json(run_dir / "samples" / "samples.json", "samples")
+    if not samples["proxy_valid"]:
+        return rows, ["Mouth/voice correlation: not measured, the proxy is for synthetic characters only."]
+    lines = [
+        f"Mouth/voice correlation, {name} ({s['n']} clips): {s['matched']:.3f} own pairs, {s['shuffled']:.3f} shuffled; "
+        f"gap {s['gap']:.3f} [{s['gap_ci'][0]:.3f}, {s['gap_ci'][1]:.3f}]"
+        for name, s in samples["sync"].items()
+    ]
+    return rows, lines
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The exception that a chain of wrappers (Ray tasks, Ray Train) started from."""
+    for attribute in ("cause", "__cause__", "worker_failures"):
+        inner = error.__dict__.get(attribute) if attribute != "__cause__" else error.__cause__
+        if isinstance(inner, dict) and inner:
+            inner = next(iter(inner.values()))
+        if isinstance(inner, BaseException) and inner is not error:
+            return root_cause(inner)
+    return error

@@ -1,0 +1,159 @@
+"""Generation from a finished run: held-out clips for the report, and single clips for the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..datasets.contact_sheet import SheetClip, contact_sheet
+from ..datasets.loader import LatentDataset
+from ..datasets.media import write_media
+from ..datasets.shards import ClipRecord
+from ..datasets.storage import make_folder, write_json
+from ..datasets.sync import SyncSummary, matched_and_shuffled
+from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
+from ..model.noise import PositionalNoise
+from ..model.sampler import SamplerConfig, generate
+from ..model.text import Word, make_controls
+from ..model.transformer import AVTransformer
+from ..model.types import AV, Controls
+from ..workers.checkpoint import is_finished, load_stage
+from ..workers.train_loop import TrainLoopConfig
+from .config import RunConfig
+
+Media = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained network with its codecs and data."""
+
+    network: AVTransformer
+    dataset: LatentDataset
+    stage: str
+    config: RunConfig
+
+    def clips(
+        self, first_frame: Tensor, controls: Controls, chunks: int, sampler: SamplerConfig, keys: Sequence[tuple[int | str, ...]]
+    ) -> list[Media]:
+        """Generate one clip a key, [B, 1, C, H, W] first latents under `controls`: frames uint8 [N, H, W, 3] and audio [S]."""
+        audio_like = (len(keys), self.config.model.audio_channels)
+        made = list(generate(self.network, controls, first_frame, audio_like, chunks, sampler, PositionalNoise(keys)))
+        video = torch.cat([first_frame, *(x.get("video") for x in made)], dim=1)
+        audio = torch.cat([x.get("audio") for x in made], dim=1)
+        return self.decoded(AV(video, audio))
+
+    def decoded(self, latents: AV) -> list[Media]:
+        """Latents of B clips -> pictures and sound."""
+        manifest = self.dataset.manifest
+        frames = video_codec_from_json(manifest.video_codec).decode(latents.get("video"))
+        audio = audio_codec_from_json(manifest.audio_codec).decode(latents.get("audio")).clamp(-1, 1)
+        return [(f.numpy(), a.numpy()) for f, a in zip(frames, audio, strict=True)]
+
+    def few(self, moves: int) -> SamplerConfig:
+        o = self.config.objective
+        return SamplerConfig("few", moves, o.few_sampler, path=o.path)
+
+    def multi(self, steps: int, guidance: float) -> SamplerConfig:
+        return SamplerConfig("multi", steps, guidance=guidance, path=self.config.objective.path)
+
+
+def open_generator(loop: TrainLoopConfig, config: RunConfig) -> Generator:
+    """The averaged weights of the run's last finished stage.
+
+    Raises:
+        ValueError: no stage is finished, or the checkpoint does not fit.
+    """
+    finished = [s.name for s in config.stages if is_finished(loop.checkpoints, s.name)]
+    if not finished:
+        raise ValueError(f"run {str(loop.run_dir)!r}: no stage is finished; train it first: mutual-forcing train {config.name}")
+    checkpoint = load_stage(loop.checkpoints, finished[-1], loop.architecture(), ("ema",))
+    network = AVTransformer(loop.network, loop.timeline).eval().requires_grad_(False)
+    network.load_state_dict(checkpoint.weights["ema"])
+    return Generator(network, LatentDataset(loop.data, loop.network.text, verify=True), finished[-1], config)
+
+
+def make_samples(generator: Generator, run_dir: Path) -> dict[str, Any]:
+    """Generate from held-out controls in both modes, measure sync, write clips, a contact sheet and samples.json."""
+    config, dataset = generator.config, generator.dataset
+    folder = make_folder("run", run_dir / "samples")
+    records = dataset.held_out_records()[: config.samples.clips]
+    batch = dataset.collate(records, range(len(records)))
+    first = batch.latents.get("video")[:, :1]
+    keys = [(config.seed, "sample", r.clip_id) for r in records]
+    samplers = {
+        f"few{config.objective.few_moves}": generator.few(config.objective.few_moves),
+        "multi": generator.multi(config.samples.multi_steps, config.samples.multi_guidance),
+    }
+    made = {"real": generator.decoded(batch.latents)}
+    speed = {}
+    for name, sampler in samplers.items():
+        start = time.monotonic()
+        made[name] = generator.clips(first, batch.controls, batch.layout.chunks, sampler, keys)
+        seconds = time.monotonic() - start
+        frames = sum(len(f) for f, _ in made[name])
+        speed[name] = {"evaluations_per_chunk": sampler.evaluations, "frames_per_s": round(frames / seconds, 2)}
+    clips = [_write_clip(folder, i, record, made, dataset) for i, record in enumerate(records[: config.samples.shown])]
+    contact_sheet(_sheet(records, made, dataset, config.samples.shown), folder / "contact.png")
+    t = dataset.manifest.timeline
+    sync = {name: _sync(matched_and_shuffled(media, t.fps, t.sample_rate)) for name, media in made.items()} if len(records) > 1 else {}
+    value = {
+        "proxy_valid": dataset.manifest.synthetic,
+        "stage": generator.stage,
+        "clips": clips,
+        "sync": sync,
+        "generation": speed,
+        "contact": "contact.png",
+    }
+    write_json(folder / "samples.json", value)
+    return value
+
+
+def clip_controls(generator: Generator, caption: str, words: Sequence[tuple[str, float, float]]) -> Controls:
+    """Controls of one clip."""
+    return make_controls([caption], [[Word(*w) for w in words]], generator.config.model.text)
+
+
+def _write_clip(folder: Path, i: int, record: ClipRecord, made: dict[str, list[Media]], dataset: LatentDataset) -> dict[str, Any]:
+    t = dataset.manifest.timeline
+    names = {}
+    for name, media in made.items():
+        names[name] = f"{name}-{i:03d}.mp4"
+        frames, audio = media[i]
+        write_media(folder / names[name], frames, t.fps, audio, t.sample_rate)
+    return {
+        "id": record.clip_id,
+        "caption": record.caption,
+        "words": [{"word": w, "start": s, "end": e} for w, s, e in record.words],
+        "real": names.pop("real"),
+        "generated": names,
+    }
+
+
+def _sheet(records: list[ClipRecord], made: dict[str, list[Media]], dataset: LatentDataset, shown: int) -> list[SheetClip]:
+    t = dataset.manifest.timeline
+    return [
+        SheetClip(f"{name} {i}", *media[i], t.fps, t.sample_rate, list(records[i].words))
+        for i in range(min(shown, len(records)))
+        for name, media in made.items()
+    ][:12]
+
+
+def _sync(s: SyncSummary) -> dict[str, Any]:
+    half = 1.96 / np.sqrt(s.clips)
+    return {
+        "matched": round(s.matched, 4),
+        "matched_ci": [round(s.matched - half * s.matched_spread, 4), round(s.matched + half * s.matched_spread, 4)],
+        "shuffled": round(s.shuffled, 4),
+        "gap": round(s.gap, 4),
+        "gap_ci": [round(s.low, 4), round(s.high, 4)],
+        "lag_s": round(s.lag_s, 4),
+        "n": s.clips,
+    }

@@ -1,0 +1,144 @@
+"""MLflow, the only file that imports it: stages as nested runs of one parent, fed from the metric spool in the background.
+
+Tracking can fail, training goes on: every failure here is printed once and the run's own files stay complete.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_ENABLE_TELEMETRY", "false")
+
+import mlflow
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+PARAM_LIMIT = 500
+BATCH = 500
+
+
+class Tracker:
+    """One parent run; `follow` forwards spools until `finish`. `warn` is called with one line when the tracker cannot be reached."""
+
+    def __init__(self, run_dir: Path, name: str, params: dict[str, Any], warn: Callable[[str], None], run_id: str | None = None) -> None:
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / 'mlflow.db'}"
+        self.run_id: str | None = run_id
+        self._warn, self._name, self._warned = warn, name, False
+        self._spools = run_dir / "metrics"
+        self._read: dict[str, int] = {}
+        self._stages: dict[str, str] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._forward_until_stopped, daemon=True, name="mlflow")
+        self._client: MlflowClient | None = None
+        self._experiment = ""
+        self._guard(lambda: self._open(run_dir, params))
+
+    def follow(self) -> None:
+        """Start to forward metrics in the background."""
+        self._thread.start()
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a file with the parent run."""
+        self._guard(lambda: self._use().log_artifact(self._require(), str(path), folder))
+
+    def finish(self, status: str) -> None:
+        """Forward what is left and close all runs with FINISHED, FAILED or KILLED."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=30)
+        self._guard(self._forward)
+        for run_id in (*self._stages.values(), self.run_id):
+            if run_id is not None:
+                self._guard(lambda r=run_id: self._use().set_terminated(r, status))
+
+    def _open(self, run_dir: Path, params: dict[str, Any]) -> None:
+        self._client = MlflowClient(tracking_uri=self.uri)
+        experiment = self._client.get_experiment_by_name("mutual-forcing")
+        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (run_dir / "mlartifacts").as_uri()
+        self._experiment = experiment.experiment_id if experiment else self._client.create_experiment("mutual-forcing", artifacts)
+        if self.run_id is None:
+            self.run_id = self._client.create_run(self._experiment, run_name=self._name).info.run_id
+            flat = [Param(k, str(v)[:PARAM_LIMIT]) for k, v in flatten(params).items()]
+            self._client.log_batch(self.run_id, params=flat)
+
+    def _forward_until_stopped(self) -> None:
+        while not self._stop.wait(2.0):
+            self._guard(self._forward)
+
+    def _forward(self) -> None:
+        for spool in sorted(self._spools.glob("*.jsonl")):
+            with spool.open() as file:
+                file.seek(self._read.get(spool.stem, 0))
+                lines = file.readlines()
+            whole = [line for line in lines if line.endswith("\n")]
+            for start in range(0, len(whole), 20):
+                part = whole[start : start + 20]
+                metrics = [m for line in part for m in _metrics(json.loads(line))]
+                for i in range(0, len(metrics), BATCH):
+                    self._use().log_batch(self._stage(spool.stem), metrics=metrics[i : i + BATCH])
+                self._read[spool.stem] = self._read.get(spool.stem, 0) + sum(len(line.encode()) for line in part)
+
+    def _stage(self, stage: str) -> str:
+        if stage not in self._stages:
+            tags = {"mlflow.parentRunId": self._require()}
+            self._stages[stage] = self._use().create_run(self._experiment, run_name=f"{self._name} {stage}", tags=tags).info.run_id
+        return self._stages[stage]
+
+    def _use(self) -> MlflowClient:
+        if self._client is None:
+            raise MlflowException("the tracking store could not be opened")
+        return self._client
+
+    def _require(self) -> str:
+        if self.run_id is None:
+            raise MlflowException("the run could not be created")
+        return self.run_id
+
+    def _guard(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001  clients of stores raise anything; none may stop a training
+            if not self._warned:
+                self._warned = True
+                self._warn(
+                    f"MLflow at {redacted(self.uri)} failed ({type(error).__name__}); training goes on, metrics stay in {self._spools}"
+                )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `section.key` names; lists of named records by their name."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+            for item in value:
+                flat |= flatten(item, f"{prefix}{key}.{item['name']}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def redacted(uri: str) -> str:
+    """A URI without user and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def _metrics(line: dict[str, Any]) -> list[Metric]:
+    at = int(line["time"] * 1000)
+    return [Metric(k.replace("/", "."), v, at, line["step"]) for k, v in line["metrics"].items() if v is not None]
+
+
+def tracking_version() -> str:
+    """The version of MLflow in use."""
+    return mlflow.__version__
