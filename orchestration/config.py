@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from ..datasets.stages import DataConfig
 from ..model.losses import ObjectiveConfig
@@ -136,7 +136,7 @@ def from_tree(tree: dict[str, Any]) -> RunConfig:
     """Plain data (of `asdict`, JSON or YAML) -> a checked `RunConfig`."""
     _refuse_unknown(tree, RunConfig, "")
     try:
-        return TypeAdapter(RunConfig, config=ConfigDict()).validate_python(tree)
+        return TypeAdapter(RunConfig).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"])
