@@ -16,7 +16,6 @@ import asyncio
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from ..workers.rollout_actor import RolloutActor, RolloutActorConfig
@@ -79,7 +78,7 @@ class Coordinator:
         async with self._changed:
             self._changed.notify_all()
 
-    async def _generate(self, handle: ActorHandle, request: int) -> None:
+    async def _generate(self, handle: Any, request: int) -> None:
         positions = list(range(request * self._local, (request + 1) * self._local))
         versions, payload = handle.generate.options(num_returns=2).remote(positions)
         low, high = await versions
@@ -88,7 +87,7 @@ class Coordinator:
             self._served += 1
             self._changed.notify_all()
 
-    async def _fail(self, error: Exception, request: int | None, handle: ActorHandle) -> ActorHandle:
+    async def _fail(self, error: Exception, request: int | None, handle: Any) -> Any:
         lost = isinstance(error, RayActorError)
         self._failures += 1
         async with self._changed:
@@ -99,7 +98,9 @@ class Coordinator:
             self._changed.notify_all()
         return handle if self._error else self._start()
 
-    def _start(self) -> ActorHandle:
+    def _start(self) -> Any:
+        """A new actor's handle (Ray's handles are typed by what they proxy, so they stay Any here)."""
         threads = str(self._actor_config.threads)
         options = {"num_cpus": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads}}}
-        return ray.remote(RolloutActor).options(**options).remote(self._actor_config)
+        handle: Any = ray.remote(RolloutActor).options(**options)
+        return handle.remote(self._actor_config)

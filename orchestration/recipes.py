@@ -28,7 +28,7 @@ def demo() -> RunConfig:
         stages=(
             StageConfig("pretrain-video", 60, 16, modalities=("video",), optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("pretrain-audio", 60, 16, modalities=("audio",), optimizer=SMALL_NETWORK, ema=0.98),
-            StageConfig("joint", 240, 16, optimizer=SMALL_NETWORK, ema=0.98),
+            StageConfig("joint", 320, 16, optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("mutual", 24, 8, objective="mutual", optimizer=replace(SMALL_NETWORK, lr=1e-3), ema=0.95),
         ),
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray
-from ray.actor import ActorHandle
 
 from ..model.types import Rollout
 from ..workers.rollout_actor import RolloutActorConfig
@@ -14,7 +15,7 @@ from .coordinator import Coordinator
 class RolloutClient:
     """Publishes snapshots through the object store and takes rollouts; one instance travels to every train worker."""
 
-    def __init__(self, coordinator: ActorHandle) -> None:
+    def __init__(self, coordinator: Any) -> None:
         self._coordinator = coordinator
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -32,4 +33,5 @@ def start_pool(
 ) -> RolloutClient:
     """Start the coordinator; it starts the actors with the first published version."""
     options = {"num_cpus": 0, "max_concurrency": 2 * ranks + 8}
-    return RolloutClient(ray.remote(Coordinator).options(**options).remote(actor, actors, ranks, local, steps, max_age, max_failures))
+    remote: Any = ray.remote(Coordinator).options(**options)
+    return RolloutClient(remote.remote(actor, actors, ranks, local, steps, max_age, max_failures))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu" if not os.path.exists("/dev/nvidiactl") else "cuda")
 
@@ -68,7 +68,8 @@ class Engine:
         for p in network.parameters():
             p.requires_grad_(id(p) in wanted)
         adamw = torch.optim.AdamW(trained, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), weight_decay=optimizer.weight_decay)
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
+        initialize: Any = deepspeed.initialize  # its annotations are wrong
+        self._engine, self._optimizer, _, _ = initialize(
             model=network, optimizer=adamw, model_parameters=trained, config=_deepspeed_config(optimizer, config, batch)
         )
         self._stage = config.zero_stage
@@ -85,7 +86,7 @@ class Engine:
 
     def step(self, rate: float) -> float:
         """One optimizer step at learning rate `rate`; returns the gradient norm before clipping (NaN where DeepSpeed has none)."""
-        for group in self._engine.optimizer.param_groups:
+        for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._engine.step()
         norm = self._engine.get_global_grad_norm()

@@ -49,7 +49,7 @@ def unpack_weights(snapshot: Snapshot, tensors: Iterable[Tensor]) -> None:
 
 def checksum(data: np.ndarray) -> str:
     """Checksum of an array's bytes."""
-    return hashlib.blake2b(np.ascontiguousarray(data).view(np.uint8), digest_size=16).hexdigest()
+    return hashlib.blake2b(np.ascontiguousarray(data).tobytes(), digest_size=16).hexdigest()
 
 
 def rollout_to_arrays(rollout: Rollout) -> dict[str, np.ndarray]:
