@@ -142,7 +142,7 @@ def from_tree(tree: dict[str, Any]) -> RunConfig:
         where = ".".join(str(p) for p in first["loc"])
         raise ValueError(
             first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else f"{where}={first['input']!r}: {first['msg']}"
-        ) from error
+        ) from None
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

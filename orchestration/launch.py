@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ import psutil
 import ray
 import ray.data
 import ray.train
+import torch
 from ray.train.torch import TorchTrainer
 
 from ..datasets.pipeline import prepare
@@ -92,6 +94,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     else:
         ray.init(num_cpus=cpus or max(2, os.cpu_count() or 2), include_dashboard=False, _temp_dir=str(scratch), **quiet)
     ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings stay in Ray's log files
     try:
         yield
     finally:
@@ -196,8 +199,6 @@ class _SpoolWatcher:
     """Reports the progress of the stages while `fit()` blocks, from the metric spools."""
 
     def __init__(self, loop: TrainLoopConfig, progress: Progress) -> None:
-        import threading
-
         self._loop, self._progress = loop, progress
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
@@ -253,8 +254,6 @@ def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, A
 
 def machine() -> dict[str, Any]:
     """What this machine is."""
-    import torch
-
     return {
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),

@@ -97,11 +97,9 @@ def outcome(run_dir: Path) -> tuple[list[list[str]], list[str]]:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The exception that a chain of wrappers (Ray tasks, Ray Train) started from."""
-    for attribute in ("cause", "__cause__", "worker_failures"):
-        inner = error.__dict__.get(attribute) if attribute != "__cause__" else error.__cause__
-        if isinstance(inner, dict) and inner:
-            inner = next(iter(inner.values()))
-        if isinstance(inner, BaseException) and inner is not error:
-            return root_cause(inner)
-    return error
+    """The exception inside the wrappers that Ray puts around what a task, an actor or a train worker raised."""
+    if not type(error).__module__.startswith("ray"):
+        return error
+    failures = error.__dict__.get("worker_failures") or {}
+    inner = next(iter(failures.values()), None) or error.__dict__.get("cause") or error.__cause__
+    return root_cause(inner) if isinstance(inner, BaseException) and inner is not error else error
