@@ -20,6 +20,7 @@ from ..datasets.storage import read_json, sha256_file, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+FIELDS = {"stage", "steps", "network", "files"}
 
 Weights = dict[str, Tensor]
 
@@ -66,8 +67,8 @@ def load_stage(folder: Path, stage: str, network: dict[str, Any], roles: tuple[s
     """
     path = folder / stage
     manifest = read_json(path / MANIFEST, f"checkpoint of stage {stage!r} (train it first)")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ValueError(f"checkpoint {path}: not of format {FORMAT}; train the stage again")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not manifest.keys() >= FIELDS:
+        raise ValueError(f"checkpoint {path}: its {MANIFEST} is not of format {FORMAT}; remove {path} and train the stage again")
     _same_network(path, manifest["network"], network)
     weights = {}
     for role in roles:

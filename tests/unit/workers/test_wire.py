@@ -1,0 +1,100 @@
+"""What crosses process borders: weights and rollouts come back as they were sent, and a torn snapshot is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mutual_forcing.model.types import AV, Rollout
+from mutual_forcing.workers.wire import Snapshot, pack_weights, rollout_from_arrays, rollout_to_arrays, unpack_weights
+
+SHAPES = [(3, 4), (), (5,), (1, 2, 3)]
+
+
+def weights(seed: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in SHAPES]
+
+
+def holes() -> list[Tensor]:
+    return [torch.full(shape, float("nan")) for shape in SHAPES]
+
+
+def rollout(modalities: tuple[str, ...]) -> Rollout:
+    g = torch.Generator().manual_seed(5)
+    history = AV(video=torch.randn(2, 4, 3, 2, 2, generator=g), audio=torch.randn(2, 9, 5, generator=g)).only(modalities)
+    return Rollout(history, history.map(lambda x: 2 * x), torch.rand(2, 3, generator=g), 4, 6)
+
+
+@given(st.integers(0, 2**31), st.integers(0, 10**6))
+def test_weights_come_back_rounded_to_bf16(seed: int, version: int) -> None:
+    sent, received = weights(seed), holes()
+    snapshot = pack_weights(version, sent)
+    unpack_weights(snapshot, received)
+    assert snapshot.version == version
+    assert all(torch.equal(a.to(torch.bfloat16).float(), b) for a, b in zip(sent, received, strict=True))
+
+
+def test_a_second_trip_changes_nothing() -> None:
+    once, twice = holes(), holes()
+    first = pack_weights(0, weights(1))
+    unpack_weights(first, once)
+    second = pack_weights(1, once)
+    unpack_weights(second, twice)
+    assert first.checksum == second.checksum
+    assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
+
+
+def test_the_layout_of_a_tensor_in_memory_does_not_matter() -> None:
+    grid = torch.randn(4, 6)
+    assert pack_weights(0, [grid.t()]).checksum == pack_weights(0, [grid.t().contiguous()]).checksum
+
+
+@given(st.data())
+def test_any_flipped_bit_is_refused_and_nothing_is_written(data: st.DataObject) -> None:
+    snapshot, targets = pack_weights(7, weights(2)), weights(3)
+    torn = snapshot.data.copy()
+    torn[data.draw(st.integers(0, torn.size - 1))] ^= np.uint16(1 << data.draw(st.integers(0, 15)))
+    with pytest.raises(ValueError, match=r"version 7.*torn"):
+        unpack_weights(replace(snapshot, data=torn), targets)
+    assert all(torch.equal(a, b) for a, b in zip(targets, weights(3), strict=True))
+
+
+def test_a_truncated_snapshot_is_refused() -> None:
+    snapshot = pack_weights(7, weights(2))
+    with pytest.raises(ValueError, match="torn"):
+        unpack_weights(replace(snapshot, data=snapshot.data[:-1]), holes())
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    snapshot: Snapshot = pack_weights(3, weights(2)[:-1])
+    with pytest.raises(ValueError, match="version 3: 18 numbers, this network has 24"):
+        unpack_weights(snapshot, holes())
+
+
+@pytest.mark.parametrize("modalities", [("video", "audio"), ("video",), ("audio",)])
+def test_a_rollout_comes_back_as_it_was(modalities: tuple[str, ...]) -> None:
+    sent = rollout(modalities)
+    received = rollout_from_arrays(rollout_to_arrays(sent))
+    for a, b in ((sent.history, received.history), (sent.exit_state, received.exit_state)):
+        assert [name for name, _ in a.items()] == [name for name, _ in b.items()] == list(modalities)
+        assert all(torch.equal(x, b.get(name)) for name, x in a.items())
+    assert torch.equal(sent.exit_time_BK, received.exit_time_BK)
+    assert (received.version_low, received.version_high) == (4, 6)
+
+
+def test_a_received_rollout_owns_its_memory() -> None:
+    arrays = rollout_to_arrays(rollout(("video", "audio")))
+    before = {name: array.copy() for name, array in arrays.items()}
+    for array in arrays.values():
+        array.flags.writeable = False  # as the object store hands them out
+    received = rollout_from_arrays(arrays)
+    for x in (received.history.get("video"), received.exit_state.get("audio"), received.exit_time_BK):
+        x.zero_()
+    assert all(np.array_equal(before[name], array) for name, array in arrays.items())
