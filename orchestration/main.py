@@ -146,6 +146,33 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
     _run(run, debug)
 
 
+@app.command(epilog="Example: mutual-forcing bench model --quick --json")
+def bench(
+    name: Annotated[str, typer.Argument(help="Name of a benchmark: model.")],
+    quick: Annotated[bool, typer.Option("--quick", help="A shorter measurement.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure one claim on this machine, against what the arithmetic allows."""
+    status = 0
+
+    def run() -> None:
+        nonlocal status
+        from importlib import import_module
+        from pkgutil import iter_modules
+
+        from .. import benchmarks
+
+        names = sorted(module.name for module in iter_modules(benchmarks.__path__))
+        if name not in names:
+            raise ValueError(f"benchmark {name!r}: unknown; choose from {', '.join(names)}")
+        options = {"--quick": quick, "--json": as_json}
+        status = import_module(f"{benchmarks.__name__}.{name}").main([option for option, given in options.items() if given])
+
+    _run(run, debug)
+    raise typer.Exit(status)
+
+
 def app_entry() -> None:
     """The console script."""
     app()
