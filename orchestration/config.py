@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -139,7 +139,7 @@ def from_tree(tree: dict[str, Any]) -> RunConfig:
         return TypeAdapter(RunConfig).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(p) for p in first["loc"])
+        where = ".".join(_place(tree, first["loc"]))
         raise ValueError(
             first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else f"{where}={first['input']!r}: {first['msg']}"
         ) from None
@@ -173,15 +173,30 @@ def _known(node: dict[str, Any], part: str, key: str) -> None:
         raise ValueError(f"--set {key}: unknown key {part!r}; {hint}")
 
 
+def _place(tree: Any, path: Sequence[Any]) -> list[str]:
+    """A path as `--set` writes it: a stage by its name. It may lead past what the user gave, into what a type expects."""
+    names = []
+    for part in path:
+        reached = part in tree if isinstance(tree, dict) else isinstance(tree, list | tuple)
+        tree = tree[part] if reached else None
+        names.append(str(tree["name"]) if isinstance(part, int) and isinstance(tree, dict) and "name" in tree else str(part))
+    return names
+
+
 def _refuse_unknown(tree: Any, kind: Any, where: str) -> None:
+    """Compare the keys of `tree` with the fields of the dataclass `kind`, and of all that it holds."""
+    if get_origin(kind) is tuple and isinstance(tree, list | tuple):
+        for i, item in enumerate(tree):
+            name = item.get("name", i) if isinstance(item, dict) else i
+            _refuse_unknown(item, get_args(kind)[0], f"{where}{name}.")
     if not (is_dataclass(kind) and isinstance(tree, dict)):
         return
-    known = {f.name: f for f in fields(kind)}
+    types = get_type_hints(kind)
+    known = {f.name for f in fields(kind)}
     for key, value in tree.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
             raise ValueError(
                 f"{where}{key}: unknown field; " + (f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}")
             )
-        default = known[key].default_factory if callable(known[key].default_factory) else None
-        _refuse_unknown(value, default, f"{where}{key}.")
+        _refuse_unknown(value, types[key], f"{where}{key}.")

@@ -1,0 +1,168 @@
+"""The run's configuration: settings reach every part of it, and what it does not know or cannot be is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from mutual_forcing.orchestration.config import RunConfig, SamplesConfig, from_tree, with_settings
+from mutual_forcing.orchestration.recipes import RECIPES, recipe
+
+
+@pytest.fixture
+def tiny() -> RunConfig:
+    return recipe("tiny")
+
+
+def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every `--set` path of a configuration with its value."""
+    for key, value in tree.items():
+        if key == "stages":
+            for stage in value:
+                yield from leaves(stage, f"stages.{stage['name']}.")
+        elif isinstance(value, dict):
+            yield from leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_survives_the_trip_through_json(name: str) -> None:
+    config = recipe(name)
+    assert from_tree(asdict(config)) == config
+    again = from_tree(json.loads(json.dumps(asdict(config))))
+    assert again == config
+    assert again.settings() == config.settings()
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_setting_every_value_to_what_it_is_changes_nothing(name: str) -> None:
+    config = recipe(name)
+    assignments = [f"{key}={json.dumps(value)}" for key, value in leaves(asdict(config))]
+    assert len(assignments) > 100
+    assert with_settings(config, assignments) == config
+
+
+def test_settings_reach_sections_and_stages(tiny: RunConfig) -> None:
+    changed = with_settings(
+        tiny,
+        [
+            "seed=7",
+            "rollouts.max_age=0",
+            "objective.path.shift_video=3",
+            "stages.joint.steps=11",
+            "stages.joint.optimizer.lr=2e-4",
+            "stages.pretrain-video.modalities=[audio]",
+        ],
+    )
+    joint = changed.stage("joint")
+    assert (changed.seed, changed.rollouts.max_age, changed.objective.path.shift_video) == (7, 0, 3.0)
+    assert (joint.steps, joint.optimizer.lr, changed.stage("pretrain-video").modalities) == (11, 2e-4, ("audio",))
+    untouched = {s.name: s for s in tiny.stages if s.name not in ("joint", "pretrain-video")}
+    assert {s.name: s for s in changed.stages if s.name in untouched} == untouched
+
+
+def test_the_last_of_two_settings_wins(tiny: RunConfig) -> None:
+    assert with_settings(tiny, ["seed=1", "seed=2"]).seed == 2
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("rollouts.max_aeg=0", r"--set rollouts\.max_aeg: unknown key 'max_aeg'; did you mean 'max_age'\?"),
+        ("rolouts.max_age=0", r"unknown key 'rolouts'; did you mean 'rollouts'\?"),
+        ("stages.joint.optimizer.lrr=1", r"unknown key 'lrr'; did you mean 'lr'\?"),
+        ("zzz=0", r"--set zzz: unknown key 'zzz'; known here: data, engine"),
+        ("stages.jiont.steps=3", r"there is no stage 'jiont'; the stages are \['pretrain-video'"),
+        ("seed", r"--set 'seed': write section\.key=value, for example"),
+        ("seed.deep=1", r"--set seed\.deep: seed is a value, not a section"),
+        ("rollouts=1", r"--set rollouts: is a section with the fields \['actors'"),
+        ("stages.joint=1", r"name a stage and its field, for example --set stages\.joint\.steps=100"),
+        ("seed=[1", r"--set seed: '\[1' is not a YAML value"),
+    ],
+)
+def test_a_setting_that_names_nothing_is_refused(tiny: RunConfig, assignment: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        with_settings(tiny, [assignment])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("workers.count=many", r"workers\.count='many': .*integer"),
+        ("workers.count=1.5", r"workers\.count=1\.5: .*integer"),
+        ("workers.count=null", r"workers\.count=None: .*integer"),
+        ("stages.joint.batch=few", r"stages\.joint\.batch='few': .*integer"),
+        ("stages.joint.optimizer.lr=fast", r"stages\.joint\.optimizer\.lr='fast': .*number"),
+        ("stages.joint.modalities=video", r"stages\.joint\.modalities='video': .*tuple"),
+        ("engine.precision=fp16", r"engine\.precision='fp16': .*'fp32' or 'bf16'"),
+        ("stages=[]", r"stages=\[\]: at least one stage"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused(tiny: RunConfig, assignment: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        with_settings(tiny, [assignment])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("workers.count=0", r"workers\.count=0"),
+        ("rollouts.max_age=-1", r"max_age=-1 at least 0"),
+        ("engine.zero_stage=4", r"engine\.zero_stage=4"),
+        ("data.held_out_share=1", r"data\.held_out_share=1(\.0)?: a share between 0 and 1"),
+        ("data.width=40", r"data\.width=40, data\.height=32: must be multiples of 16"),
+        ("model.video_channels=7", r"model\.video_channels=7: must equal data\.video_codec\.channels=32"),
+        ("model.audio_channels=7", r"model\.audio_channels=7: must equal data\.audio_codec\.channels=128"),
+        ("model.head_dim=12", r"model\.head_dim=12: must be a multiple of 8"),
+        ("objective.drop_all=0.95", r"shares of clips must not exceed 1"),
+        ("stages.joint.steps=0", r"stage 'joint': steps=0"),
+        ("stages.joint.modalities=[vidoe]", r"stage 'joint': modalities=.*vidoe.*video"),
+        ("stages.joint.modalities=[]", r"stage 'joint': modalities=\(\)"),
+        ("stages.mutual.modalities=[video]", r"stage 'mutual': the mutual objective trains both"),
+        ("stages.joint.name=mutual", r"each with its own name"),
+        ("name='../evil'", r"name='\.\./evil'.*lower-case"),
+    ],
+)
+def test_a_value_that_its_section_refuses_is_named(tiny: RunConfig, assignment: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        with_settings(tiny, [assignment])
+    assert "\n" not in str(caught.value)
+
+
+def test_half_precision_without_partitions_is_refused(tiny: RunConfig) -> None:
+    with pytest.raises(ValueError, match=r"bf16 with engine\.zero_stage=0"):
+        with_settings(tiny, ["engine.precision=bf16", "engine.zero_stage=0"])
+    assert with_settings(tiny, ["engine.precision=bf16", "engine.zero_stage=2"]).engine.zero_stage == 2
+
+
+@pytest.mark.parametrize(
+    "path", [(), ("rollouts",), ("rollouts", "sampling"), ("stages", 2), ("stages", 2, "optimizer"), ("objective", "path")]
+)
+def test_an_unknown_field_of_a_stored_configuration_is_refused_wherever_it_stands(tiny: RunConfig, path: tuple) -> None:
+    tree = json.loads(json.dumps(asdict(tiny)))
+    node = tree
+    for key in path:
+        node = node[key]
+    node["surprise"] = 1
+    with pytest.raises(ValueError, match="surprise: unknown field; "):
+        from_tree(tree)
+
+
+def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
+    assert replace(tiny, samples=SamplesConfig(clips=1)).settings() == tiny.settings()
+    for assignment in ("seed=1", "stages.joint.steps=7", "objective.guidance=2", "model.window=7"):
+        assert with_settings(tiny, [assignment]).settings() != tiny.settings()
+
+
+def test_an_unknown_recipe_or_stage_names_the_known_ones(tiny: RunConfig) -> None:
+    with pytest.raises(ValueError, match="recipe 'huge': unknown; choose from demo, tiny"):
+        recipe("huge")
+    with pytest.raises(ValueError, match=r"stage 'last': this recipe has \['pretrain-video'"):
+        tiny.stage("last")
