@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..datasets.stages import DataConfig
+from ..model.codecs.dct import DctVideoConfig
 from ..model.losses import ObjectiveConfig
 from ..model.transformer import TransformerConfig
 from ..workers.engine import OptimizerConfig
@@ -23,14 +24,16 @@ def demo() -> RunConfig:
     """
     return RunConfig(
         name="demo",
-        data=DataConfig(synthetic_count=96),
-        objective=ObjectiveConfig(guidance=1.5, dmd_guidance=1.5, fake_updates=1),
+        data=DataConfig(synthetic_count=120, held_out_share=0.2, video_codec=DctVideoConfig(channels=24)),
+        model=TransformerConfig(video_channels=24),
+        objective=ObjectiveConfig(guidance=3.0, dmd_guidance=3.0, fake_updates=1),
         stages=(
             StageConfig("pretrain-video", 60, 16, modalities=("video",), optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("pretrain-audio", 60, 16, modalities=("audio",), optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("joint", 320, 16, optimizer=SMALL_NETWORK, ema=0.98),
-            StageConfig("mutual", 24, 8, objective="mutual", optimizer=replace(SMALL_NETWORK, lr=1e-3), ema=0.95),
+            StageConfig("mutual", 24, 8, objective="mutual", optimizer=replace(SMALL_NETWORK, lr=5e-4), ema=0.9),
         ),
+        samples=SamplesConfig(clips=40, multi_guidance=3.0),
     )
 
 
