@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .rope import rotate
+from .types import at_least_fp32
 
 
 def sinusoidal(x: Tensor, width: int) -> Tensor:
-    """Sinusoidal features [..., width] of times in [0, 1], in fp32."""
+    """Sinusoidal features [..., width] of times in [0, 1], in fp32 or wider."""
     frequencies = torch.exp(-log(10_000) * torch.arange(width // 2, device=x.device) / (width // 2))
-    phase = 1000 * x.float()[..., None] * frequencies
+    phase = 1000 * at_least_fp32(x)[..., None] * frequencies
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights (statistics in fp32), then the token's shift and scale."""
-    return F.layer_norm(x.float(), x.shape[-1:]).to(x.dtype) * (1 + scale) + shift
+    """Layer norm without weights (statistics in fp32 or wider), then the token's shift and scale."""
+    return F.layer_norm(at_least_fp32(x), x.shape[-1:]).to(x.dtype) * (1 + scale) + shift
 
 
 class TimeEmbedder(nn.Module):
@@ -37,13 +38,14 @@ class TimeEmbedder(nn.Module):
         super().__init__()
         self.features = features
         self.start = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
-        self.end = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
-        nn.init.zeros_(self.end[-1].weight)
-        nn.init.zeros_(self.end[-1].bias)
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.end = nn.Sequential(nn.Linear(features, width), nn.SiLU(), last)
 
     def forward(self, t_BK: Tensor, r_BK: Tensor) -> Tensor:
         """[B, K] times -> [B, K, D]; the mode is MULTI where r = t, FEW where r < t (its embedding is the bias of `end`)."""
-        dtype = self.start[0].weight.dtype
+        dtype = next(self.start.parameters()).dtype
         few = (r_BK < t_BK).to(dtype)[..., None]
         return self.start(sinusoidal(t_BK, self.features).to(dtype)) + few * self.end(sinusoidal(r_BK, self.features).to(dtype))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .noise import PositionalNoise
 from .path import PathConfig, clean_prediction, few_grid, guided, interpolate, move, per_latent, shifted, velocity
 from .timeline import Layout
-from .types import AV, AVBatch, Controls, Rollout, Velocity, future
+from .types import AV, AVBatch, Controls, Rollout, Velocity, at_least_fp32, future
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ class Loss:
 
 
 def _weighted(errors: AV, name: str, config: ObjectiveConfig) -> Loss:
-    """Weighted sum over modalities of mean errors; means in fp32."""
+    """Weighted sum over modalities of mean errors; means in fp32 or wider."""
     weights = {"video": config.video_weight, "audio": config.audio_weight}
-    means = {m: e.float().mean() for m, e in errors.items()}
+    means = {m: at_least_fp32(e).mean() for m, e in errors.items()}
     value = torch.stack([weights[m] * mean for m, mean in means.items()]).sum()
     return Loss(value, {f"{name}_{m}": mean.detach() for m, mean in means.items()})
 
 
 def _squared(a: AV, b: AV) -> AV:
-    return a.map(lambda x, y: (x.float() - y.float()).square(), b)
+    return a.map(lambda x, y: (at_least_fp32(x) - at_least_fp32(y)).square(), b)
 
 
 def _raw_times(noise: PositionalNoise, layout: Layout, config: ObjectiveConfig, tag: str) -> Tensor:
@@ -154,9 +154,7 @@ def shortcut_target(
     return x_t.map(lambda p, q, d: (p - q) / d, x, span)
 
 
-def shortcut(
-    model: Velocity, teacher: Velocity, batch: AVBatch, history: AV, noise: PositionalNoise, config: ObjectiveConfig
-) -> Loss:
+def shortcut(model: Velocity, teacher: Velocity, batch: AVBatch, history: AV, noise: PositionalNoise, config: ObjectiveConfig) -> Loss:
     """L_sc = | u(x_t, t, r | K, c) - sg[(x_t - x_r) / (t - r)] |^2 on an interval of the FEW grid (method 5.2)."""
     clean = future(batch.latents)
     raw_t, raw_r = _intervals(noise, batch.layout, config)
@@ -175,9 +173,7 @@ def jump_to_zero(model: Velocity, batch: AVBatch, rollout: Rollout, history: AV,
     return clean_prediction(rollout.exit_state, u, per_latent(t, rollout.exit_state, batch.layout))
 
 
-def dmd(
-    g: AV, real: Velocity, fake: Velocity, batch: AVBatch, history: AV, noise: PositionalNoise, config: ObjectiveConfig
-) -> Loss:
+def dmd(g: AV, real: Velocity, fake: Velocity, batch: AVBatch, history: AV, noise: PositionalNoise, config: ObjectiveConfig) -> Loss:
     """L_dmd = 0.5 | g - sg[g - d] |^2 with d = (p_fake - p_real) / (mean|g - p_real| + eps) a clip and modality (method 5.3)."""
     with torch.no_grad():
         raw = 0.02 + 0.96 * noise.uniform((batch.layout.chunks,), "dmd", "time")
@@ -196,9 +192,7 @@ def dmd(
     return _weighted(_squared(g, target).map(lambda x: 0.5 * x), "dmd", config)
 
 
-def fake_score(
-    fake: Velocity, g: AV, batch: AVBatch, history: AV, noise: PositionalNoise, config: ObjectiveConfig, update: int
-) -> Loss:
+def fake_score(fake: Velocity, g: AV, batch: AVBatch, history: AV, noise: PositionalNoise, config: ObjectiveConfig, update: int) -> Loss:
     """Flow matching of the fake-score model on sg[g]; each update draws fresh noise and time (method 5.4)."""
     g = g.detach()
     e = noise.normal_like(g, "fake", update)

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from .timeline import Layout
-from .types import AV
+from .types import AV, at_least_fp32
 
 
 @dataclass(frozen=True)
 class PathConfig:
-    """Time shift a modality: t = s * tau / (1 + (s - 1) * tau); 1 leaves time as it is, above 1 spends more steps in the noise."""
+    """Time shift a modality: t = s * tau / (s * tau + 1 - tau); 1 leaves time as it is, above 1 spends more steps in the noise."""
 
     shift_video: float = 1.0
     shift_audio: float = 1.0
@@ -32,7 +32,7 @@ def shifted(raw_BK: Tensor, config: PathConfig, like: AV) -> AV:
     """Raw times -> the times of each modality that `like` has."""
 
     def shift(s: float) -> Tensor:
-        return s * raw_BK / (1 + (s - 1) * raw_BK)
+        return s * raw_BK / (s * raw_BK + (1 - raw_BK))  # this form is exact at 0 and 1
 
     return AV(
         video=None if like.video is None else shift(config.shift_video),
@@ -89,8 +89,8 @@ def preconditioned(output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
     """Network output F -> velocity u = ((2t - 1) x_t) / n - F / sqrt(n), n = (1 - t)^2 + t^2; F = 0 is the best linear guess.
 
     With unit-variance data F's target has unit variance at every t: the clean latent at t = 1, the noise at t = 0 (the
-    preconditioning of Karras et al. 2022, written for the rectified-flow path). Computed in fp32.
+    preconditioning of Karras et al. 2022, written for the rectified-flow path). Computed in fp32 or wider.
     """
-    t = t.float()
+    t = at_least_fp32(t)
     n = (1 - t).square() + t.square()
-    return ((2 * t - 1) / n * x_t.float() - output.float() / n.sqrt()).to(x_t.dtype)
+    return ((2 * t - 1) / n * at_least_fp32(x_t) - at_least_fp32(output) / n.sqrt()).to(x_t.dtype)

@@ -12,6 +12,8 @@ from math import pi
 import torch
 from torch import Tensor
 
+from .types import at_least_fp32
+
 
 @dataclass(frozen=True)
 class RopeConfig:
@@ -27,22 +29,24 @@ class RopeConfig:
 
 def _frequencies(count: int, wavelengths: tuple[float, float]) -> Tensor:
     low, high = wavelengths
-    return 2 * pi / torch.logspace(0, 1, count, base=high / low) / low if count else torch.zeros(0)
+    return 2 * pi / torch.logspace(0, 1, count, base=high / low, dtype=torch.float64) / low
 
 
 def angles(time_N: Tensor, row_N: Tensor, column_N: Tensor, head_dim: int, config: RopeConfig) -> Tensor:
-    """Rotation angles [N, head_dim / 2] in fp32 of tokens at (seconds, row, column)."""
+    """Rotation angles [N, head_dim / 2] in fp64, reduced to one turn, of tokens at (seconds, row, column)."""
     pairs = head_dim // 2
     space = int(pairs * (1 - config.time_share)) // 2
     time = pairs - 2 * space
     device = time_N.device
     axes = ((time_N, time, config.time_wavelengths), (row_N, space, config.space_wavelengths), (column_N, space, config.space_wavelengths))
-    return torch.cat([x.float()[..., None] * _frequencies(n, w).to(device) for x, n, w in axes], dim=-1)
+    turns = torch.cat([x.double()[..., None] * _frequencies(n, w).to(device) for x, n, w in axes], dim=-1)
+    return turns.remainder(2 * pi)  # reduced in fp64: an hour into a stream, fp32 would err by up to 0.007
 
 
 def rotate(x_BNMD: Tensor, angles_ND: Tensor) -> Tensor:
-    """Rotate feature pairs (i, i + D/2) of [B, N, M, D] by the angles [N, D/2] or [B, N, D/2], computed in fp32."""
-    a = angles_ND if angles_ND.dim() == 3 else angles_ND[None]
+    """Rotate feature pairs (i, i + D/2) of [B, N, M, D] by the angles [N, D/2] or [B, N, D/2], computed in fp32 or wider."""
+    x = at_least_fp32(x_BNMD)
+    a = (angles_ND if angles_ND.dim() == 3 else angles_ND[None]).to(x.dtype)
     cos, sin = a.cos()[:, :, None], a.sin()[:, :, None]
-    first, second = x_BNMD.float().chunk(2, dim=-1)
+    first, second = x.chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x_BNMD.dtype)

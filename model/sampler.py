@@ -141,14 +141,21 @@ def _empty_chunk(net: AVTransformer, chunk: int, first_frame: Tensor | None, aud
 
 @torch.no_grad()
 def roll_out(
-    net: AVTransformer, latents: AV, controls: Controls, layout: Layout, config: SamplerConfig, rollout: RolloutConfig,
-    noise: PositionalNoise, version: int,
+    net: AVTransformer,
+    latents: AV,
+    controls: Controls,
+    layout: Layout,
+    config: SamplerConfig,
+    rollout: RolloutConfig,
+    noise: PositionalNoise,
+    version: int,
 ) -> Rollout:
     """Few-step histories of B real clips under their own controls, with one exit state a chunk (method 5).
 
     The history's chunk starts from the real chunk noised to the clip's strength; the exit state is reached from pure noise, because
     that is where inference starts. Both see the same generated past.
     """
+    assert config.mode == "few", "a rollout is what the few-step mode makes: MULTI needs a stream of both text branches"
     b, grid = latents.batch, few_grid(config.moves)
     mover = _ChunkMover(net, net.start(controls, tuple(m for m, _ in latents.items())), config, noise)
     start_B, exit_BK = _branches(noise, layout, config, rollout)

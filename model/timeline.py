@@ -119,12 +119,12 @@ class Layout:
         return range(self.first, self.first + self.chunks)
 
     def video(self, with_first_frame: bool) -> tuple[Tensor, Tensor]:
-        """(chunk index [F] int64, middle in seconds [F] float32) of the video latents."""
+        """(chunk index [F] int64, middle in seconds [F] float64) of the video latents."""
         chunks = ([FIRST_FRAME_CHUNK] if with_first_frame else []) + list(self.chunk_range)
         return self._table(chunks, self.timeline.video_slice, self.timeline.video_times)
 
     def audio(self) -> tuple[Tensor, Tensor]:
-        """(chunk index [T] int64, middle in seconds [T] float32) of the audio latents."""
+        """(chunk index [T] int64, middle in seconds [T] float64) of the audio latents."""
         return self._table(list(self.chunk_range), self.timeline.audio_slice, self.timeline.audio_times)
 
     @staticmethod
@@ -135,4 +135,4 @@ class Layout:
             middles = times_of(slice_of(chunk))
             index += [chunk] * len(middles)
             times += middles
-        return torch.tensor(index, dtype=torch.int64), torch.tensor(times, dtype=torch.float32)
+        return torch.tensor(index, dtype=torch.int64), torch.tensor(times, dtype=torch.float64)

@@ -233,7 +233,7 @@ class AVTransformer(nn.Module):
             attended = attend(layer, *(torch.cat(parts, dim=1) for parts in zip(*qkv, strict=True))).split(lengths, dim=1)
             for (name, block), a in zip(blocks.items(), attended, strict=True):
                 x[name] = block.after(x[name], a, mods[name], (*text[name].keys_values[layer], *cross[name]))
-        for name, side in sides.items():
+        for name in sides:
             shift, scale = self._branch(name).out_modulation(features[name])[:, rows[name]].unbind(dim=2)
             x[name] = self._branch(name).out(modulated(x[name], shift, scale))
         return x
@@ -243,11 +243,12 @@ class AVTransformer(nn.Module):
         caption, words = branch.words(controls.caption_BWL), branch.words(controls.words_BWL)
         start, end = controls.words_time_BW2.unbind(dim=-1)
         words = words + branch.word_duration((end - start)[..., None].to(words.dtype))
-        timeless = torch.cat([branch.null(torch.zeros_like(caption[:, :1])), caption], dim=1)
+        null = branch.null(caption.new_zeros(caption.shape[0], 1, caption.shape[2]))  # there even when no caption fits
+        timeless = torch.cat([null, caption], dim=1)
         middle = (start + end) / 2
         word_angles = angles(middle, torch.zeros_like(middle), torch.zeros_like(middle), self.config.head_dim, self.config.rope)
         blocks = [self._block(name, layer) for layer in range(self.config.depth)]
-        always = torch.ones_like(controls.caption_mask_BW[:, :1])
+        always = controls.caption_mask_BW.new_ones(caption.shape[0], 1)
         return Text(
             [block.cross.keys_values(timeless, words, word_angles) for block in blocks],
             torch.cat([always, controls.caption_mask_BW, controls.words_mask_BW], dim=1),
@@ -305,7 +306,8 @@ class AVTransformer(nn.Module):
             p = self.config.patch
             b, f, c, h, w = x.shape
             x = x.reshape(b, f, c, h // p, p, w // p, p).permute(0, 1, 3, 5, 2, 4, 6).reshape(b, f * (h // p) * (w // p), c * p * p)
-        return self._branch(name).embed(x)
+        embed = self._branch(name).embed
+        return embed(x.to(embed.weight.dtype))  # states stay in fp32 when the weights are in bf16
 
     def _unpatch(self, x_BNC: Tensor, like: Tensor, name: str) -> Tensor:
         if name == "audio":
@@ -316,6 +318,5 @@ class AVTransformer(nn.Module):
 
 
 def _attention(q_BNMD: Tensor, k_BNMD: Tensor, v_BNMD: Tensor, mask: Tensor | None) -> Tensor:
-    return F.scaled_dot_product_attention(
-        q_BNMD.transpose(1, 2), k_BNMD.transpose(1, 2), v_BNMD.transpose(1, 2), attn_mask=mask
-    ).transpose(1, 2)
+    q, k, v = (x.transpose(1, 2) for x in (q_BNMD, k_BNMD, v_BNMD))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)

@@ -145,6 +145,11 @@ class Velocity(Protocol):
     def __call__(self, noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV: ...
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """Half precision widened to fp32; fp64 stays, so that the two ways of running the network can be compared exactly."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def future(latents: AV) -> AV:
     """The latents that are predicted: everything but the first video frame (chunk -1)."""
     return AV(video=None if latents.video is None else latents.video[:, 1:], audio=latents.audio)

@@ -1,0 +1,440 @@
+"""Each objective against a slow reference: loops over clips and latents, written from the equations of the method alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from model_material import CLOCK, assert_near, clip_batch, clip_noise, latents, network, rows_of
+from torch import Tensor, nn
+
+from mutual_forcing.model.losses import (
+    Loss,
+    ObjectiveConfig,
+    choose_history,
+    dmd,
+    fake_score,
+    flow_matching,
+    guided_velocity,
+    jump_to_zero,
+    shortcut,
+)
+from mutual_forcing.model.noise import PositionalNoise
+from mutual_forcing.model.path import PathConfig
+from mutual_forcing.model.timeline import Layout
+from mutual_forcing.model.types import AV, MODALITIES, AVBatch, Controls, Rollout, future
+
+CHUNKS = 3
+CONFIG = ObjectiveConfig(
+    path=PathConfig(shift_video=3.0, shift_audio=0.7),
+    video_weight=1.3,
+    audio_weight=0.6,
+    drop_all=0.4,
+    drop_caption=0.2,
+    drop_transcript=0.2,
+    sub_steps=3,
+    guidance=2.5,
+    dmd_guidance=3.5,
+)
+
+
+class Field(nn.Module):
+    """A velocity that depends on everything that a network sees, and by a rule for one latent that a loop can follow."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+
+    def forward(self, noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:
+        made = {}
+        for name, x in noisy.items():
+            rows = [
+                torch.stack([self._at(b, i, name, x, context, t, r, controls, layout) for i in range(x.shape[1])])
+                for b in range(x.shape[0])
+            ]
+            made[name] = torch.stack(rows)
+        return AV(**made)
+
+    def _at(self, b: int, i: int, name: str, x: Tensor, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> Tensor:
+        k = chunk_of(name, i, layout.chunks)
+        return self.rule(x[b, i], context.get(name)[b, i], t.get(name)[b, k].item(), r.get(name)[b, k].item(), text_of(controls, b))
+
+    def rule(self, x: Tensor, past: Tensor, t: float, r: float, text: float) -> Tensor:
+        a, b, c, d, e = self.weight
+        return torch.tanh(a * x + b * past) + c * t * x + d * (t - r) + e * text * past
+
+
+def text_of(controls: Controls, b: int) -> float:
+    return (controls.caption_mask_BW[b].sum() + 2 * controls.words_mask_BW[b].sum()).item() / 10
+
+
+def chunk_of(name: str, i: int, chunks: int) -> int:
+    """The chunk of predicted latent `i` of a modality."""
+    for k in range(chunks):
+        if name == "video" and i < (k + 1) * CLOCK.chunk_video:
+            return k
+        if name == "audio" and i < CLOCK.audio_latents(k + 1):
+            return k
+    raise AssertionError(f"{name} latent {i} is beyond {chunks} chunks")
+
+
+def shift(raw: float, name: str) -> float:
+    s = CONFIG.path.shift_video if name == "video" else CONFIG.path.shift_audio
+    return s * raw / (1 + (s - 1) * raw)
+
+
+def every_latent(like: AV) -> list[tuple[str, int, int, int]]:
+    """(modality, clip, latent, chunk) of all predicted latents."""
+    return [(m, b, i, chunk_of(m, i, CHUNKS)) for m, x in like.items() for b, i in product(range(x.shape[0]), range(x.shape[1]))]
+
+
+def assert_loss(loss: Loss, squares: dict[str, list[Tensor]], name: str) -> None:
+    """Means over a modality's latents, then the weighted sum."""
+    means = {m: torch.stack(s).mean() for m, s in squares.items()}
+    assert set(loss.parts) == {f"{name}_{m}" for m in means}
+    for m, mean in means.items():
+        assert_near(loss.parts[f"{name}_{m}"], mean.detach(), rtol=2e-6, atol=1e-9)
+        assert not loss.parts[f"{name}_{m}"].requires_grad
+    assert_near(loss.value, CONFIG.video_weight * means["video"] + CONFIG.audio_weight * means["audio"], rtol=2e-6, atol=1e-9)
+
+
+def no_grad_reached(*modules: nn.Module) -> bool:
+    return all(p.grad is None for module in modules for p in module.parameters())
+
+
+def rollout_of(batch: AVBatch, raw: tuple[float, ...] = (1.0, 0.5, 0.25)) -> Rollout:
+    made = latents(CHUNKS, batch.latents.batch, seed=21)
+    state = future(latents(CHUNKS, batch.latents.batch, seed=22))
+    return Rollout(made, state, torch.tensor([raw] * batch.latents.batch), 4, 4)
+
+
+# --- flow matching --------------------------------------------------------------------------------------------------------
+
+
+def expected_drop(batch: AVBatch, noise: PositionalNoise) -> Controls:
+    """Cut [0, 1) into: all text, caption alone, transcript alone, nothing."""
+    hidden = {"caption": [], "transcript": []}
+    for u in noise.uniform((), "drop").tolist():
+        hidden["caption"].append(u < CONFIG.drop_all + CONFIG.drop_caption)
+        hidden["transcript"].append(u < CONFIG.drop_all or 0 <= u - CONFIG.drop_all - CONFIG.drop_caption < CONFIG.drop_transcript)
+    return batch.controls.drop(torch.tensor(hidden["caption"]), torch.tensor(hidden["transcript"]))
+
+
+@pytest.mark.parametrize("stage", ["a", "b", "c"])
+@pytest.mark.parametrize("law", ["uniform", "logit_normal"])
+def test_flow_matching_equals_the_loop(law: str, stage: str) -> None:
+    batch, noise, field = clip_batch(CHUNKS), clip_noise(stage=stage), Field(0)
+    config = replace(CONFIG, time_sampling=law)
+    history = latents(CHUNKS, seed=21)
+    clean = future(batch.latents)
+    e = noise.normal_like(clean, "fm", "noise")
+    u = noise.uniform((CHUNKS,), "fm", "time")
+    raw = (u if law == "uniform" else torch.distributions.Normal(0, 1).icdf(u).sigmoid()).tolist()
+    controls = expected_drop(batch, noise)
+    squares: dict[str, list[Tensor]] = {"video": [], "audio": []}
+    for m, b, i, k in every_latent(clean):
+        t = shift(raw[b][k], m)
+        x, n = clean.get(m)[b, i], e.get(m)[b, i]
+        v = field.rule((1 - t) * x + t * n, history.get(m)[b, i], t, t, text_of(controls, b))
+        squares[m].append((v - (n - x)).square())
+    loss = flow_matching(field, batch, history, noise, config)
+    assert_loss(loss, squares, "fm")
+    loss.value.backward()
+    assert field.weight.grad is not None
+    want = torch.autograd.grad(1.3 * torch.stack(squares["video"]).mean() + 0.6 * torch.stack(squares["audio"]).mean(), field.weight)[0]
+    assert_near(field.weight.grad, want, rtol=1e-5, atol=1e-7)
+
+
+def test_flow_matching_of_the_true_velocity_is_zero() -> None:
+    """The target is the real clip's velocity whatever the history holds."""
+    batch, noise = clip_batch(CHUNKS), clip_noise()
+    clean = future(batch.latents)
+    truth = noise.normal_like(clean, "fm", "noise").map(lambda n, x: n - x, clean)
+
+    def perfect(noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:
+        return truth
+
+    assert flow_matching(perfect, batch, latents(CHUNKS, seed=5), noise, CONFIG).value == 0
+
+
+def test_text_is_dropped_in_the_configured_shares() -> None:
+    count, audio = 3000, torch.zeros(1, CLOCK.audio_latents(1), 1)
+    one = clip_batch(1).controls
+    controls = rows_of(one, [0] * count)
+    batch = AVBatch(AV(audio=audio.expand(count, -1, -1)), controls, Layout(CLOCK, 1), (), ())
+    seen: list[Controls] = []
+
+    def record(noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:
+        seen.append(controls)
+        return noisy
+
+    flow_matching(record, batch, batch.latents, clip_noise(count), CONFIG)
+    caption, words = seen[0].caption_mask_BW.any(1), seen[0].words_mask_BW.any(1)
+    shares = [(~caption & ~words), (~caption & words), (caption & ~words), (caption & words)]
+    for share, want in zip(shares, (0.4, 0.2, 0.2, 0.2), strict=True):
+        assert share.float().mean().item() == pytest.approx(want, abs=4 * (want * (1 - want) / count) ** 0.5)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_each_clip_keeps_its_past_or_takes_its_rollout_whole(share: float) -> None:
+    count = 400
+    real = AV(video=torch.zeros(count, 4, 1, 1, 1), audio=torch.zeros(count, 3, 1))
+    batch = AVBatch(real, clip_batch(1).controls, Layout(CLOCK, 1), (), ())
+    made = Rollout(real.map(torch.ones_like), real, torch.zeros(count, 1), 0, 0)
+    history = choose_history(batch, made, clip_noise(count), share)
+    video, audio = history.get("video").flatten(1), history.get("audio").flatten(1)
+    assert torch.equal(video[:, 0], audio[:, 0]), "both modalities of a clip share one past"
+    assert bool((video == video[:, :1]).all())
+    assert 1 - video[:, 0].mean().item() == pytest.approx(share, abs=4 * (share * (1 - share) / count) ** 0.5)
+
+
+# --- ShortCut -------------------------------------------------------------------------------------------------------------
+
+
+def expected_intervals(noise: PositionalNoise, config: ObjectiveConfig) -> list[list[tuple[float, float]]]:
+    n = config.few_moves
+    starts, jumps = noise.uniform((CHUNKS,), "sc", "interval").tolist(), noise.uniform((CHUNKS,), "sc", "jump").tolist()
+    to_zero = 1.0 if config.few_sampler == "renoise" else config.to_zero_share
+
+    def interval(u: float, j: float) -> tuple[float, float]:
+        move = int(u * n)
+        return 1 - move / n, 0.0 if j < to_zero else 1 - (move + 1) / n
+
+    return [[interval(u, j) for u, j in zip(us, js, strict=True)] for us, js in zip(starts, jumps, strict=True)]
+
+
+def loop_target(teacher: Field, x: Tensor, past: Tensor, raw: tuple[float, float], m: str, text: float, config: ObjectiveConfig) -> Tensor:
+    """Average velocity of guided Euler steps, uniform in raw time."""
+    start, steps = x, config.sub_steps
+    for j in range(steps):
+        at, to = (shift(raw[0] + (raw[1] - raw[0]) * n / steps, m) for n in (j, j + 1))
+        conditional, bare = teacher.rule(x, past, at, at, text), teacher.rule(x, past, at, at, 0.0)
+        x = x - (at - to) * (bare + config.guidance * (conditional - bare))
+    return (start - x) / (shift(raw[0], m) - shift(raw[1], m))
+
+
+@pytest.mark.parametrize("sampler", ["ode", "renoise"])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_shortcut_equals_the_loop(sampler: str, guidance: float) -> None:
+    config = replace(CONFIG, few_sampler=sampler, guidance=guidance)
+    batch, noise, field, teacher = clip_batch(CHUNKS), clip_noise(), Field(0), Field(1)
+    history, clean = latents(CHUNKS, seed=21), future(batch.latents)
+    e, intervals = noise.normal_like(clean, "sc", "noise"), expected_intervals(noise, config)
+    squares: dict[str, list[Tensor]] = {"video": [], "audio": []}
+    for m, b, i, k in every_latent(clean):
+        (t, r), past, text = intervals[b][k], history.get(m)[b, i], text_of(batch.controls, b)
+        x_t = (1 - shift(t, m)) * clean.get(m)[b, i] + shift(t, m) * e.get(m)[b, i]
+        target = loop_target(teacher, x_t, past, (t, r), m, text, config)
+        squares[m].append((field.rule(x_t, past, shift(t, m), shift(r, m), text) - target).square())
+    loss = shortcut(field, teacher, batch, history, noise, config)
+    assert_loss(loss, squares, "sc")
+    loss.value.backward()
+    assert field.weight.grad is not None
+    assert no_grad_reached(teacher)
+
+
+def test_the_shortcut_target_is_stopped_even_for_a_model_that_teaches_itself() -> None:
+    batch, history = clip_batch(CHUNKS), latents(CHUNKS, seed=21)
+    alone, copy = Field(0), Field(0)
+    for field, teacher in ((alone, alone), (copy, deepcopy(copy))):
+        shortcut(field, teacher, batch, history, clip_noise(), CONFIG).value.backward()
+    assert alone.weight.grad is not None
+    assert copy.weight.grad is not None
+    assert torch.equal(alone.weight.grad, copy.weight.grad)
+
+
+@pytest.mark.parametrize("sampler", ["ode", "renoise"])
+def test_shortcut_intervals_are_moves_of_the_sampler_or_jumps_to_zero(sampler: str) -> None:
+    """No interval is shorter than the smallest move; with renoise every move is a jump to 0."""
+    count = 300
+    one = clip_batch(1, batch=1)
+    tensors = (
+        one.controls.caption_BWL,
+        one.controls.caption_mask_BW,
+        one.controls.words_BWL,
+        one.controls.words_mask_BW,
+        one.controls.words_time_BW2,
+    )
+    controls = Controls(*(x.expand(count, *x.shape[1:]) for x in tensors))
+    batch = AVBatch(AV(audio=one.latents.get("audio").expand(count, -1, -1)), controls, one.layout, (), ())
+    seen: list[tuple[float, float]] = []
+
+    def record(noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:
+        seen.extend(zip(t.get("audio").flatten().tolist(), r.get("audio").flatten().tolist(), strict=True))
+        return noisy
+
+    def still(noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:
+        return noisy.map(torch.zeros_like)
+
+    config = replace(CONFIG, few_sampler=sampler, path=PathConfig(), few_moves=4)
+    shortcut(record, still, batch, batch.latents, clip_noise(count), config)
+    jumps = {(t, 0.0) for t in (1.0, 0.75, 0.5, 0.25)}
+    moves = {(t, t - 0.25) for t in (1.0, 0.75, 0.5, 0.25)}
+    assert set(seen) == (jumps if sampler == "renoise" else jumps | moves)
+
+
+# --- DMD and the fake score -----------------------------------------------------------------------------------------------
+
+
+def test_the_jump_to_zero_equals_the_loop_and_carries_gradient() -> None:
+    batch, field = clip_batch(CHUNKS), Field(0)
+    rollout = rollout_of(batch)
+    g = jump_to_zero(field, batch, rollout, rollout.history, CONFIG)
+    for m, b, i, k in every_latent(g):
+        t, y = shift(rollout.exit_time_BK[b, k].item(), m), rollout.exit_state.get(m)[b, i]
+        want = y - t * field.rule(y, rollout.history.get(m)[b, i], t, 0.0, text_of(batch.controls, b))
+        assert_near(g.get(m)[b, i], want, rtol=2e-6, atol=1e-9)
+    g.get("video").sum().backward()
+    assert field.weight.grad is not None
+    assert all(not x.requires_grad for x in (*dict(rollout.history.items()).values(), *dict(rollout.exit_state.items()).values()))
+
+
+def loop_direction(real: Field, fake: Field, g: AV, history: AV, batch: AVBatch, noise: PositionalNoise) -> AV:
+    """d = (p_fake - p_real) / (mean|g - p_real| + eps), a scale for each clip and modality."""
+    e, u = noise.normal_like(g, "dmd", "noise"), noise.uniform((CHUNKS,), "dmd", "time").tolist()
+    p_real, p_fake = (g.detach().map(torch.zeros_like) for _ in range(2))
+    for m, b, i, k in every_latent(g):
+        s, past, text = shift(0.02 + 0.96 * u[b][k], m), history.get(m)[b, i], text_of(batch.controls, b)
+        x = (1 - s) * g.get(m)[b, i].detach() + s * e.get(m)[b, i]
+        with torch.no_grad():
+            bare, conditional = real.rule(x, past, s, s, 0.0), real.rule(x, past, s, s, text)
+            p_real.get(m)[b, i] = x - s * (bare + CONFIG.dmd_guidance * (conditional - bare))
+            p_fake.get(m)[b, i] = x - s * fake.rule(x, past, s, s, text)
+    made = {}
+    for m, x in g.detach().items():
+        rows = [
+            (p_fake.get(m)[b] - p_real.get(m)[b]) / ((x[b] - p_real.get(m)[b]).abs().mean() + CONFIG.dmd_epsilon) for b in range(x.shape[0])
+        ]
+        made[m] = torch.stack(rows)
+    return AV(**made)
+
+
+def test_dmd_equals_the_loop_and_its_gradient_is_the_direction() -> None:
+    batch, noise, real, fake = clip_batch(CHUNKS), clip_noise(), Field(1), Field(2)
+    history = latents(CHUNKS, seed=21)
+    g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
+    d = loop_direction(real, fake, g, history, batch, noise)
+    loss = dmd(g, real, fake, batch, history, noise, CONFIG)
+    assert_loss(loss, {m: [0.5 * x.square().flatten()] for m, x in d.items()}, "dmd")
+    loss.value.backward()
+    for m, weight in (("video", CONFIG.video_weight), ("audio", CONFIG.audio_weight)):
+        grad = g.get(m).grad
+        assert grad is not None
+        assert_near(grad, weight * d.get(m) / d.get(m).numel(), rtol=2e-6, atol=1e-9)
+    assert no_grad_reached(real, fake)
+
+
+def test_dmd_reaches_the_generator_alone_through_the_jump() -> None:
+    """The chain of method 5.3 with the generator as its own teacher: its gradient is d . dg/dtheta and nothing else."""
+    batch, noise, model, fake = clip_batch(CHUNKS), clip_noise(), Field(0), Field(2)
+    rollout = rollout_of(batch)
+    g = jump_to_zero(model, batch, rollout, rollout.history, CONFIG)
+    d = loop_direction(deepcopy(model), fake, g, rollout.history, batch, noise)
+    inner = CONFIG.video_weight * (g.get("video") * d.get("video")).mean() + CONFIG.audio_weight * (g.get("audio") * d.get("audio")).mean()
+    want = torch.autograd.grad(inner, model.weight, retain_graph=True)[0]
+    dmd(g, model, fake, batch, rollout.history, noise, CONFIG).value.backward()
+    assert model.weight.grad is not None
+    assert_near(model.weight.grad, want, rtol=1e-5, atol=1e-8)
+    assert no_grad_reached(fake)
+
+
+def test_equal_scores_leave_nothing_to_learn() -> None:
+    batch, field = clip_batch(CHUNKS), Field(1)
+    g = future(latents(CHUNKS, seed=30))
+    config = replace(CONFIG, dmd_guidance=1.0)
+    assert dmd(g, field, field, batch, batch.latents, clip_noise(), config).value == 0
+
+
+@pytest.mark.parametrize("update", [0, 3])
+def test_the_fake_score_equals_the_loop(update: int) -> None:
+    batch, noise, fake = clip_batch(CHUNKS), clip_noise(), Field(2)
+    history = latents(CHUNKS, seed=21)
+    g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
+    e, raw = noise.normal_like(g, "fake", update), noise.uniform((CHUNKS,), f"fake-{update}", "time").tolist()
+    squares: dict[str, list[Tensor]] = {"video": [], "audio": []}
+    for m, b, i, k in every_latent(g):
+        t, x, n = shift(raw[b][k], m), g.get(m)[b, i].detach(), e.get(m)[b, i]
+        v = fake.rule((1 - t) * x + t * n, history.get(m)[b, i], t, t, text_of(batch.controls, b))
+        squares[m].append((v - (n - x)).square())
+    loss = fake_score(fake, g, batch, history, noise, CONFIG, update)
+    assert_loss(loss, squares, "fake")
+    loss.value.backward()
+    assert fake.weight.grad is not None
+    assert all(x.grad is None for _, x in g.items())
+
+
+def test_each_fake_update_draws_afresh() -> None:
+    batch, fake, g = clip_batch(CHUNKS), Field(2), future(latents(CHUNKS, seed=30))
+    values = [fake_score(fake, g, batch, batch.latents, clip_noise(), CONFIG, update).value.item() for update in (0, 1, 0)]
+    assert values[0] == values[2]
+    assert values[0] != values[1]
+
+
+# --- all of them ----------------------------------------------------------------------------------------------------------
+
+
+def objectives(model: nn.Module, teacher: nn.Module, fake: nn.Module) -> dict[str, Callable[[AVBatch, PositionalNoise], Loss]]:
+    def distilled(batch: AVBatch, noise: PositionalNoise) -> Loss:
+        rollout = rollout_of(batch)
+        return dmd(jump_to_zero(model, batch, rollout, rollout.history, CONFIG), teacher, fake, batch, rollout.history, noise, CONFIG)
+
+    return {
+        "fm": lambda batch, noise: flow_matching(model, batch, batch.latents, noise, CONFIG),
+        "sc": lambda batch, noise: shortcut(model, teacher, batch, batch.latents, noise, CONFIG),
+        "dmd": distilled,
+        "fake": lambda batch, noise: fake_score(model, future(batch.latents), batch, batch.latents, noise, CONFIG, 0),
+    }
+
+
+@pytest.mark.parametrize("name", ["fm", "sc", "dmd", "fake"])
+def test_the_real_network_learns_and_its_teachers_do_not(name: str) -> None:
+    model, teacher, fake = network(seed=0), network(seed=1), network(seed=2)
+    loss = objectives(model, teacher, fake)[name](clip_batch(CHUNKS), clip_noise())
+    loss.value.backward()
+    assert no_grad_reached(teacher, fake)
+    for modality in MODALITIES:
+        grads = [p.grad for p in model.branch_parameters((modality,))]
+        assert any(g is not None and g.abs().max() > 0 for g in grads)
+        assert all(g is None or bool(g.isfinite().all()) for g in grads)
+
+
+@pytest.mark.parametrize("name", ["fm", "sc", "fake"])
+def test_a_batch_is_the_mean_of_its_clips(name: str) -> None:
+    """Clips do not mix: data-parallel ranks may share a batch in any way."""
+    batch, objective = clip_batch(CHUNKS), objectives(network(seed=0), network(seed=1), network(seed=2))[name]
+    whole = objective(batch, clip_noise()).value
+    alone = []
+    for b in (0, 1):
+        clip = replace(batch, latents=batch.latents.map(lambda x, b=b: x[b : b + 1]), controls=rows_of(batch.controls, [b]))
+        alone.append(objective(clip, PositionalNoise([(7, "test", b)])).value)
+    assert_near(whole, torch.stack(alone).mean(), rtol=1e-9, atol=1e-9)
+
+
+def test_guidance_shares_one_forward_and_equals_two() -> None:
+    net, batch = network(), clip_batch(CHUNKS)
+    x, t = future(latents(CHUNKS, seed=4)), AV(*(torch.full((2, CHUNKS), 0.4),) * 2)
+    with torch.no_grad():
+        conditional = net(x, batch.latents, t, t, batch.controls, batch.layout)
+        bare = net(x, batch.latents, t, t, batch.controls.unconditional(), batch.layout)
+    made = guided_velocity(net, x, batch.latents, t, batch.controls, batch.layout, 5.0)
+    for m, v in made.items():
+        assert_near(v, bare.get(m) + 5.0 * (conditional.get(m) - bare.get(m)), rtol=0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"drop_all": 0.9, "drop_caption": 0.2}, "must not exceed 1"),
+        ({"few_moves": 0}, "objective.few_moves=0"),
+        ({"sub_steps": 0}, "objective.sub_steps=0"),
+        ({"real_share": 1.5}, "objective.real_share=1.5"),
+        ({"few_sampler": "heun"}, "objective.few_sampler='heun'"),
+    ],
+)
+def test_impossible_objectives_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ObjectiveConfig(**changes)

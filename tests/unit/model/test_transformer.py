@@ -1,0 +1,254 @@
+"""The network: streaming equals training, nothing sees the future, only relative time counts, dropped text is no text."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from model_material import CLOCK, TEXT, assert_near, controls, latents, network, small_config, times
+
+from mutual_forcing.model.rope import RopeConfig, angles, rotate
+from mutual_forcing.model.sampler import chunk_latents
+from mutual_forcing.model.text import make_controls
+from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout, Timeline
+from mutual_forcing.model.transformer import AVTransformer, Stream
+from mutual_forcing.model.types import AV, MODALITIES, Controls, future
+
+
+def parallel(net: AVTransformer, noisy: AV, context: AV, text: Controls, layout: Layout) -> AV:
+    t, r = times(layout.chunks, noisy)
+    with torch.no_grad():
+        return net(noisy, context, t, r, text, layout)
+
+
+def one_by_one(net: AVTransformer, noisy: AV, context: AV, text: Controls, layout: Layout) -> tuple[AV, Stream]:
+    """The same velocities, chunk by chunk with the cache."""
+    t, r = times(layout.chunks, noisy)
+    present = tuple(name for name, _ in noisy.items())
+    padded = AV(video=None if noisy.video is None else torch.cat([context.get("video")[:, :1], noisy.video], dim=1), audio=noisy.audio)
+    made = []
+    with torch.no_grad():
+        stream = net.start(text, present)
+        if noisy.video is not None:
+            net.commit(chunk_latents(AV(video=context.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK, stream)
+        for k in layout.chunk_range:
+            at = slice(k, k + 1)
+            now = [x.map(lambda y, at=at: y[:, at]) for x in (t, r)]
+            made.append(net.velocity(chunk_latents(padded, layout, k), now[0], now[1], k, stream))
+            net.commit(chunk_latents(context, layout, k), k, stream)
+    return made[0].map(lambda *parts: torch.cat(parts, dim=1), *made[1:]), stream
+
+
+def assert_same(a: AV, b: AV) -> None:
+    assert_near(a, b, atol=1e-9)
+
+
+# --- streaming equals training --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("present", [MODALITIES, ("video",), ("audio",)], ids="+".join)
+@pytest.mark.parametrize("window", [1, 2, 8])
+def test_streaming_with_the_cache_equals_the_parallel_forward(window: int, present: tuple[str, ...]) -> None:
+    """Windows 1 and 2 are shorter than the five chunks: the sink is re-placed, and old chunks leave the cache."""
+    layout, net = Layout(CLOCK, 5), network(small_config(window))
+    noisy, context = future(latents(5, seed=2)).only(present), latents(5).only(present)
+    streamed, stream = one_by_one(net, noisy, context, controls(), layout)
+    assert_same(parallel(net, noisy, context, controls(), layout), streamed)
+    assert all(x.abs().mean() > 0.05 for _, x in streamed.items())
+    past = stream.cache.past(5)
+    assert past is not None
+    kept = sorted(set(past.chunk_N.tolist()) - {FIRST_FRAME_CHUNK})
+    assert kept == list(range(max(0, 5 - window), 5)), "the cache holds the last `window` chunks and no more"
+
+
+def test_the_window_and_the_sink_matter() -> None:
+    """Without this, the parities above could hold because history is ignored."""
+    layout, net = Layout(CLOCK, 5), network(small_config(window=2))
+    noisy, context = future(latents(5, seed=2)), latents(5)
+    base = parallel(net, noisy, context, controls(), layout)
+    video = context.get("video").clone()
+    video[:, 0] += 1.0
+    without_sink = parallel(net, noisy, AV(video, context.audio), controls(), layout)
+    wide = parallel(network(small_config(window=8)), noisy, context, controls(), layout)
+    for name in MODALITIES:
+        last = -5  # within the last chunk of either modality
+        assert (base.get(name)[:, -1] - without_sink.get(name)[:, -1]).abs().max() > 1e-4
+        assert (base.get(name)[:, last:] - wide.get(name)[:, last:]).abs().max() > 1e-4
+
+
+def test_the_window_forgets_older_chunks_through_one_layer() -> None:
+    """One layer deep, a chunk is blind to what lies before the window; the sink stays visible."""
+    layout, net = Layout(CLOCK, 5), network(replace(small_config(window=2), depth=1))
+    noisy, context = future(latents(5, seed=2)), latents(5)
+    base = parallel(net, noisy, context, controls(), layout)
+    old = context.map(torch.clone)
+    for x in (chunk_latents(old, layout, k) for k in (0, 1)):
+        x.map(lambda y: y.add_(1.0))
+    seen = parallel(net, noisy, old, controls(), layout)
+    assert_split(base, seen, layout, same={0, 4}, changed={1, 2, 3})
+
+
+# --- causality ------------------------------------------------------------------------------------------------------------
+
+
+def assert_split(a: AV, b: AV, layout: Layout, same: set[int], changed: set[int]) -> None:
+    """Chunks of `same` are bit-identical in both, chunks of `changed` differ."""
+    for name, x in a.items():
+        index, _ = layout.video(with_first_frame=False) if name == "video" else layout.audio()
+        for k in layout.chunk_range:
+            equal = torch.equal(x[:, index == k], b.get(name)[:, index == k])
+            assert equal == (k in same), f"{name}, chunk {k}: {'identical' if equal else 'different'}"
+    assert same | changed == set(layout.chunk_range)
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+@pytest.mark.parametrize("chunk", range(4))
+def test_a_context_chunk_is_seen_by_later_chunks_only(chunk: int, name: str) -> None:
+    layout, net = Layout(CLOCK, 4), network(small_config(window=2))
+    noisy, context = future(latents(4, seed=2)), latents(4)
+    other = context.map(torch.clone)
+    chunk_latents(other, layout, chunk).get(name).mul_(-3.0)
+    before, after = (parallel(net, noisy, c, controls(), layout) for c in (context, other))
+    assert_split(before, after, layout, same=set(range(chunk + 1)), changed=set(range(chunk + 1, 4)))
+
+
+@pytest.mark.parametrize("name", MODALITIES)
+@pytest.mark.parametrize("chunk", range(4))
+def test_a_noisy_chunk_is_seen_by_itself_only(chunk: int, name: str) -> None:
+    layout, net = Layout(CLOCK, 4), network(small_config(window=2))
+    noisy, context = future(latents(4, seed=2)), latents(4)
+    index, _ = layout.video(with_first_frame=False) if name == "video" else layout.audio()
+    other = noisy.map(torch.clone)
+    other.get(name)[:, index == chunk] *= -3.0
+    before, after = (parallel(net, n, context, controls(), layout) for n in (noisy, other))
+    assert_split(before, after, layout, same=set(range(4)) - {chunk}, changed={chunk})
+
+
+def test_clips_of_a_batch_do_not_see_each_other() -> None:
+    layout, net = Layout(CLOCK, 3), network()
+    noisy, context, text = future(latents(3, seed=2)), latents(3), controls()
+    other_noisy, other_context = (x.map(lambda y: torch.cat([y[:1], y[1:] + 1])) for x in (noisy, context))
+    before = parallel(net, noisy, context, text, layout)
+    after = parallel(net, other_noisy, other_context, text, layout)
+    assert_same(before.map(lambda x: x[:1]), after.map(lambda x: x[:1]))
+    assert (before.get("audio")[1] - after.get("audio")[1]).abs().max() > 1e-3
+
+
+# --- only relative time counts --------------------------------------------------------------------------------------------
+
+
+class LateTimeline(Timeline):
+    """The same clock with all timestamps seven seconds later; chunks keep their numbers."""
+
+    def video_times(self, latents: slice) -> list[float]:
+        return [t + 7.0 for t in super().video_times(latents)]
+
+    def audio_times(self, latents: slice) -> list[float]:
+        return [t + 7.0 for t in super().audio_times(latents)]
+
+
+@pytest.mark.parametrize("window", [2, 8])
+def test_a_shift_of_all_timestamps_changes_nothing(window: int) -> None:
+    """A long look-ahead shows every word to every chunk, so that the timestamps enter through rotary angles alone."""
+    text, later = controls(offset=2.0), controls(offset=9.0)
+    config = small_config(window, lookahead=1000.0)
+    early_clock, late_clock = CLOCK, LateTimeline(**{name: getattr(CLOCK, name) for name in CLOCK.__dataclass_fields__})
+    noisy, context = future(latents(4, seed=2)), latents(4)
+    early = parallel(network(config, early_clock), noisy, context, text, Layout(early_clock, 4))
+    late = parallel(network(config, late_clock), noisy, context, later, Layout(late_clock, 4))
+    assert_same(early, late)
+    only_words = parallel(network(config, early_clock), noisy, context, later, Layout(early_clock, 4))
+    assert (early.get("audio") - only_words.get("audio")).abs().max() > 1e-3, "words moved against the audio must matter"
+
+
+def test_a_later_first_chunk_changes_nothing() -> None:
+    """Audio alone (it has no sink): chunks 0..3, and chunks 14400.. of the same length two hours later; words move along."""
+    late = 16 * 900  # a multiple of the chunks after which the audio table repeats
+    assert (late * CLOCK.chunk * CLOCK.audio_rate).denominator == 1
+    net = network(small_config(window=2))
+    context = latents(4).only(("audio",))
+    noisy = latents(4, seed=2).only(("audio",))
+    a = parallel(net, noisy, context, controls(), Layout(CLOCK, 4))
+    b = parallel(net, noisy, context, controls(offset=late * float(CLOCK.chunk)), Layout(CLOCK, 4, first=late))
+    assert_same(a, b)
+
+
+def test_a_rolled_sink_stays_at_one_distance() -> None:
+    """Once the window has rolled, only the chunk's place relative to it counts: chunk 4.. equals chunk 20.. (both modalities)."""
+    net, silent = network(small_config(window=2)), controls().unconditional()
+    later = 16  # 16 chunks are a whole number of audio latents, so both layouts have equal tokens
+    n, shape = CLOCK.video_latents(3), latents(3)
+    a_layout, b_layout = Layout(CLOCK, 3, first=4), Layout(CLOCK, 3, first=4 + later)
+    audio = latents(3).get("audio")[:, : len(a_layout.audio()[0])]
+    context, noisy = AV(shape.get("video")[:, :n], audio), AV(shape.get("video")[:, 1:n] * 2, audio * 2)
+    assert_same(parallel(net, noisy, context, silent, a_layout), parallel(net, noisy, context, silent, b_layout))
+
+
+def test_rotation_depends_on_the_difference_of_positions() -> None:
+    g = torch.Generator().manual_seed(0)
+    q, k = torch.randn(2, 1, 1, 1, 16, generator=g, dtype=torch.float64)
+    place = torch.tensor([0.3, 2.0, 5.0], dtype=torch.float64)
+
+    def rotated(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
+        return rotate(x, angles(at[0:1], at[1:2], at[2:3], 16, RopeConfig()))
+
+    def score(q_at: torch.Tensor, k_at: torch.Tensor) -> torch.Tensor:
+        return (rotated(q, q_at) * rotated(k, k_at)).sum()
+
+    base = score(place, 2 * place)
+    assert_near(score(place + 7200.0, 2 * place + 7200.0), base, atol=1e-9)
+    for axis in range(3):
+        moved = place.clone()
+        moved[axis] += 1.3
+        assert (score(moved, 2 * place) - base).abs() > 1e-3, f"axis {axis} must count"
+    assert_near(rotated(q, place).norm(), q.norm(), atol=1e-9)
+
+
+# --- text -----------------------------------------------------------------------------------------------------------------
+
+
+def test_dropped_text_is_no_text() -> None:
+    layout, net = Layout(CLOCK, 3), network()
+    noisy, context, text = future(latents(3, seed=2)), latents(3), controls()
+    no_text = make_controls(["", ""], [[], []], TEXT)
+    empty = replace(no_text, words_time_BW2=no_text.words_time_BW2.double())
+    nothing = Controls(
+        *(x[:, :0] for x in (empty.caption_BWL, empty.caption_mask_BW, empty.words_BWL, empty.words_mask_BW, empty.words_time_BW2))
+    )
+    full, dropped, absent, unpadded = (parallel(net, noisy, context, c, layout) for c in (text, text.unconditional(), empty, nothing))
+    assert_same(dropped, absent)
+    assert_same(dropped, unpadded)
+    yes, no = torch.tensor([True, True]), torch.tensor([False, False])
+    for part in (text.drop(yes, no), text.drop(no, yes)):
+        half = parallel(net, noisy, context, part, layout)
+        for other in (full, dropped):
+            assert (half.get("video") - other.get("video")).abs().max() > 1e-3
+            assert (half.get("audio") - other.get("audio")).abs().max() > 1e-3
+
+
+def test_a_word_is_seen_within_the_look_ahead_and_the_window() -> None:
+    """A word at [2.05, 2.1] with a look-ahead of 0.3 s is seen from chunk 3 ([1.5, 2) s) on, and through one layer until chunk 3 + W."""
+    layout, net = Layout(CLOCK, 8), network(replace(small_config(window=2), depth=1))
+    noisy, context, text = future(latents(8, seed=2)), latents(8), controls().unconditional()
+    times_BW2 = text.words_time_BW2.clone()
+    times_BW2[:, 0] = torch.tensor([2.05, 2.1], dtype=torch.float64)
+    mask = torch.zeros_like(text.words_mask_BW)
+    mask[:, 0] = True
+    spoken = replace(text, words_mask_BW=mask, words_time_BW2=times_BW2)
+    silent, heard = (parallel(net, noisy, context, c, layout) for c in (text, spoken))
+    assert_split(silent, heard, layout, same={0, 1, 2, 7}, changed={3, 4, 5, 6})
+
+
+# --- precision ------------------------------------------------------------------------------------------------------------
+
+
+def test_bf16_weights_take_fp32_states() -> None:
+    layout = Layout(CLOCK, 3)
+    noisy, context = future(latents(3, seed=2)), latents(3)
+    exact = parallel(network(), noisy, context, controls(), layout)
+    rough = parallel(network(dtype=torch.bfloat16), noisy.map(torch.Tensor.float), context.map(torch.Tensor.float), controls(), layout)
+    for name, x in rough.items():
+        assert x.dtype == torch.float32
+        error = (x.double() - exact.get(name)).square().mean().sqrt() / exact.get(name).std()
+        assert error < 0.1, f"{name}: relative error {error:.3f}"
