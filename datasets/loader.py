@@ -17,7 +17,7 @@ from .shards import ClipRecord, Shard
 
 
 class LatentDataset:
-    """A prepared dataset. `train` and `held_out` list its clips; the order of `train` is that of the shards.
+    """A prepared dataset. `train` and `held_out` list its clips by their ids: however a cluster cut the shards, the order is the same.
 
     Raises:
         ValueError: the folder holds no finished dataset, or a shard is damaged (`verify`).
@@ -29,6 +29,7 @@ class LatentDataset:
         self._text = text
         self._shards = [Shard(folder / s.file) for s in self.manifest.shards]
         rows = [(shard, i, clip) for shard in self._shards for i, clip in enumerate(shard.clip_ids)]
+        rows.sort(key=lambda row: row[2])
         held_out = set(self.manifest.held_out)
         self.train = [(shard, i) for shard, i, clip in rows if clip not in held_out]
         self.held_out = [(shard, i) for shard, i, clip in rows if clip in held_out]

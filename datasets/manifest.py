@@ -12,6 +12,7 @@ from .storage import read_json, sha256_file, write_json
 MANIFEST = "manifest.json"
 SOURCES = "sources.jsonl"
 FORMAT = 1
+REMEDY = "remove this folder and prepare the data again"
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def read_manifest(folder: Path, verify: bool = True) -> Manifest:
     """
     data = read_json(folder / MANIFEST, "dataset manifest (run `mutual-forcing data prepare` first)")
     if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
-        raise ValueError(f"dataset manifest: {folder / MANIFEST} has another format than {FORMAT}; prepare the data again")
+        raise ValueError(f"dataset manifest: {folder / MANIFEST} has another format than {FORMAT}; {REMEDY}")
     try:
         manifest = Manifest(
             **{
@@ -67,11 +68,11 @@ def read_manifest(folder: Path, verify: bool = True) -> Manifest:
             }
         )
     except (KeyError, TypeError) as error:
-        raise ValueError(f"dataset manifest: {folder / MANIFEST} lacks or adds a field ({error}); prepare the data again") from error
+        raise ValueError(f"dataset manifest: {folder / MANIFEST} lacks or adds a field ({error}); {REMEDY}") from error
     for shard in manifest.shards:
         path = folder / shard.file
         if Path(shard.file).name != shard.file or not path.is_file() or path.stat().st_size != shard.bytes:
-            raise ValueError(f"dataset shard: {path} is missing or not {shard.bytes} bytes long; prepare the data again")
+            raise ValueError(f"dataset shard: {path} is missing or not {shard.bytes} bytes long; {REMEDY}")
         if verify and sha256_file(path) != shard.sha256:
-            raise ValueError(f"dataset shard: {path} is damaged (its hash differs from the manifest); prepare the data again")
+            raise ValueError(f"dataset shard: {path} is damaged (its hash differs from the manifest); {REMEDY}")
     return manifest

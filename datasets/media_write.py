@@ -66,7 +66,8 @@ def _arguments(pipes: Sequence[int], size: str, fps: float, sample_rate: int, ki
     picture = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="accurate_rnd+full_chroma_int")
     picture = picture.filter("format", "yuv420p")
     picture = picture.filter("setparams", colorspace="bt709", color_primaries="bt709", color_trc="bt709", range="tv")
-    streams, options = [picture], kind["video"] | kind["file"] | {"threads": 1}
+    # bitexact: Matroska would otherwise carry random ids, and the same clip would be another file, with another hash, each time.
+    streams, options = [picture], kind["video"] | kind["file"] | {"threads": 1, "fflags": "+bitexact"}
     if len(pipes) > 1:
         streams.append(ffmpeg.input(f"pipe:{pipes[1]}", f="f32le", ar=sample_rate, ac=1))
         options |= kind["audio"]
@@ -83,6 +84,8 @@ def _check(path: Path, frames: np.ndarray, fps: float, audio: np.ndarray | None,
         raise MediaError("write", path, f"audio must be finite float [S] with S >= 1, got {audio.dtype} {list(audio.shape)}")
     if audio is not None and sample_rate <= 0:
         raise MediaError("write", path, f"sample_rate must be positive, got {sample_rate}")
+    if path.is_dir():
+        raise MediaError("write", path, "a folder has this name: choose another")
     if not path.parent.is_dir():
         raise MediaError("write", path, f"its folder {path.parent} does not exist: make it first")
 

@@ -27,7 +27,13 @@ def sample_at(seed: int, stage: str, position: int, samples: int) -> tuple[int, 
 
 
 def rank_positions(step: int, global_batch: int, rank: int, world: int) -> range:
-    """Positions of a rank's share of the global batch of optimizer step `step`."""
-    local = global_batch // world
+    """Positions of a rank's share of the global batch of optimizer step `step`.
+
+    Raises:
+        ValueError: the ranks cannot share the batch equally; some positions would never be trained on.
+    """
+    local, rest = divmod(global_batch, world)
+    if rest or not local:
+        raise ValueError(f"order: a batch of {global_batch} clips cannot be shared by {world} ranks; make it a multiple")
     start = step * global_batch + rank * local
     return range(start, start + local)

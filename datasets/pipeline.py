@@ -28,8 +28,8 @@ from ..model.noise import position_seed
 from .contact_sheet import SheetClip, contact_sheet
 from .manifest import MANIFEST, SOURCES, Manifest, ShardEntry, read_manifest
 from .shards import ClipRecord, Shard
-from .sources import list_sources
-from .stages import DataConfig, Encode, Row, Survey, WriteShard, settings_of, unpack_moments
+from .sources import is_text, list_sources
+from .stages import DataConfig, Encode, Row, Survey, WriteShard, settings_of, surveyed, unpack_moments
 from .storage import atomic_path, local_path, make_folder, sha256_file
 from .synthetic import SyntheticConfig, write_corpus
 
@@ -45,9 +45,13 @@ def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
     progress(stage, done, total) is called as work advances. Rerunning with the same settings and sources returns at once.
 
     Raises:
-        ValueError: no source could be used, the folder is missing or empty, or `out` holds another dataset.
+        ValueError: no source could be used, the folder is missing or empty, or `out` lies within it or holds another dataset.
     """
     media = source_folder(config, out, progress)
+    if out.resolve().is_relative_to(media.resolve()):
+        raise ValueError(
+            f"data.out={str(out)!r}: lies in data.media={str(media)!r}, and would become its own source; choose another folder"
+        )
     sources = list_sources(media)
     settings = settings_of(config, sources)
     make_folder("data.out", out)
@@ -58,11 +62,11 @@ def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
         return manifest
     for leftover in (*out.glob("shard-*.arrow"), *out.glob(".*.tmp")):
         leftover.unlink()  # no manifest names it: an earlier job was killed
-    surveyed = _survey(config, media, sources, out, progress)
-    used = [row for row in surveyed if row["status"] == "used"]
+    survey = _survey(config, media, sources, out, progress)
+    used = [row for row in survey if row["status"] == "used"]
     video_codec, audio_codec = _fit_codecs(config, used)
-    clips = _encode(config, [row["source"] for row in used], video_codec, audio_codec, out, progress)
-    return _commit(config, settings, surveyed, clips, video_codec, audio_codec, media, out)
+    clips = _encode(config, used, video_codec, audio_codec, out, progress)
+    return _commit(config, settings, survey, clips, video_codec, audio_codec, media, out)
 
 
 def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
@@ -70,7 +74,9 @@ def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
     if config.media != "synthetic":
         return local_path("data.media", config.media)
     t = config.timeline
-    corpus = SyntheticConfig(config.synthetic_count, config.synthetic_seconds, config.width, config.height, t.fps, t.sample_rate, config.seed)
+    corpus = SyntheticConfig(
+        config.synthetic_count, config.synthetic_seconds, config.width, config.height, t.fps, t.sample_rate, config.seed
+    )
     progress("draw talking characters", 0, config.synthetic_count)
     folder = make_folder("data.out", out.parent / "media")
     write_corpus(corpus, folder)
@@ -80,14 +86,29 @@ def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
 
 def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, progress: Progress) -> list[Row]:
     sample = set(sorted(sources, key=lambda p: position_seed(config.seed, "fit", _name(p, media)))[: config.codec_fit_sources])
-    items = [{"source": str(p), "measure": p in sample} for p in sources]
-    dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
-    rows = _collect(dataset, "look into sources", len(items), progress)
+    items = [{"source": str(p), "measure": p in sample} for p in sources if is_text(str(p))]
+    strange = [str(p).encode(errors="backslashreplace").decode() for p in sources if not is_text(str(p))]
+    rows = [surveyed(name, "its name is not UTF-8: rename it") for name in strange]
+    if items:
+        dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
+        rows += _collect(dataset, "look into sources", len(items), progress)
+    rows = _without_twins(rows, media)
     if not any(row["status"] == "used" for row in rows):
         _write_sources(out, media, rows, {})
         reasons = "; ".join(sorted({row["reason"] for row in rows})[:3])
         raise ValueError(f"data.media={str(media)!r}: none of its {len(rows)} files can be used ({reasons}); all reasons: {out / SOURCES}")
     return rows
+
+
+def _without_twins(rows: list[Row], media: Path) -> list[Row]:
+    """The rows by source; of usable ones with the same content the first is kept, with a sidecar if any has one; others are refused."""
+    first: dict[str, str] = {}
+    kept = []
+    for row in sorted(rows, key=lambda r: (not Path(r["source"]).with_suffix(".json").is_file(), r["source"])):
+        if row["status"] == "used" and (twin := first.setdefault(row["content"], row["source"])) != row["source"]:
+            row = surveyed(row["source"], f"same content as {_name(Path(twin), media)}", seconds=row["seconds"])
+        kept.append(row)
+    return sorted(kept, key=lambda r: r["source"])
 
 
 def _fit_codecs(config: DataConfig, used: list[Row]) -> tuple[DctVideoCodec, MdctAudioCodec]:
@@ -100,27 +121,33 @@ def _fit_codecs(config: DataConfig, used: list[Row]) -> tuple[DctVideoCodec, Mdc
     return DctVideoCodec.fit(config.video_codec, video), MdctAudioCodec.fit(config.audio_codec, audio)
 
 
-def _encode(
-    config: DataConfig, sources: list[str], video: DctVideoCodec, audio: MdctAudioCodec, out: Path, progress: Progress
-) -> list[Row]:
+def _encode(config: DataConfig, used: list[Row], video: DctVideoCodec, audio: MdctAudioCodec, out: Path, progress: Progress) -> list[Row]:
     encode = Encode(config, video.to_json(), audio.to_json())
+    items = [{"source": row["source"], "content": row["content"]} for row in used]
     dataset = (
-        ray.data.from_items([{"source": s} for s in sources], override_num_blocks=_blocks(len(sources)))
+        ray.data.from_items(items, override_num_blocks=_blocks(len(items)))
         .flat_map(encode)
         .map_batches(WriteShard(str(out)), batch_size=CLIPS_PER_SHARD, batch_format="pyarrow")
     )
-    return _collect(dataset, "encode clips", len(sources), progress)
+    return _collect(dataset, "encode clips", len(items), progress)
 
 
 def _commit(
-    config: DataConfig, settings: str, surveyed: list[Row], clips: list[Row], video: DctVideoCodec, audio: MdctAudioCodec, media: Path, out: Path
+    config: DataConfig,
+    settings: str,
+    survey: list[Row],
+    clips: list[Row],
+    video: DctVideoCodec,
+    audio: MdctAudioCodec,
+    media: Path,
+    out: Path,
 ) -> Manifest:
     made = [row for row in clips if row["clip_id"]]
-    if len({row["clip_id"] for row in made}) != len(made):
-        raise ValueError(f"data.media={str(media)!r}: {_twins(made)} hold the same content; remove one of them")
     by_source: dict[str, list[Row]] = defaultdict(list)
     for row in clips:
         by_source[row["source"]].append(row)
+    _write_sources(out, media, survey, by_source)
+    used = sum(any(r["clip_id"] for r in rows) for rows in by_source.values())
     shards = tuple(_entry(out / name) for name in sorted({row["shard"] for row in made}))
     manifest = Manifest(
         settings=settings,
@@ -134,12 +161,11 @@ def _commit(
         held_out=tuple(_held_out(config, made)),
         clips=len(made),
         hours=len(made) * config.timeline.seconds(config.clip_chunks) / 3600,
-        sources_used=sum(any(r["clip_id"] for r in rows) for rows in by_source.values()),
-        sources_refused=len(surveyed) - sum(any(r["clip_id"] for r in rows) for rows in by_source.values()),
+        sources_used=used,
+        sources_refused=len(survey) - used,
         codec_quality={"video_psnr_db": _mean(made, "psnr_db"), "audio_snr_db": _mean(made, "snr_db")},
         synthetic=config.media == "synthetic",
     )
-    _write_sources(out, media, surveyed, by_source)
     draw_contact_sheet(out, manifest)
     manifest.write(out)
     return manifest
@@ -173,36 +199,39 @@ def _held_out(config: DataConfig, made: list[Row]) -> list[str]:
         first.setdefault(row["source"], row["clip_id"])
     if len(first) < 2:
         raise ValueError(f"data.media: only {len(first)} source can be used, one to train on and one to hold out are needed; add clips")
-    count = max(1, round(config.held_out_share * len(first)))
+    count = min(max(1, round(config.held_out_share * len(first))), len(first) - 1)
     chosen = set(sorted(first, key=lambda source: position_seed(config.seed, "held-out", first[source]))[:count])
     return sorted(row["clip_id"] for row in made if row["source"] in chosen)
 
 
-def _write_sources(out: Path, media: Path, surveyed: list[Row], by_source: dict[str, list[Row]]) -> None:
+def _write_sources(out: Path, media: Path, survey: list[Row], by_source: dict[str, list[Row]]) -> None:
     lines = []
-    for row in sorted(surveyed, key=lambda r: r["source"]):
+    for row in survey:
         clips = by_source.get(row["source"], [])
         made = sum(bool(c["clip_id"]) for c in clips)
         late = "; ".join(c["reason"] for c in clips if c["reason"])
         refused = row["status"] == "refused" or (bool(by_source) and made == 0)
         reason = row["reason"] or (late if refused else "")
         line = {"source": _name(Path(row["source"]), media), "status": "refused" if refused else "used", "reason": reason}
-        lines.append({**line, "note": "; ".join(x for x in (row["note"], "" if refused else late) if x), "clips": made, "seconds": round(row["seconds"], 3)})
+        note = "; ".join(x for x in (row["note"], "" if refused else late) if x)
+        lines.append({**line, "note": note, "clips": made, "seconds": round(row["seconds"], 3)})
     with atomic_path(out / SOURCES) as temporary:
-        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 def read_sources(out: Path) -> list[dict[str, Any]]:
     """The account of every source: source, status (used or refused), reason, note, clips, seconds."""
-    return [json.loads(line) for line in (out / SOURCES).read_text().splitlines()]
+    return [json.loads(line) for line in (out / SOURCES).read_text(encoding="utf-8").split("\n") if line]
 
 
 def _collect(dataset: ray.data.Dataset, stage: str, total: int, progress: Progress) -> list[Row]:
     rows: list[Row] = []
+    seen: set[str] = set()
     progress(stage, 0, total)
     for row in dataset.iter_rows():
         rows.append(dict(row))
-        progress(stage, min(len({r["source"] for r in rows}), total), total)
+        seen.add(row["source"])
+        progress(stage, min(len(seen), total), total)
     progress(stage, total, total)
     return rows
 
@@ -223,12 +252,3 @@ def _name(path: Path, media: Path) -> str:
 def _mean(rows: list[Row], name: str) -> float:
     finite = [row[name] for row in rows if np.isfinite(row[name])]
     return round(float(np.mean(finite)), 3) if finite else 0.0
-
-
-def _twins(made: list[Row]) -> str:
-    seen: dict[str, str] = {}
-    for row in made:
-        if row["clip_id"] in seen:
-            return f"{Path(seen[row['clip_id']]).name} and {Path(row['source']).name}"
-        seen[row["clip_id"]] = row["source"]
-    return ""

@@ -55,6 +55,8 @@ class Shard:
             self._table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
         except (OSError, pa.ArrowInvalid) as error:
             raise ValueError(f"shard {path}: not a readable Arrow IPC file ({error}); prepare the data again") from error
+        if not {"clip_id", "source", "start_s", "video", "audio", "caption", "words"} <= set(self._table.column_names):
+            raise ValueError(f"shard {path}: is an Arrow file, but not of clips; prepare the data again")
         self._video = self._tensor("video")
         self._audio = self._tensor("audio")
 

@@ -24,13 +24,15 @@ def list_sources(folder: Path) -> list[Path]:
     """Every file below `folder`, sorted, except hidden ones and the sidecars of listed files.
 
     Raises:
-        ValueError: the folder is missing, is no folder, or is empty.
+        ValueError: the folder is missing, is no folder, is empty, or has a name that is not UTF-8.
     """
+    if not is_text(str(folder)):
+        raise ValueError(f"data.media={str(folder)!r}: this name is not UTF-8; rename the folder")
     if not folder.is_dir():
         raise ValueError(f"data.media={str(folder)!r}: no such folder; give one that holds video files")
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
     stems = {p.with_suffix("") for p in files if p.suffix.lower() not in NOT_MEDIA}
-    listed = [p for p in files if not (p.suffix.lower() == ".json" and (p.with_suffix("") in stems or _is_corpus_ticket(p)))]
+    listed = [p for p in files if not (p.suffix == ".json" and (p.with_suffix("") in stems or _is_corpus_ticket(p)))]
     if not listed:
         raise ValueError(f"data.media={str(folder)!r}: the folder holds no files; put video files there")
     if len(listed) > MAX_SOURCES:
@@ -54,8 +56,8 @@ def read_sidecar(media: Path) -> Sidecar:
     if path.stat().st_size > MAX_SIDECAR_BYTES:
         raise ValueError(f"sidecar {path.name}: larger than {MAX_SIDECAR_BYTES} bytes; shorten its transcript")
     try:
-        data = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: also numbers of too many digits
         raise ValueError(f"sidecar {path.name}: not JSON ({error}); mend or remove it") from error
     return parse_sidecar(data, path.name)
 
@@ -69,12 +71,24 @@ def parse_sidecar(data: Any, name: str) -> Sidecar:
     for i, word in enumerate(data.get("transcript", [])):
         try:
             text, start, end = str(word["word"]), float(word["start"]), float(word["end"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"sidecar {name}: transcript[{i}]={word!r} must look like {form}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"sidecar {name}: transcript[{i}]={repr(word)[:80]} must look like {form}") from error
         if not 0 <= start <= end < 1e6:
             raise ValueError(f"sidecar {name}: transcript[{i}] from {start} to {end} s: need 0 <= start <= end")
         words.append((text, start, end))
-    return Sidecar(data.get("caption", ""), tuple(words))
+    sidecar = Sidecar(data.get("caption", ""), tuple(words))
+    if not all(is_text(text) for text in (sidecar.caption, *(word for word, _, _ in words))):
+        raise ValueError(f"sidecar {name}: holds half of a surrogate pair, which is no character; write it again as UTF-8")
+    return sidecar
+
+
+def is_text(name: str) -> bool:
+    """Whether a string can be written as UTF-8: a file name of other bytes, or half of a surrogate pair in JSON, cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def cut_words(words: tuple[tuple[str, float, float], ...], start_s: float, seconds: float) -> tuple[tuple[str, float, float], ...]:

@@ -61,9 +61,8 @@ class DataConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")
         if self.width % self.video_codec.spatial or self.height % self.video_codec.spatial:
-            raise ValueError(
-                f"data.width={self.width}, data.height={self.height}: must be multiples of data.video_codec.spatial={self.video_codec.spatial}"
-            )
+            side = self.video_codec.spatial
+            raise ValueError(f"data.width={self.width}, data.height={self.height}: must be multiples of data.video_codec.spatial={side}")
         if self.timeline.audio_hop != self.audio_codec.hop:
             raise ValueError(f"data.timeline.audio_hop={self.timeline.audio_hop}: must equal data.audio_codec.hop={self.audio_codec.hop}")
         if self.timeline.video_stride != self.video_codec.temporal:
@@ -102,7 +101,8 @@ def cut_clips(decoded: Decoded, config: DataConfig) -> list[Cut]:
 
 
 class Survey:
-    """Row {source, measure} -> {source, status, reason, note, seconds, moments}: can it be used, and the codec moments of a sample."""
+    """Row {source, measure} -> {source, status, reason, note, seconds, content, moments}: can it be used, what is its hash, and the codec
+    moments of a sample."""
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
@@ -111,9 +111,10 @@ class Survey:
         path = Path(row["source"])
         try:
             cuts, note, seconds = self._look(path)
+            content = sha256_file(path)
         except (MediaError, ValueError) as error:
-            return _surveyed(row, reason=str(error))
-        return _surveyed(row, note=note, seconds=seconds, moments=self._moments(cuts) if row["measure"] else b"")
+            return surveyed(row["source"], str(error))
+        return surveyed(row["source"], "", note, seconds, content, self._moments(cuts) if row["measure"] else b"")
 
     def _look(self, path: Path) -> tuple[list[Cut], str, float]:
         if path.suffix.lower() in NOT_MEDIA:
@@ -130,7 +131,8 @@ class Survey:
         reasons = [refuse_reason(c.frames, c.audio, self._config.filters) for c in cuts]
         if all(reasons):
             raise ValueError(str(reasons[0]))
-        return [c for c, r in zip(cuts, reasons, strict=True) if r is None], "; ".join(decoded.notes), len(decoded.frames) / self._config.timeline.fps
+        good = [c for c, r in zip(cuts, reasons, strict=True) if r is None]
+        return good, "; ".join(decoded.notes), len(decoded.frames) / self._config.timeline.fps
 
     def _moments(self, cuts: list[Cut]) -> bytes:
         video = VideoMoments(self._config.video_codec.spatial, self._config.video_codec.temporal)
@@ -142,7 +144,7 @@ class Survey:
 
 
 class Encode:
-    """Row {source} -> one row a clip with its latents as bytes (or one refused row)."""
+    """Row {source, content: its hash} -> one row a clip with its latents as bytes (or one refused row)."""
 
     def __init__(self, config: DataConfig, video_codec: dict[str, Any], audio_codec: dict[str, Any]) -> None:
         self._config = config
@@ -153,7 +155,7 @@ class Encode:
         path = Path(row["source"])
         try:
             decoded = decode(path, probe(path), self._config.decoding)
-            sidecar, content = read_sidecar(path), sha256_file(path)
+            sidecar = read_sidecar(path)
         except (MediaError, ValueError) as error:
             yield _clip_row(row["source"], reason=str(error))
             return
@@ -162,7 +164,7 @@ class Encode:
             if reason := refuse_reason(cut.frames, cut.audio, self._config.filters):
                 yield _clip_row(row["source"], reason=f"clip at {cut.start_s:.2f} s: {reason}")
                 continue
-            yield self._clip(row["source"], content, cut, sidecar.caption, cut_words(sidecar.words, cut.start_s, seconds))
+            yield self._clip(row["source"], row["content"], cut, sidecar.caption, cut_words(sidecar.words, cut.start_s, seconds))
 
     def _clip(self, source: str, content: str, cut: Cut, caption: str, words: tuple[tuple[str, float, float], ...]) -> Row:
         frames, samples = torch.from_numpy(cut.frames.copy())[None], torch.from_numpy(cut.audio.copy())[None]
@@ -211,8 +213,10 @@ def unpack_moments(packed: bytes) -> tuple[VideoMoments, AudioMoments]:
     return VideoMoments.from_arrays(arrays["video"]), AudioMoments.from_arrays(arrays["audio"])
 
 
-def _surveyed(row: Row, reason: str = "", note: str = "", seconds: float = 0.0, moments: bytes = b"") -> Row:
-    return {"source": row["source"], "status": "refused" if reason else "used", "reason": reason, "note": note, "seconds": seconds, "moments": moments}
+def surveyed(source: str, reason: str = "", note: str = "", seconds: float = 0.0, content: str = "", moments: bytes = b"") -> Row:
+    """A row of the survey; with a reason, the source is refused."""
+    status = "refused" if reason else "used"
+    return {"source": source, "status": status, "reason": reason, "note": note, "seconds": seconds, "content": content, "moments": moments}
 
 
 def _clip_row(

@@ -1,0 +1,193 @@
+"""From a folder of anything to a finished dataset, on a real Ray cluster."""
+
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from media_material import names, write_film
+
+from mutual_forcing.datasets.loader import LatentDataset
+from mutual_forcing.datasets.manifest import MANIFEST, SOURCES, Manifest, read_manifest
+from mutual_forcing.datasets.pipeline import decode_record, prepare, read_sources
+from mutual_forcing.datasets.stages import DataConfig
+from mutual_forcing.datasets.synthetic import SyntheticConfig, make_character_clip, write_corpus
+from mutual_forcing.model.text import TextConfig
+
+CLIPS = SyntheticConfig(count=6, seconds=2.2, seed=5)
+USED = {f"character-{i:05d}.{end}" for i, end in enumerate(["mp4", "webm", "mkv"] * 2)} | {"sub folder/früh\u2028spät.mp4", "aa.mp4"}
+REFUSED = {
+    "character-00001 copy.webm": "same content as character-00001.webm",  # which has the caption
+    "zz.mp4": "same content as aa.mp4",
+    "empty.mp4": "the file is empty",
+    "lost.json": "not a media file (.json)",
+    "notes.txt": "not a media file (.txt)",
+    "short.mkv": "too short",
+    "strange.mp4": "none of the containers",
+    "strange sidecar.mp4": "sidecar strange sidecar.json: must look like",
+    "\\udce9.mp4": "its name is not UTF-8",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    config: DataConfig
+    out: Path
+    manifest: Manifest
+    stages: tuple[str, ...]
+
+
+def run(config: DataConfig, out: Path) -> Job:
+    progress: list[tuple[str, int, int]] = []
+    manifest = prepare(config, out, lambda *step: progress.append(step))
+    assert all(0 <= done <= total for _, done, total in progress)
+    return Job(config, out, manifest, tuple(dict.fromkeys(stage for stage, _, _ in progress)))
+
+
+def fill(media: Path) -> None:
+    write_corpus(CLIPS, media)
+    shutil.copyfile(media / "character-00001.webm", media / "character-00001 copy.webm")
+    (media / "sub folder").mkdir()
+    write_film(media / "sub folder" / "früh\u2028spät.mp4", 1.3)
+    write_film(media / "short.mkv", 0.5)
+    for name in ("zz.mp4", "aa.mp4"):
+        write_film(media / name, 1.3, seed=1)
+    write_film(media / "strange sidecar.mp4", 1.3, seed=3)
+    (media / "strange sidecar.json").write_text("[]")
+    (media / "empty.mp4").touch()
+    (media / "strange.mp4").write_bytes(os.urandom(3000))
+    (media / os.fsdecode(b"\xe9.mp4")).write_bytes(b"x")
+    (media / "notes.txt").write_text("hello")
+    (media / "lost.json").write_text("{}")
+    (media / ".hidden.mp4").write_text("x")
+
+
+@pytest.fixture(scope="module")
+def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
+    folder = tmp_path_factory.mktemp("job")
+    fill(folder / "media")
+    return run(DataConfig(media=str(folder / "media"), clip_chunks=2, held_out_share=0.3), folder / "data")
+
+
+def test_every_file_is_accounted_for(job):
+    lines = {line["source"]: line for line in read_sources(job.out)}
+    used = {name for name, line in lines.items() if line["status"] == "used"}
+    assert used == USED
+    assert set(lines) == USED | set(REFUSED)
+    for name, reason in REFUSED.items():
+        assert reason in lines[name]["reason"], name
+        assert (lines[name]["status"], lines[name]["clips"]) == ("refused", 0)
+    for name in used:  # a clip in which nobody speaks is left out, and the note says so
+        assert lines[name]["clips"] + lines[name]["note"].count("silent") == (2 if "character" in name else 1), name
+    m = job.manifest
+    assert (m.sources_used, m.sources_refused, m.clips) == (len(USED), len(REFUSED), sum(line["clips"] for line in lines.values()))
+    assert [line["source"] for line in read_sources(job.out)] == sorted(lines)
+
+
+def test_the_folder_holds_the_dataset_and_nothing_else(job):
+    assert read_manifest(job.out) == job.manifest
+    assert names(job.out) == sorted([MANIFEST, SOURCES, "contact.png", *(shard.file for shard in job.manifest.shards)])
+    assert sum(shard.rows for shard in job.manifest.shards) == job.manifest.clips
+    assert job.manifest.codec_quality["video_psnr_db"] > 25
+
+
+def test_whole_sources_are_held_out(job):
+    dataset = LatentDataset(job.out, TextConfig(), verify=True)
+    train = [shard.row(i) for shard, i in dataset.train]
+    held_out = dataset.held_out_records()
+    assert len({r.clip_id for r in (*train, *held_out)}) == job.manifest.clips
+    assert {r.source for r in held_out}.isdisjoint(r.source for r in train)
+    assert len({r.source for r in held_out}) == round(0.3 * job.manifest.sources_used)
+
+
+def test_latents_give_back_the_character_and_its_words(job):
+    dataset = LatentDataset(job.out, TextConfig())
+    records = {(Path(r.source).stem, r.start_s): r for r in (s.row(i) for s, i in dataset.train + dataset.held_out)}
+    for index in (0, 2, 4):
+        drawn = make_character_clip(CLIPS, index)
+        record = records[f"character-{index:05d}", 1.0]
+        shown = decode_record(record, job.manifest, "")
+        reference = drawn.frames[24:49].astype(np.float64)
+        assert 10 * np.log10(255**2 / np.mean((shown.frames[: len(reference)] - reference) ** 2)) > 22
+        assert record.caption == drawn.caption
+        assert [w for w, _, _ in record.words] == [w.text for w in drawn.words if w.end > 1.0 and w.start < 1.0 + 25 / 24]
+
+
+def test_a_rerun_reuses_what_is_there(job):
+    before = {path: path.stat().st_mtime_ns for path in job.out.iterdir()}
+    again = run(job.config, job.out)
+    assert again.manifest == job.manifest
+    assert again.stages == ()
+    assert {path: path.stat().st_mtime_ns for path in job.out.iterdir()} == before
+
+
+def test_other_settings_are_refused_and_destroy_nothing(job):
+    with pytest.raises(ValueError, match="other settings or sources"):
+        run(replace(job.config, seed=1), job.out)
+    assert read_manifest(job.out) == job.manifest
+
+
+def test_a_damaged_shard_is_found_on_reuse(job, tmp_path):
+    copy = shutil.copytree(job.out, tmp_path / "data")
+    with (copy / job.manifest.shards[0].file).open("r+b") as shard:
+        shard.seek(-400, os.SEEK_END)
+        byte = shard.read(1)
+        shard.seek(-1, os.SEEK_CUR)
+        shard.write(bytes([byte[0] ^ 16]))
+    with pytest.raises(ValueError, match=r"damaged.*remove this folder"):
+        run(job.config, copy)
+
+
+def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):
+    """What is left without a manifest is not trusted, not even a shard that is whole."""
+    out = tmp_path / "data"
+    out.mkdir()
+    shutil.copyfile(job.out / job.manifest.shards[0].file, out / "shard-0123456789ab.arrow")
+    (out / ".shard-00.arrow.77.tmp").write_bytes(b"half")
+    (out / SOURCES).write_text("{")
+    again = run(job.config, out)
+    assert again.stages == ("look into sources", "encode clips")
+    assert names(out) == sorted([MANIFEST, SOURCES, "contact.png", *(shard.file for shard in again.manifest.shards)])
+    first, second = (LatentDataset(folder, TextConfig(), verify=True) for folder in (job.out, out))
+    assert [s.row(i).clip_id for s, i in first.train] == [s.row(i).clip_id for s, i in second.train]
+    assert again.manifest.held_out == job.manifest.held_out
+    assert (again.manifest.video_codec, again.manifest.audio_codec) == (job.manifest.video_codec, job.manifest.audio_codec)
+    for positions in (range(0, 3), range(5, 8)):
+        one, two = first.batch(0, "joint", positions), second.batch(0, "joint", positions)
+        assert all(torch.equal(latent, same) for (_, latent), (_, same) in zip(one.latents.items(), two.latents.items(), strict=True))
+    assert read_sources(out) == read_sources(job.out)
+
+
+def test_a_folder_without_usable_clips_is_refused_with_all_reasons(ray_cluster, tmp_path):
+    media = tmp_path / "media"
+    media.mkdir()
+    (media / "a.mp4").touch()
+    (media / "b.txt").write_text("x")
+    with pytest.raises(ValueError, match="none of its 2 files can be used"):
+        run(DataConfig(media=str(media)), tmp_path / "data")
+    assert [(line["source"], line["status"]) for line in read_sources(tmp_path / "data")] == [("a.mp4", "refused"), ("b.txt", "refused")]
+    assert not (tmp_path / "data" / MANIFEST).exists()
+
+
+def test_one_source_and_its_copy_are_one_source(ray_cluster, tmp_path):
+    write_corpus(replace(CLIPS, count=1), tmp_path / "media")
+    shutil.copyfile(tmp_path / "media/character-00000.mp4", tmp_path / "media/twin.mp4")
+    with pytest.raises(ValueError, match="only 1 source can be used"):
+        run(DataConfig(media=str(tmp_path / "media"), clip_chunks=2), tmp_path / "data")
+    kept, twin = read_sources(tmp_path / "data")
+    assert (kept["status"], twin["status"], twin["reason"]) == ("used", "refused", "same content as character-00000.mp4")
+
+
+def test_a_dataset_within_its_own_sources_is_refused(tmp_path):
+    write_film(tmp_path / "a.mp4", 0.2)
+    with pytest.raises(ValueError, match=r"data\.out=.* lies in data\.media"):
+        run(DataConfig(media=str(tmp_path)), tmp_path / "data")
+    assert names(tmp_path) == ["a.mp4"]
+
+
+def test_a_url_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.media='s3://bucket/x': only local paths"):
+        run(DataConfig(media="s3://bucket/x"), tmp_path / "data")
