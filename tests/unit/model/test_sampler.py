@@ -142,7 +142,9 @@ def test_rollouts_equal_the_slow_reference(strength: float, sampler: str) -> Non
 def test_a_rollout_is_the_same_alone_or_in_another_batch(sampler: str) -> None:
     """Clips of one batch have other strengths and exits, which must not touch their neighbours."""
     net, config, rollout = network(), replace(FEW, few_sampler=sampler), RolloutConfig(0.2, 1.0)
-    keys = [(7, "test", b) for b in (5, 6)]
+    keys = [(7, "test", b) for b in (5, 1)]
+    strengths = PositionalNoise(keys).uniform((), "strength")
+    assert (strengths[0] - strengths[1]).abs() > 0.5, "the two clips start at different moves"
     clips, text = latents(CHUNKS), controls()
     layout = Layout(CLOCK, CHUNKS)
     whole = roll_out(net, clips, text, layout, config, rollout, PositionalNoise(keys), 0)
