@@ -58,7 +58,11 @@ class EngineConfig:
 
 
 class Engine:
-    """One network under training. Losses may come in parts; the gradient is that of their sum (`backward`, then `step` once)."""
+    """One network under training. Losses may come in parts, each with its own forward; the gradient is that of their sum.
+
+    The order is: forward, `backward`, forward, `backward`, ..., `step`. Two forwards and then two backwards lose a gradient: DeepSpeed's
+    stage 3 begins to accumulate at the forward that follows a backward.
+    """
 
     def __init__(
         self, network: nn.Module, trained: list[nn.Parameter], optimizer: OptimizerConfig, config: EngineConfig, batch: int
@@ -73,14 +77,18 @@ class Engine:
             model=network, optimizer=adamw, model_parameters=trained, config=_deepspeed_config(optimizer, config, batch)
         )
         self._stage = config.zero_stage
+        self._forward_done = False
         self.network = network
 
     def __call__(self, *args, **kwargs):
         """Forward with gradient, through DeepSpeed."""
+        self._forward_done = True
         return self._engine(*args, **kwargs)
 
     def backward(self, loss: Loss, last: bool) -> None:
         """Add a part's gradient; `last` closes the step. DeepSpeed's stages 1 and 2 are silently wrong without the boundary."""
+        assert self._forward_done, "each backward needs its own forward before it; see Engine"
+        self._forward_done = False
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss.value)
 

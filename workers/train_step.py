@@ -53,13 +53,14 @@ def mutual_step(
     assert networks.fake is not None, "a mutual stage has a fake-score model"
     live, fake = networks.live, networks.fake
     history = choose_history(batch, rollout, noise, objective.real_share)
-    parts = [
-        (1.0, flow_matching(live, batch, history, noise, objective)),
-        (objective.w_distil * objective.w_sc, shortcut(live, networks.ema, batch, history, noise, objective)),
-    ]
     metrics: dict[str, Tensor | float] = {}
     total: Tensor | float = 0.0
-    for weight, loss in parts:
+    parts = (
+        (1.0, lambda: flow_matching(live, batch, history, noise, objective)),
+        (objective.w_distil * objective.w_sc, lambda: shortcut(live, networks.ema, batch, history, noise, objective)),
+    )
+    for weight, forward in parts:  # one part at a time: less memory, and the engine wants a forward before each backward
+        loss = forward()
         live.backward(Loss(weight * loss.value, {}), last=False)
         metrics |= _named(loss)
         total = total + weight * loss.value.detach()
