@@ -27,7 +27,8 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from ..datasets.pipeline import prepare
-from ..datasets.storage import make_folder, read_json, write_json
+from ..datasets.sources import list_sources
+from ..datasets.storage import local_path, make_folder, read_json, write_json
 from ..model.sampler import SamplerConfig
 from ..workers.checkpoint import is_finished
 from ..workers.rollout_actor import RolloutActorConfig
@@ -110,6 +111,8 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
         ValueError: bad input, or the folder holds a run of another configuration.
     """
     begin = time.monotonic()
+    if config.data.media != "synthetic" and not (run_dir / RUN).is_file():
+        list_sources(local_path("data.media", config.data.media))  # a mistyped folder must not claim the run folder
     make_folder("run", run_dir)
     record = _claim(config, run_dir, commands)
     loop = loop_config(config, run_dir)

@@ -1,0 +1,182 @@
+"""The command line: help with examples that parse, and failures of one line that name the field, the value and the remedy."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from mutual_forcing.datasets.storage import write_json
+from mutual_forcing.orchestration.config import with_settings
+from mutual_forcing.orchestration.main import app
+from mutual_forcing.orchestration.recipes import recipe
+
+COMMAND = Path(sys.executable).with_name("mutual-forcing")
+
+
+def verbs(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every verb of the command line with the words that lead to it."""
+    if isinstance(command, TyperGroup):
+        for name, inner in command.commands.items():
+            yield from verbs(inner, (*words, name))
+    else:
+        yield words, command
+
+
+VERBS = dict(verbs(get_command(app)))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command answered."""
+
+    code: int
+    out: str
+    error: str
+
+
+def say(*words: str) -> Said:
+    """Run in this process: for what fails before any work begins."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        result = CliRunner().invoke(app, list(words), env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    return Said(result.exit_code, result.stdout, result.stderr)
+
+
+def say_outside(*words: str) -> Said:
+    """Run the installed command, which may start Ray."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    done = subprocess.run([str(COMMAND), *words], capture_output=True, text=True, timeout=180, env=environment, check=False)
+    return Said(done.returncode, done.stdout, done.stderr)
+
+
+def assert_one_line(said: Said, *parts: str) -> None:
+    assert said.code == 1
+    lines = said.error.splitlines()
+    assert len(lines) == 1, said.error
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_there_are_the_verbs_of_the_readme() -> None:
+    assert {("train",), ("generate",), ("report",), ("doctor",), ("data", "prepare"), ("data", "inspect")} <= VERBS.keys()
+
+
+@pytest.mark.parametrize("verb", list(VERBS), ids=" ".join)
+def test_help_shows_an_example(verb: tuple[str, ...]) -> None:
+    said = say(*verb, "--help")
+    assert said.code == 0
+    assert f"Example: mutual-forcing {' '.join(verb)}" in said.out
+
+
+@pytest.mark.parametrize("verb", list(VERBS), ids=" ".join)
+def test_the_example_is_a_command_that_parses(verb: tuple[str, ...]) -> None:
+    command = VERBS[verb]
+    words = shlex.split((command.epilog or "").removeprefix("Example: mutual-forcing "))
+    assert tuple(words[: len(verb)]) == verb
+    with command.make_context("example", words[len(verb) :]) as context:
+        assert context.params
+
+
+def test_no_words_print_the_help() -> None:
+    said = say()
+    assert "Usage" in said.out + said.error
+    assert "train" in said.out + said.error
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("huge",), ("recipe 'huge'", "choose from demo, tiny")),
+        (("tiny", "--set", "rollouts.max_aeg=0"), ("--set rollouts.max_aeg", "did you mean 'max_age'?")),
+        (("tiny", "--set", "workers.count=many"), ("workers.count='many'", "integer")),
+        (("tiny", "--set", "seed"), ("--set 'seed'", "for example")),
+        (("tiny", "--media", "s3://bucket/clips"), ("--media='s3://bucket/clips'", "local")),
+        (("tiny", "--media", ""), ("--media", "give a path")),
+        (("tiny", "--out", "s3://bucket/run"), ("--out='s3://bucket/run'", "local")),
+    ],
+)
+def test_bad_words_of_train(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    assert_one_line(say("train", *words), *parts)
+
+
+def test_a_run_folder_of_another_configuration(tmp_path: Path) -> None:
+    other = with_settings(recipe("tiny"), ["seed=1"])
+    write_json(tmp_path / "run.json", {"settings": other.settings(), "config": asdict(other), "stages": []})
+    assert_one_line(say("train", "tiny", "--out", str(tmp_path)), str(tmp_path), "another configuration", "--out")
+
+
+def test_a_run_folder_with_something_else_in_it(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert_one_line(say("train", "tiny", "--out", str(tmp_path)), str(tmp_path), "not empty", "--out")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    assert_one_line(say("train", "tiny", "--out", str(tmp_path / "run")), str(tmp_path / "run"), "choose another")
+
+
+def test_media_that_are_not_there_leave_no_run_behind(tmp_path: Path) -> None:
+    missing, empty, run = tmp_path / "missing", tmp_path / "empty", tmp_path / "run"
+    empty.mkdir()
+    assert_one_line(say("train", "tiny", "--media", str(missing), "--out", str(run)), str(missing), "no such folder")
+    assert_one_line(say("train", "tiny", "--media", str(empty), "--out", str(run)), str(empty), "put video files there")
+    assert not run.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["train", "data prepare"])
+def test_a_folder_without_a_usable_clip(tmp_path: Path, verb: str) -> None:
+    media, out = tmp_path / "media", tmp_path / "out"
+    media.mkdir()
+    (media / "broken.mp4").write_bytes(b"this is no film")
+    words = ("train", "tiny", "--media", str(media)) if verb == "train" else ("data", "prepare", str(media))
+    said = say_outside(*words, "--out", str(out))
+    assert said.code == 1
+    errors = [line for line in said.error.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert "Traceback" not in said.error
+    for part in (f"data.media={str(media)!r}", "none of its 1 files", "sources.jsonl"):
+        assert part in errors[0]
+
+
+def test_generate_needs_a_run_and_a_finished_stage(tmp_path: Path) -> None:
+    clip = str(tmp_path / "clip.mp4")
+    assert_one_line(say("generate", str(tmp_path / "none"), "--out", clip), str(tmp_path / "none"), "mutual-forcing train")
+    write_json(tmp_path / "run.json", {"config": asdict(recipe("tiny"))})
+    assert_one_line(say("generate", str(tmp_path), "--out", clip), str(tmp_path), "no stage is finished", "mutual-forcing train tiny")
+    assert not Path(clip).exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("--out", "clip.gif"), ("--out='clip.gif'", ".mp4")),
+        (("--out", "clip.mp4", "--mode", "some"), ("--mode='some'", "few or multi")),
+        (("--out", "clip.mp4", "--moves", "0"), ("--moves=0", "at least 1")),
+        (("--out", "clip.mp4", "--seconds", "0"), ("--seconds=0", "between 0 and 600")),
+        (("--out", "clip.mp4", "--seconds", "nan"), ("--seconds=nan", "between 0 and 600")),
+    ],
+)
+def test_bad_words_of_generate(tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    assert_one_line(say("generate", str(tmp_path), *words), *parts)
+
+
+@pytest.mark.parametrize("verb", ["report", "data inspect"])
+def test_what_is_not_there_cannot_be_shown(tmp_path: Path, verb: str) -> None:
+    assert_one_line(say(*verb.split(), str(tmp_path / "none")), str(tmp_path / "none"))
