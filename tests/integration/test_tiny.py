@@ -1,0 +1,143 @@
+"""The main job from end to end: the installed command trains the tiny recipe, and its run folder holds everything it promises."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow.tracking import MlflowClient
+
+from mutual_forcing.datasets.media import decode, probe
+from mutual_forcing.orchestration.launch import loop_config, open_run
+from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.workers.checkpoint import load_stage
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+COMMAND = Path(sys.executable).with_name("mutual-forcing")
+CONFIG = recipe("tiny")
+STAGES = [s.name for s in CONFIG.stages]
+SECONDS = 240
+
+
+def command(*arguments: str, timeout: float = SECONDS) -> subprocess.CompletedProcess[str]:
+    hidden = {"RAY_ADDRESS", "MLFLOW_TRACKING_URI"}
+    environment = {k: v for k, v in os.environ.items() if k not in hidden}
+    return subprocess.run([str(COMMAND), *arguments], capture_output=True, text=True, timeout=timeout, env=environment, check=False)
+
+
+def ray_processes() -> set[int]:
+    """Processes of any Ray session on this machine."""
+    found = set()
+    for process in psutil.process_iter(["pid", "name", "cmdline"]):
+        words = " ".join(process.info["cmdline"] or [])
+        if process.info["name"] in ("raylet", "gcs_server") or words.startswith("ray::") or "/ray/_private/" in words:
+            found.add(process.info["pid"])
+    return found
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The finished run and what its command said."""
+
+    folder: Path
+    done: subprocess.CompletedProcess[str]
+    left_behind: set[int]
+
+    def lines(self, stage: str) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / "metrics" / f"{stage}.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    folder, before = tmp_path_factory.mktemp("tiny") / "run", ray_processes()
+    done = command("train", "tiny", "--out", str(folder))
+    assert done.returncode == 0, done.stderr[-2000:]
+    deadline = time.monotonic() + 10  # Ray's last processes take a moment to die
+    while (left := ray_processes() - before) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return Trained(folder, done, left)
+
+
+def test_nothing_of_ray_is_left(run: Trained) -> None:
+    assert not run.left_behind
+
+
+def test_the_report_is_one_file_that_names_every_stage(run: Trained) -> None:
+    report = (run.folder / "report.html").read_text()
+    assert all(stage in report for stage in STAGES)
+    assert str(run.folder / "report.html") in run.done.stderr
+
+
+def test_every_stage_left_a_verified_checkpoint(run: Trained) -> None:
+    config = open_run(run.folder)
+    assert config == CONFIG
+    loop = loop_config(config, run.folder)
+    for stage in config.stages:
+        roles = ("live", "ema", "fake") if stage.objective == "mutual" else ("live", "ema")
+        checkpoint = load_stage(loop.checkpoints, stage.name, loop.architecture(), roles)
+        assert checkpoint.steps == stage.steps
+        assert all(bool(x.isfinite().all()) for weights in checkpoint.weights.values() for x in weights.values())
+
+
+def test_every_step_of_every_stage_is_recorded_and_finite(run: Trained) -> None:
+    for stage in CONFIG.stages:
+        lines = run.lines(stage.name)
+        assert [line["step"] for line in lines] == list(range(stage.steps))
+        assert all(value is not None and math.isfinite(value) for line in lines for value in line["metrics"].values())
+
+
+def test_a_unimodal_stage_trains_its_modality_alone(run: Trained) -> None:
+    for stage, other in (("pretrain-video", "audio"), ("pretrain-audio", "video")):
+        assert not any(name.endswith(other) for line in run.lines(stage) for name in line["metrics"])
+
+
+def test_rollouts_are_never_older_than_allowed(run: Trained) -> None:
+    for line in run.lines("mutual"):
+        ages = {int(name.removeprefix("age/")): count for name, count in line["metrics"].items() if name.startswith("age/")}
+        assert ages
+        assert all(0 <= age <= CONFIG.rollouts.max_age for age in ages)
+        assert line["metrics"]["rollout_wait_s"] >= 0
+
+
+def test_mlflow_has_finished_runs_with_artifacts(run: Trained) -> None:
+    record = json.loads((run.folder / "run.json").read_text())["mlflow"]
+    client = MlflowClient(tracking_uri=record["tracking_uri"])
+    parent = client.get_run(record["run_id"])
+    runs = client.search_runs([parent.info.experiment_id])
+    assert {r.info.status for r in runs} == {"FINISHED"}
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == record["run_id"]]
+    assert sorted(r.info.run_name or "" for r in children) == sorted(f"tiny {stage}" for stage in STAGES)
+    for child in children:
+        stage = (child.info.run_name or "").removeprefix("tiny ")
+        history = client.get_metric_history(child.info.run_id, "loss")
+        assert [(m.step, m.value) for m in history] == [(line["step"], line["metrics"]["loss"]) for line in run.lines(stage)]
+    assert {a.path for a in client.list_artifacts(record["run_id"])} >= {"report.html", "data", "samples"}
+
+
+def test_generate_writes_a_clip_that_plays(run: Trained, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    done = command("generate", str(run.folder), "--out", str(clip), "--seconds", "1.5", "--json")
+    assert done.returncode == 0, done.stderr[-2000:]
+    record = json.loads(done.stdout)
+    decoded = decode(clip, probe(clip), CONFIG.data.decoding)
+    assert len(decoded.frames) == record["frames"] == CONFIG.data.timeline.frames(3)
+    assert decoded.audio is not None
+    assert record["stage"] == STAGES[-1]
+
+
+def test_running_again_returns_at_once(run: Trained) -> None:
+    files = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()}
+    start = time.monotonic()
+    done = command("train", "tiny", "--out", str(run.folder))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert time.monotonic() - start < 60
+    assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()} == files
