@@ -35,19 +35,6 @@ def write_film(path: Path, seconds: float = 1.5, **how) -> Path:
     return path
 
 
-def tick_in_sound(audio: np.ndarray) -> float:
-    """When the tick starts, in seconds: where the loudness of 2 ms first passes a third of its peak."""
-    loud = np.convolve(audio.astype(np.float64) ** 2, np.ones(32) / 32, "same")
-    return (int(np.argmax(loud > loud.max() / 9)) + 16) / RATE
-
-
-def tick_in_picture(frames: np.ndarray) -> float:
-    """The middle of the light of the flash, in seconds."""
-    light = frames.mean((1, 2, 3))
-    light = np.maximum(light - (light.min() + light.max()) / 2, 0)
-    return float((np.arange(len(light)) * light).sum() / light.sum()) / FPS
-
-
 def decibels(reference: np.ndarray, other: np.ndarray) -> float:
     """Peak signal-to-noise ratio of pictures."""
     return float(10 * np.log10(255**2 / np.mean((reference.astype(np.float64) - other) ** 2)))
