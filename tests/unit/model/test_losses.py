@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
+from loss_material import CHUNKS, CONFIG, Field, assert_loss, every_latent, no_grad_reached, rollout_of, shift, text_of
 from model_material import CLOCK, assert_near, clip_batch, clip_noise, latents, network, rows_of
 from torch import Tensor, nn
 
@@ -27,90 +27,6 @@ from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.path import PathConfig
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.types import AV, MODALITIES, AVBatch, Controls, Rollout, future
-
-CHUNKS = 3
-CONFIG = ObjectiveConfig(
-    path=PathConfig(shift_video=3.0, shift_audio=0.7),
-    video_weight=1.3,
-    audio_weight=0.6,
-    drop_all=0.4,
-    drop_caption=0.2,
-    drop_transcript=0.2,
-    sub_steps=3,
-    guidance=2.5,
-    dmd_guidance=3.5,
-)
-
-
-class Field(nn.Module):
-    """A velocity that depends on everything that a network sees, and by a rule for one latent that a loop can follow."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
-
-    def forward(self, noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:
-        made = {}
-        for name, x in noisy.items():
-            rows = [
-                torch.stack([self._at(b, i, name, x, context, t, r, controls, layout) for i in range(x.shape[1])])
-                for b in range(x.shape[0])
-            ]
-            made[name] = torch.stack(rows)
-        return AV(**made)
-
-    def _at(self, b: int, i: int, name: str, x: Tensor, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> Tensor:
-        k = chunk_of(name, i, layout.chunks)
-        return self.rule(x[b, i], context.get(name)[b, i], t.get(name)[b, k].item(), r.get(name)[b, k].item(), text_of(controls, b))
-
-    def rule(self, x: Tensor, past: Tensor, t: float, r: float, text: float) -> Tensor:
-        a, b, c, d, e = self.weight
-        return torch.tanh(a * x + b * past) + c * t * x + d * (t - r) + e * text * past
-
-
-def text_of(controls: Controls, b: int) -> float:
-    return (controls.caption_mask_BW[b].sum() + 2 * controls.words_mask_BW[b].sum()).item() / 10
-
-
-def chunk_of(name: str, i: int, chunks: int) -> int:
-    """The chunk of predicted latent `i` of a modality."""
-    for k in range(chunks):
-        if name == "video" and i < (k + 1) * CLOCK.chunk_video:
-            return k
-        if name == "audio" and i < CLOCK.audio_latents(k + 1):
-            return k
-    raise AssertionError(f"{name} latent {i} is beyond {chunks} chunks")
-
-
-def shift(raw: float, name: str) -> float:
-    s = CONFIG.path.shift_video if name == "video" else CONFIG.path.shift_audio
-    return s * raw / (1 + (s - 1) * raw)
-
-
-def every_latent(like: AV) -> list[tuple[str, int, int, int]]:
-    """(modality, clip, latent, chunk) of all predicted latents."""
-    return [(m, b, i, chunk_of(m, i, CHUNKS)) for m, x in like.items() for b, i in product(range(x.shape[0]), range(x.shape[1]))]
-
-
-def assert_loss(loss: Loss, squares: dict[str, list[Tensor]], name: str) -> None:
-    """Means over a modality's latents, then the weighted sum."""
-    means = {m: torch.stack(s).mean() for m, s in squares.items()}
-    assert set(loss.parts) == {f"{name}_{m}" for m in means}
-    for m, mean in means.items():
-        assert_near(loss.parts[f"{name}_{m}"], mean.detach(), rtol=2e-6, atol=1e-9)
-        assert not loss.parts[f"{name}_{m}"].requires_grad
-    assert_near(loss.value, CONFIG.video_weight * means["video"] + CONFIG.audio_weight * means["audio"], rtol=2e-6, atol=1e-9)
-
-
-def no_grad_reached(*modules: nn.Module) -> bool:
-    return all(p.grad is None for module in modules for p in module.parameters())
-
-
-def rollout_of(batch: AVBatch, raw: tuple[float, ...] = (1.0, 0.5, 0.25)) -> Rollout:
-    made = latents(CHUNKS, batch.latents.batch, seed=21)
-    state = future(latents(CHUNKS, batch.latents.batch, seed=22))
-    return Rollout(made, state, torch.tensor([raw] * batch.latents.batch), 4, 4)
-
 
 # --- flow matching --------------------------------------------------------------------------------------------------------
 
@@ -275,103 +191,6 @@ def test_shortcut_intervals_are_moves_of_the_sampler_or_jumps_to_zero(sampler: s
     jumps = {(t, 0.0) for t in (1.0, 0.75, 0.5, 0.25)}
     moves = {(t, t - 0.25) for t in (1.0, 0.75, 0.5, 0.25)}
     assert set(seen) == (jumps if sampler == "renoise" else jumps | moves)
-
-
-# --- DMD and the fake score -----------------------------------------------------------------------------------------------
-
-
-def test_the_jump_to_zero_equals_the_loop_and_carries_gradient() -> None:
-    batch, field = clip_batch(CHUNKS), Field(0)
-    rollout = rollout_of(batch)
-    g = jump_to_zero(field, batch, rollout, rollout.history, CONFIG)
-    for m, b, i, k in every_latent(g):
-        t, y = shift(rollout.exit_time_BK[b, k].item(), m), rollout.exit_state.get(m)[b, i]
-        want = y - t * field.rule(y, rollout.history.get(m)[b, i], t, 0.0, text_of(batch.controls, b))
-        assert_near(g.get(m)[b, i], want, rtol=2e-6, atol=1e-9)
-    g.get("video").sum().backward()
-    assert field.weight.grad is not None
-    assert all(not x.requires_grad for x in (*dict(rollout.history.items()).values(), *dict(rollout.exit_state.items()).values()))
-
-
-def loop_direction(real: Field, fake: Field, g: AV, history: AV, batch: AVBatch, noise: PositionalNoise) -> AV:
-    """d = (p_fake - p_real) / (mean|g - p_real| + eps), a scale for each clip and modality."""
-    e, u = noise.normal_like(g, "dmd", "noise"), noise.uniform((CHUNKS,), "dmd", "time").tolist()
-    p_real, p_fake = (g.detach().map(torch.zeros_like) for _ in range(2))
-    for m, b, i, k in every_latent(g):
-        s, past, text = shift(0.02 + 0.96 * u[b][k], m), history.get(m)[b, i], text_of(batch.controls, b)
-        x = (1 - s) * g.get(m)[b, i].detach() + s * e.get(m)[b, i]
-        with torch.no_grad():
-            bare, conditional = real.rule(x, past, s, s, 0.0), real.rule(x, past, s, s, text)
-            p_real.get(m)[b, i] = x - s * (bare + CONFIG.dmd_guidance * (conditional - bare))
-            p_fake.get(m)[b, i] = x - s * fake.rule(x, past, s, s, text)
-    made = {}
-    for m, x in g.detach().items():
-        rows = [
-            (p_fake.get(m)[b] - p_real.get(m)[b]) / ((x[b] - p_real.get(m)[b]).abs().mean() + CONFIG.dmd_epsilon) for b in range(x.shape[0])
-        ]
-        made[m] = torch.stack(rows)
-    return AV(**made)
-
-
-def test_dmd_equals_the_loop_and_its_gradient_is_the_direction() -> None:
-    batch, noise, real, fake = clip_batch(CHUNKS), clip_noise(), Field(1), Field(2)
-    history = latents(CHUNKS, seed=21)
-    g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
-    d = loop_direction(real, fake, g, history, batch, noise)
-    loss = dmd(g, real, fake, batch, history, noise, CONFIG)
-    assert_loss(loss, {m: [0.5 * x.square().flatten()] for m, x in d.items()}, "dmd")
-    loss.value.backward()
-    for m, weight in (("video", CONFIG.video_weight), ("audio", CONFIG.audio_weight)):
-        grad = g.get(m).grad
-        assert grad is not None
-        assert_near(grad, weight * d.get(m) / d.get(m).numel(), rtol=2e-6, atol=1e-9)
-    assert no_grad_reached(real, fake)
-
-
-def test_dmd_reaches_the_generator_alone_through_the_jump() -> None:
-    """The chain of method 5.3 with the generator as its own teacher: its gradient is d . dg/dtheta and nothing else."""
-    batch, noise, model, fake = clip_batch(CHUNKS), clip_noise(), Field(0), Field(2)
-    rollout = rollout_of(batch)
-    g = jump_to_zero(model, batch, rollout, rollout.history, CONFIG)
-    d = loop_direction(deepcopy(model), fake, g, rollout.history, batch, noise)
-    inner = CONFIG.video_weight * (g.get("video") * d.get("video")).mean() + CONFIG.audio_weight * (g.get("audio") * d.get("audio")).mean()
-    want = torch.autograd.grad(inner, model.weight, retain_graph=True)[0]
-    dmd(g, model, fake, batch, rollout.history, noise, CONFIG).value.backward()
-    assert model.weight.grad is not None
-    assert_near(model.weight.grad, want, rtol=1e-5, atol=1e-8)
-    assert no_grad_reached(fake)
-
-
-def test_equal_scores_leave_nothing_to_learn() -> None:
-    batch, field = clip_batch(CHUNKS), Field(1)
-    g = future(latents(CHUNKS, seed=30))
-    config = replace(CONFIG, dmd_guidance=1.0)
-    assert dmd(g, field, field, batch, batch.latents, clip_noise(), config).value == 0
-
-
-@pytest.mark.parametrize("update", [0, 3])
-def test_the_fake_score_equals_the_loop(update: int) -> None:
-    batch, noise, fake = clip_batch(CHUNKS), clip_noise(), Field(2)
-    history = latents(CHUNKS, seed=21)
-    g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
-    e, raw = noise.normal_like(g, "fake", update), noise.uniform((CHUNKS,), f"fake-{update}", "time").tolist()
-    squares: dict[str, list[Tensor]] = {"video": [], "audio": []}
-    for m, b, i, k in every_latent(g):
-        t, x, n = shift(raw[b][k], m), g.get(m)[b, i].detach(), e.get(m)[b, i]
-        v = fake.rule((1 - t) * x + t * n, history.get(m)[b, i], t, t, text_of(batch.controls, b))
-        squares[m].append((v - (n - x)).square())
-    loss = fake_score(fake, g, batch, history, noise, CONFIG, update)
-    assert_loss(loss, squares, "fake")
-    loss.value.backward()
-    assert fake.weight.grad is not None
-    assert all(x.grad is None for _, x in g.items())
-
-
-def test_each_fake_update_draws_afresh() -> None:
-    batch, fake, g = clip_batch(CHUNKS), Field(2), future(latents(CHUNKS, seed=30))
-    values = [fake_score(fake, g, batch, batch.latents, clip_noise(), CONFIG, update).value.item() for update in (0, 1, 0)]
-    assert values[0] == values[2]
-    assert values[0] != values[1]
 
 
 # --- all of them ----------------------------------------------------------------------------------------------------------

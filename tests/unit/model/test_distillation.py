@@ -1,0 +1,109 @@
+"""DMD and the fake score against a slow reference: loops over clips and latents, written from the equations of method 5.3 and 5.4."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from loss_material import CHUNKS, CONFIG, Field, assert_loss, every_latent, no_grad_reached, rollout_of, shift, text_of
+from model_material import assert_near, clip_batch, clip_noise, latents
+from torch import Tensor
+
+from mutual_forcing.model.losses import dmd, fake_score, jump_to_zero
+from mutual_forcing.model.noise import PositionalNoise
+from mutual_forcing.model.types import AV, AVBatch, future
+
+
+def test_the_jump_to_zero_equals_the_loop_and_carries_gradient() -> None:
+    batch, field = clip_batch(CHUNKS), Field(0)
+    rollout = rollout_of(batch)
+    g = jump_to_zero(field, batch, rollout, rollout.history, CONFIG)
+    for m, b, i, k in every_latent(g):
+        t, y = shift(rollout.exit_time_BK[b, k].item(), m), rollout.exit_state.get(m)[b, i]
+        want = y - t * field.rule(y, rollout.history.get(m)[b, i], t, 0.0, text_of(batch.controls, b))
+        assert_near(g.get(m)[b, i], want, rtol=2e-6, atol=1e-9)
+    g.get("video").sum().backward()
+    assert field.weight.grad is not None
+
+
+def loop_direction(real: Field, fake: Field, g: AV, history: AV, batch: AVBatch, noise: PositionalNoise) -> AV:
+    """d = (p_fake - p_real) / (mean|g - p_real| + eps), a scale for each clip and modality."""
+    e, u = noise.normal_like(g, "dmd", "noise"), noise.uniform((CHUNKS,), "dmd", "time").tolist()
+    p_real, p_fake = (g.detach().map(torch.zeros_like) for _ in range(2))
+    for m, b, i, k in every_latent(g):
+        s, past, text = shift(0.02 + 0.96 * u[b][k], m), history.get(m)[b, i], text_of(batch.controls, b)
+        x = (1 - s) * g.get(m)[b, i].detach() + s * e.get(m)[b, i]
+        with torch.no_grad():
+            bare, conditional = real.rule(x, past, s, s, 0.0), real.rule(x, past, s, s, text)
+            p_real.get(m)[b, i] = x - s * (bare + CONFIG.dmd_guidance * (conditional - bare))
+            p_fake.get(m)[b, i] = x - s * fake.rule(x, past, s, s, text)
+    made = {}
+    for m, x in g.detach().items():
+        rows = [
+            (p_fake.get(m)[b] - p_real.get(m)[b]) / ((x[b] - p_real.get(m)[b]).abs().mean() + CONFIG.dmd_epsilon) for b in range(x.shape[0])
+        ]
+        made[m] = torch.stack(rows)
+    return AV(**made)
+
+
+def test_dmd_equals_the_loop_and_its_gradient_is_the_direction() -> None:
+    batch, noise, real, fake = clip_batch(CHUNKS), clip_noise(), Field(1), Field(2)
+    history = latents(CHUNKS, seed=21)
+    g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
+    d = loop_direction(real, fake, g, history, batch, noise)
+    loss = dmd(g, real, fake, batch, history, noise, CONFIG)
+    assert_loss(loss, {m: [0.5 * x.square().flatten()] for m, x in d.items()}, "dmd")
+    loss.value.backward()
+    for m, weight in (("video", CONFIG.video_weight), ("audio", CONFIG.audio_weight)):
+        grad = g.get(m).grad
+        assert grad is not None
+        assert_near(grad, weight * d.get(m) / d.get(m).numel(), rtol=2e-6, atol=1e-9)
+    assert no_grad_reached(real, fake)
+
+
+def test_dmd_reaches_the_generator_alone_through_the_jump() -> None:
+    """The chain of method 5.3 with the generator as its own teacher: its gradient is d . dg/dtheta and nothing else."""
+    batch, noise, model, fake = clip_batch(CHUNKS), clip_noise(), Field(0), Field(2)
+    rollout = rollout_of(batch)
+    g = jump_to_zero(model, batch, rollout, rollout.history, CONFIG)
+    d = loop_direction(deepcopy(model), fake, g, rollout.history, batch, noise)
+    inner = CONFIG.video_weight * (g.get("video") * d.get("video")).mean() + CONFIG.audio_weight * (g.get("audio") * d.get("audio")).mean()
+    want = torch.autograd.grad(inner, model.weight, retain_graph=True)[0]
+    dmd(g, model, fake, batch, rollout.history, noise, CONFIG).value.backward()
+    assert model.weight.grad is not None
+    assert_near(model.weight.grad, want, rtol=1e-5, atol=1e-8)
+    assert no_grad_reached(fake)
+
+
+def test_equal_scores_leave_nothing_to_learn() -> None:
+    batch, field = clip_batch(CHUNKS), Field(1)
+    g = future(latents(CHUNKS, seed=30))
+    config = replace(CONFIG, dmd_guidance=1.0)
+    assert dmd(g, field, field, batch, batch.latents, clip_noise(), config).value == 0
+
+
+@pytest.mark.parametrize("update", [0, 3])
+def test_the_fake_score_equals_the_loop(update: int) -> None:
+    batch, noise, fake = clip_batch(CHUNKS), clip_noise(), Field(2)
+    history = latents(CHUNKS, seed=21)
+    g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
+    e, raw = noise.normal_like(g, "fake", update), noise.uniform((CHUNKS,), f"fake-{update}", "time").tolist()
+    squares: dict[str, list[Tensor]] = {"video": [], "audio": []}
+    for m, b, i, k in every_latent(g):
+        t, x, n = shift(raw[b][k], m), g.get(m)[b, i].detach(), e.get(m)[b, i]
+        v = fake.rule((1 - t) * x + t * n, history.get(m)[b, i], t, t, text_of(batch.controls, b))
+        squares[m].append((v - (n - x)).square())
+    loss = fake_score(fake, g, batch, history, noise, CONFIG, update)
+    assert_loss(loss, squares, "fake")
+    loss.value.backward()
+    assert fake.weight.grad is not None
+    assert all(x.grad is None for _, x in g.items())
+
+
+def test_each_fake_update_draws_afresh() -> None:
+    batch, fake, g = clip_batch(CHUNKS), Field(2), future(latents(CHUNKS, seed=30))
+    values = [fake_score(fake, g, batch, batch.latents, clip_noise(), CONFIG, update).value.item() for update in (0, 1, 0)]
+    assert values[0] == values[2]
+    assert values[0] != values[1]
