@@ -26,7 +26,8 @@ class ObjectiveConfig:
     the transcript alone (FM only). few_moves: the FEW grid. few_sampler: `ode` or `renoise` (method 5.3). sub_steps, guidance:
     the ShortCut target's MULTI steps and its scale (`uncond + g * (cond - uncond)`). to_zero_share: ShortCut intervals that end
     at 0. w_distil, w_sc, w_dmd: theta minimises L_fm + w_distil (w_sc L_sc + w_dmd L_dmd). dmd_guidance: scale of p_real.
-    real_share: clips that keep their true history. fake_updates: fake-score updates for each update of theta.
+    real_share: clips that keep their true history. context_noise: FM noises each clip's history by up to
+    this level, so that a model does not copy the flaws of its own past. fake_updates: fake-score updates for each update of theta.
     """
 
     time_sampling: Literal["uniform", "logit_normal"] = "uniform"
@@ -47,6 +48,7 @@ class ObjectiveConfig:
     dmd_guidance: float = 5.0
     dmd_epsilon: float = 1e-3
     real_share: float = 0.25
+    context_noise: float = 0.0
     fake_updates: int = 5
 
     def __post_init__(self) -> None:
@@ -58,6 +60,8 @@ class ObjectiveConfig:
         for name in ("to_zero_share", "real_share", "drop_all", "drop_caption", "drop_transcript"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"objective.{name}={getattr(self, name)}: a share lies between 0 and 1")
+        if self.context_noise < 0:
+            raise ValueError(f"objective.context_noise={self.context_noise}: a noise level is at least 0 (0 = clean history)")
         if self.few_sampler not in ("ode", "renoise"):
             raise ValueError(f"objective.few_sampler={self.few_sampler!r}: must be ode or renoise")
 
@@ -103,13 +107,27 @@ def choose_history(batch: AVBatch, rollout: Rollout, noise: PositionalNoise, rea
     return batch.latents.map(lambda x, y: torch.where(real_B.view(-1, *[1] * (x.dim() - 1)), x, y), rollout.history)
 
 
+def noisy_context(history: AV, noise: PositionalNoise, level: float) -> AV:
+    """The history with noise of a level uniform on [0, `level`] for each clip; the first frame is a control and stays clean."""
+    if level == 0:
+        return history
+    level_B = level * noise.uniform((), "context", "level")
+
+    def noised(x: Tensor, e: Tensor) -> Tensor:
+        y = x + level_B.view(-1, *[1] * (x.dim() - 1)).to(x.dtype) * e
+        return torch.cat([x[:, :1], y[:, 1:]], dim=1) if x.dim() == 5 else y
+
+    return history.map(noised, noise.normal_like(history, "context"))
+
+
 def flow_matching(model: Velocity, batch: AVBatch, history: AV, noise: PositionalNoise, config: ObjectiveConfig) -> Loss:
     """L_fm = | u(x_t, t, t | K, c) - (e - x_0) |^2: the target is the real clip, the past is `history` (method 4, 5.1)."""
     clean = future(batch.latents)
     e = noise.normal_like(clean, "fm", "noise")
     t = shifted(_raw_times(noise, batch.layout, config, "fm"), config.path, clean)
     x_t = interpolate(clean, e, per_latent(t, clean, batch.layout))
-    u = model(x_t, history, t, t, _dropped(batch.controls, noise, config), batch.layout)
+    past = noisy_context(history, noise, config.context_noise)
+    u = model(x_t, past, t, t, _dropped(batch.controls, noise, config), batch.layout)
     return _weighted(_squared(u, velocity(clean, e)), "fm", config)
 
 

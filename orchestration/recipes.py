@@ -26,12 +26,12 @@ def demo() -> RunConfig:
         name="demo",
         data=DataConfig(synthetic_count=120, held_out_share=0.2, video_codec=DctVideoConfig(channels=24)),
         model=TransformerConfig(video_channels=24),
-        objective=ObjectiveConfig(guidance=3.0, dmd_guidance=3.0, fake_updates=1),
+        objective=ObjectiveConfig(guidance=3.0, dmd_guidance=3.0, fake_updates=1, context_noise=0.4),
         stages=(
             StageConfig("pretrain-video", 60, 16, modalities=("video",), optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("pretrain-audio", 60, 16, modalities=("audio",), optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("joint", 320, 16, optimizer=SMALL_NETWORK, ema=0.98),
-            StageConfig("mutual", 24, 8, objective="mutual", optimizer=replace(SMALL_NETWORK, lr=5e-4), ema=0.9),
+            StageConfig("mutual", 24, 8, objective="mutual", optimizer=replace(SMALL_NETWORK, lr=2e-4), ema=0.9),
         ),
         samples=SamplesConfig(clips=40, multi_guidance=3.0),
     )

@@ -21,6 +21,7 @@ from mutual_forcing.model.losses import (
     flow_matching,
     guided_velocity,
     jump_to_zero,
+    noisy_context,
     shortcut,
 )
 from mutual_forcing.model.noise import PositionalNoise
@@ -257,3 +258,16 @@ def test_guidance_shares_one_forward_and_equals_two() -> None:
 def test_impossible_objectives_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ObjectiveConfig(**changes)
+
+
+def test_context_noise_spares_the_first_frame_and_stays_below_its_level() -> None:
+    """Noise reaches every predicted latent of the history, never the first frame, and no clip gets more than the level."""
+    history = AV(torch.zeros(4, 7, 2, 2, 2, dtype=torch.float64), torch.zeros(4, 300, 8, dtype=torch.float64))
+    noise = PositionalNoise([(0, b) for b in range(4)])
+    noised = noisy_context(history, noise, 0.5)
+    assert noised.get("video")[:, 0].abs().max() == 0
+    assert noised.get("video")[:, 1:].abs().min() > 0
+    level_B = noised.get("audio").std(dim=(1, 2))
+    assert level_B.max() < 0.55
+    assert level_B.max() > 2 * level_B.min(), "each clip draws its own level"
+    assert noisy_context(history, noise, 0.0) is history
