@@ -262,8 +262,8 @@ def test_impossible_objectives_are_refused(changes: dict, message: str) -> None:
 
 def test_context_noise_spares_the_first_frame_and_stays_below_its_level() -> None:
     """Noise reaches every predicted latent of the history, never the first frame, and no clip gets more than the level."""
-    history = AV(torch.zeros(4, 7, 2, 2, 2, dtype=torch.float64), torch.zeros(4, 300, 8, dtype=torch.float64))
-    noise = PositionalNoise([(0, b) for b in range(4)])
+    history = AV(torch.zeros(16, 7, 2, 2, 2, dtype=torch.float64), torch.zeros(16, 300, 8, dtype=torch.float64))
+    noise = PositionalNoise([(0, b) for b in range(16)])
     noised = noisy_context(history, noise, 0.5)
     assert noised.get("video")[:, 0].abs().max() == 0
     assert noised.get("video")[:, 1:].abs().min() > 0
