@@ -28,17 +28,29 @@ class Coordinator:
 
     def __init__(self, actor: RolloutActorConfig, actors: int, ranks: int, local: int, steps: int, max_age: int, max_failures: int) -> None:
         self._actor_config, self._ranks, self._local, self._max_failures = actor, ranks, local, max_failures
-        self._count = actors
-        self._buffer: RolloutBuffer[ray.ObjectRef] = RolloutBuffer(ranks, max_age, ranks * steps)
+        self._count, self._max_age, self._total = actors, max_age, ranks * steps
         self._changed = asyncio.Condition()
+        self._tasks: list[asyncio.Task] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        """Begin the stage: nothing admitted, nothing held. Actors of an earlier attempt end with the tasks that hold them."""
+        for task in self._tasks:
+            task.cancel()
+        self._tasks = []
+        self._buffer: RolloutBuffer[ray.ObjectRef] = RolloutBuffer(self._ranks, self._max_age, self._total)
         self._version, self._snapshot = -1, None
         self._failures, self._served = 0, 0
         self._error: str | None = None
-        self._tasks: list[asyncio.Task] = []
 
     async def publish(self, version: int, snapshot: list[ray.ObjectRef]) -> None:
-        """A new weight version; the reference comes in a list so that Ray does not fetch it here."""
+        """A new weight version; the reference comes in a list so that Ray does not fetch it here.
+
+        Version 0 begins the stage, also when restarted trainers begin it again.
+        """
         async with self._changed:
+            if version == 0:
+                self._reset()
             if version <= self._version:
                 raise ValueError(f"weights of version {version} were published after version {self._version}")
             self._version, self._snapshot = version, snapshot[0]
@@ -91,7 +103,7 @@ class Coordinator:
         lost = isinstance(error, RayActorError)
         self._failures += 1
         async with self._changed:
-            if decide(PoolStatus(self._failures, self._served, lost), self._max_failures) is Decision.FAIL:
+            if decide(PoolStatus(self._failures, lost), self._max_failures) is Decision.FAIL:
                 self._error = f"rollout actor failed ({type(error).__name__}): {error}"
             elif request is not None:
                 self._buffer.give_back(request)

@@ -15,10 +15,9 @@ class Decision(Enum):
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """failures: actors lost so far in this stage; served: requests served since the last loss; lost: the actor's process is gone."""
+    """failures: how often an actor has failed in this stage; lost: this time its process is gone."""
 
     failures: int
-    served: int
     lost: bool
 
 

@@ -37,7 +37,7 @@ from .config import RunConfig, from_tree
 from .report import build_report
 from .rollout_pool import start_pool
 from .samples import make_samples, open_generator
-from .tracking import Tracker
+from .tracking import Tracker, redacted
 
 RUN = "run.json"
 PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
@@ -119,12 +119,16 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
     if not todo and (run_dir / "report.html").is_file():
         return run_dir / "report.html"
-    tracker = Tracker(run_dir, config.name, asdict(config), warn, record.get("mlflow", {}).get("run_id"))
+    tracker = Tracker(run_dir, config.name, asdict(config), todo, warn, record.get("mlflow", {}).get("run_id"))
+    record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": tracker.run_id}
+    write_json(run_dir / RUN, record)  # an interrupted run continues under the same id
     status = "FAILED"
     try:
         with ray_session():
             prepare(config.data, run_dir / "data", progress)
             if todo:
+                for name in todo:  # left by an interrupted attempt: the stage begins again
+                    (run_dir / "metrics" / f"{name}.jsonl").unlink(missing_ok=True)
                 tracker.follow()
                 made = _fit(config, loop, run_dir, progress)
                 kept = [s for s in record["stages"] if s["name"] not in {m["name"] for m in made}]
@@ -133,7 +137,6 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
         make_samples(open_generator(loop, config), run_dir)
         progress("generate held-out clips", 1, 1)
         record["total_seconds"] = round(record["total_seconds"] + time.monotonic() - begin, 1)
-        record["mlflow"] = {"tracking_uri": tracker.uri, "run_id": tracker.run_id}
         write_json(run_dir / RUN, record)
         report = build_report(run_dir)
         _log_artifacts(tracker, run_dir, report)

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,25 @@ BATCH = 500
 
 
 class Tracker:
-    """One parent run; `follow` forwards spools until `finish`. `warn` is called with one line when the tracker cannot be reached."""
+    """One parent run; `follow` forwards the spools of `stages` until `finish`. `run_id` continues an interrupted run, whose finished
+    stages are there already. `warn` is called with one line when the tracker cannot be reached.
+    """
 
-    def __init__(self, run_dir: Path, name: str, params: dict[str, Any], warn: Callable[[str], None], run_id: str | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        name: str,
+        params: dict[str, Any],
+        stages: Sequence[str],
+        warn: Callable[[str], None],
+        run_id: str | None = None,
+    ) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.ERROR)
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / 'mlflow.db'}"
         self.run_id: str | None = run_id
         self._warn, self._name, self._warned = warn, name, False
+        self._follows = list(stages)
         self._spools = run_dir / "metrics"
         self._read: dict[str, int] = {}
         self._stages: dict[str, str] = {}
@@ -76,7 +87,7 @@ class Tracker:
             self._guard(self._forward)
 
     def _forward(self) -> None:
-        for spool in sorted(self._spools.glob("*.jsonl")):
+        for spool in (path for stage in self._follows if (path := self._spools / f"{stage}.jsonl").is_file()):
             with spool.open() as file:
                 file.seek(self._read.get(spool.stem, 0))
                 lines = file.readlines()

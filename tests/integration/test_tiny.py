@@ -20,7 +20,7 @@ from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.workers.checkpoint import load_stage
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 COMMAND = Path(sys.executable).with_name("mutual-forcing")
 CONFIG = recipe("tiny")

@@ -27,7 +27,7 @@ from mutual_forcing.model.types import AV, AVBatch, Rollout
 from mutual_forcing.workers.engine import Engine, EngineConfig, OptimizerConfig
 from mutual_forcing.workers.train_step import Networks, flow_step, mutual_step
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.timeout(600)
 
 Stage = Literal[0, 1, 2, 3]
 Kind = Literal["flow", "mutual", "apart", "summed"]
