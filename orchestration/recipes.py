@@ -33,7 +33,7 @@ def demo() -> RunConfig:
             StageConfig("joint", 320, 16, optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("mutual", 24, 8, objective="mutual", optimizer=replace(SMALL_NETWORK, lr=2e-4), ema=0.9),
         ),
-        samples=SamplesConfig(clips=40, multi_guidance=3.0),
+        samples=SamplesConfig(clips=40, multi_guidance=1.5),
     )
 
 
