@@ -169,7 +169,10 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
     )
     watcher = _SpoolWatcher(loop, progress)
     with watcher:
-        result = trainer.fit()
+        try:
+            result = trainer.fit()
+        except SystemExit as stop:  # Ray Train's own handler of Ctrl-C ends the process without a word
+            raise KeyboardInterrupt from stop
     return list(result.return_value or [])
 
 
