@@ -30,6 +30,8 @@ class WorkersConfig:
     max_failures: int = 1
 
     def __post_init__(self) -> None:
+        if self.use_gpu:
+            raise ValueError("workers.use_gpu=true: training on GPUs is not supported yet (batches stay on the CPU); leave it false")
         if self.count < 1 or self.threads < 1 or self.max_failures < 0:
             raise ValueError(
                 f"workers.count={self.count} and threads={self.threads} must be at least 1, max_failures={self.max_failures} at least 0"

@@ -35,8 +35,8 @@ def examine() -> dict[str, Any]:
         problems.append("two train workers on one core take turns: runs take twice as long; --set workers.count=1 saves memory")
     if shared < 0.5:
         problems.append(f"/dev/shm has {shared:.1f} GB: Ray's object store falls back to disk and is slow; enlarge it")
-    if not here["gpus"]:
-        problems.append("no GPU: recipes with workers.use_gpu=true cannot start")
+    if here["gpus"]:
+        problems.append("training on the GPU is not supported yet: it runs on the CPU cores")
     return {
         **here,
         "free_memory_gb": round(free, 1),
