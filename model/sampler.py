@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .noise import PositionalNoise
+from .objective import FewSampler, ObjectiveConfig
 from .path import PathConfig, few_grid, guided, interpolate, move, shifted
 from .timeline import FIRST_FRAME_CHUNK, Layout
 from .transformer import AVTransformer, Stream
@@ -25,7 +26,7 @@ class SamplerConfig:
 
     mode: Literal["few", "multi"] = "few"
     moves: int = 4
-    few_sampler: Literal["ode", "renoise"] = "ode"
+    few_sampler: FewSampler = "ode"
     guidance: float = 5.0
     path: PathConfig = PathConfig()
 
@@ -33,21 +34,6 @@ class SamplerConfig:
     def evaluations(self) -> int:
         """Network evaluations a chunk, besides the one that commits it; a guided step counts as two."""
         return self.moves * (2 if self.mode == "multi" and self.guidance != 1.0 else 1)
-
-
-@dataclass(frozen=True)
-class RolloutConfig:
-    """Rollouts (method 5). strength: the history starts from the real chunk noised to a level drawn from [low, high] for each clip
-    and snapped to the FEW grid (1 = pure noise). exit_last_share: with `ode`, exit states of the last move at least this often.
-    """
-
-    strength_low: float = 0.2
-    strength_high: float = 0.6
-    exit_last_share: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.strength_low <= self.strength_high <= 1:
-            raise ValueError(f"rollout.strength_low={self.strength_low}, strength_high={self.strength_high}: need 0 < low <= high <= 1")
 
 
 def chunk_latents(latents: AV, layout: Layout, chunk: int) -> AV:
@@ -139,63 +125,72 @@ def _empty_chunk(net: AVTransformer, chunk: int, first_frame: Tensor | None, aud
     )
 
 
+def few_mode(objective: ObjectiveConfig, moves: int | None = None) -> SamplerConfig:
+    """The few-step mode that an objective trains, with its own number of moves or another."""
+    return SamplerConfig("few", moves or objective.few.moves, objective.few.sampler, path=objective.path)
+
+
 @torch.no_grad()
 def roll_out(
     net: AVTransformer,
     latents: AV,
     controls: Controls,
     layout: Layout,
-    config: SamplerConfig,
-    rollout: RolloutConfig,
+    objective: ObjectiveConfig,
     noise: PositionalNoise,
     version: int,
 ) -> Rollout:
     """Few-step histories of B real clips under their own controls, with one exit state a chunk (method 5).
 
-    The history's chunk starts from the real chunk noised to the clip's strength; the exit state is reached from pure noise, because
-    that is where inference starts. Both see the same generated past.
+    A history's chunk starts from the real chunk noised to the clip's strength; with `history.source = true` the real chunk itself is the
+    past. The exit state is reached from pure noise, because that is where inference starts. Both see the same past.
     """
-    assert config.mode == "few", "a rollout is what the few-step mode makes: MULTI needs a stream of both text branches"
-    b, grid = latents.batch, few_grid(config.moves)
+    config, generated = few_mode(objective), objective.history.source == "generated"
     mover = _ChunkMover(net, net.start(controls, tuple(m for m, _ in latents.items())), config, noise)
-    start_B, exit_BK = _branches(noise, layout, config, rollout)
+    start_B, exit_BK = _branches(noise, layout, objective)
+    grid = few_grid(config.moves)
     times = grid.tolist()
     history: list[AV] = []
     exits: list[AV] = []
     if latents.video is not None:
-        first = chunk_latents(AV(video=latents.video), layout, FIRST_FRAME_CHUNK)
-        mover.commit(first, FIRST_FRAME_CHUNK)
+        mover.commit(chunk_latents(AV(video=latents.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK)
     for chunk in layout.chunk_range:
         real = chunk_latents(latents, layout, chunk)
         e = noise.normal_like(real, "chunk", chunk)
-        y, state = e, e
-        for i in range(int(exit_BK[:, chunk].max())):
-            state = mover.move(state, times[i], times[i + 1], chunk, i)
-            y = _where(exit_BK[:, chunk] == i + 1, state, y)
-        at = shifted(grid[start_B][:, None].to(e.items()[0][1].device), config.path, real)
-        x = interpolate(real, e, _spread(at, real))
-        for i in range(int(start_B.min()), config.moves):
-            x = _where(start_B <= i, mover.move(x, times[i], times[i + 1], chunk, i), x)
+        if objective.w_dmd > 0:
+            y, state = e, e
+            for i in range(int(exit_BK[:, chunk].max())):
+                state = mover.move(state, times[i], times[i + 1], chunk, i)
+                y = _where(exit_BK[:, chunk] == i + 1, state, y)
+            exits.append(y)
+        x = real
+        if generated:
+            x = interpolate(real, e, _spread(shifted(grid[start_B][:, None].to(e.device), config.path, real), real))
+            for i in range(int(start_B.min()), config.moves):
+                x = _where(start_B <= i, mover.move(x, times[i], times[i + 1], chunk, i), x)
         history.append(x)
-        exits.append(y)
         if chunk != layout.chunk_range[-1]:
             mover.commit(x, chunk)
-    made = history[0].map(lambda *parts: torch.cat(parts, dim=1), *history[1:])
+    made = _joined(history)
     if latents.video is not None and made.video is not None:
         made = AV(video=torch.cat([latents.video[:, :1], made.video], dim=1), audio=made.audio)
-    exit_state = exits[0].map(lambda *parts: torch.cat(parts, dim=1), *exits[1:])
-    assert made.batch == b
-    return Rollout(made, exit_state, grid[exit_BK], version, version)
+    return Rollout(made, _joined(exits) if exits else None, grid[exit_BK] if exits else None, version, version)
 
 
-def _branches(noise: PositionalNoise, layout: Layout, config: SamplerConfig, rollout: RolloutConfig) -> tuple[Tensor, Tensor]:
+def _joined(parts: list[AV]) -> AV:
+    """Consecutive chunks as one clip."""
+    return parts[0].map(lambda *x: torch.cat(x, dim=1), *parts[1:])
+
+
+def _branches(noise: PositionalNoise, layout: Layout, objective: ObjectiveConfig) -> tuple[Tensor, Tensor]:
     """Grid index where each clip's history starts [B], and the exit move of each chunk [B, K]."""
-    strength = rollout.strength_low + (rollout.strength_high - rollout.strength_low) * noise.uniform((), "strength")
-    start = ((1 - strength) * config.moves).round().long().clamp(0, config.moves - 1)
-    exit_move = (noise.uniform((layout.chunks,), "exit") * config.moves).long()
-    if config.few_sampler == "ode":
-        last = noise.uniform((layout.chunks,), "exit-last") < rollout.exit_last_share
-        exit_move = torch.where(last, torch.full_like(exit_move, config.moves - 1), exit_move)
+    moves, h = objective.few.moves, objective.history
+    strength = h.strength_low + (h.strength_high - h.strength_low) * noise.uniform((), "strength")
+    start = ((1 - strength) * moves).round().long().clamp(0, moves - 1)
+    exit_move = (noise.uniform((layout.chunks,), "exit") * moves).long()
+    if objective.few.sampler == "ode":
+        last = noise.uniform((layout.chunks,), "exit-last") < objective.dmd.exit_last_share
+        exit_move = torch.where(last, torch.full_like(exit_move, moves - 1), exit_move)
     return start.cpu(), exit_move.cpu()
 
 

@@ -60,6 +60,10 @@ class AV:
     def batch(self) -> int:
         return self.items()[0][1].shape[0]
 
+    @property
+    def device(self) -> torch.device:
+        return self.items()[0][1].device
+
     def detach(self) -> AV:
         return self.map(Tensor.detach)
 
@@ -128,13 +132,14 @@ class Rollout:
     """What the few-step mode made for B clips (method 5): no gradient flows through it.
 
     history: generated latents of every chunk, same shapes as the clips' latents.
-    exit_state, exit_time_BK: the state y_k of the few-step trajectory at a random move and its raw time t_k.
+    exit_state, exit_time_BK: the state y_k of the few-step trajectory at a random move and its raw time t_k; None where no part of
+    the objective reads them.
     version_low, version_high: the lowest and the highest weight version (optimizer steps) that made it.
     """
 
     history: AV
-    exit_state: AV
-    exit_time_BK: Tensor
+    exit_state: AV | None
+    exit_time_BK: Tensor | None
     version_low: int
     version_high: int
 

@@ -13,8 +13,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..datasets.stages import DataConfig
-from ..model.losses import ObjectiveConfig
-from ..model.sampler import RolloutConfig
+from ..model.objective import ObjectiveConfig
 from ..model.transformer import TransformerConfig
 from ..workers.engine import EngineConfig
 from ..workers.train_loop import StageConfig
@@ -22,12 +21,15 @@ from ..workers.train_loop import StageConfig
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """count: Ray Train workers; threads: torch threads a process; max_failures: restarts of the training before the run fails."""
+    """count: Ray Train workers; threads: torch threads a process; max_failures: restarts of the training before the run fails;
+    max_bad_steps: steps in a row that may be skipped because a loss or gradient is not finite.
+    """
 
     count: int = 2
     threads: int = 1
     use_gpu: bool = False
     max_failures: int = 1
+    max_bad_steps: int = 5
 
     def __post_init__(self) -> None:
         if self.use_gpu:
@@ -40,13 +42,12 @@ class WorkersConfig:
 
 @dataclass(frozen=True)
 class RolloutsConfig:
-    """The rollout pool. actors: its size; max_age: optimizer steps a rollout may be old (0 = synchronous); sampling: see RolloutConfig."""
+    """The rollout pool. actors: its size; max_age: optimizer steps a rollout may be old (0 = synchronous)."""
 
     actors: int = 2
     max_age: int = 2
     threads: int = 1
     max_failures: int = 3
-    sampling: RolloutConfig = field(default_factory=RolloutConfig)
 
     def __post_init__(self) -> None:
         if self.actors < 1 or self.max_age < 0 or self.threads < 1:
@@ -78,7 +79,6 @@ class RunConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
-    fake_lr_ratio: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -29,7 +29,6 @@ from ray.train.torch import TorchTrainer
 from ..datasets.pipeline import prepare
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path, make_folder, read_json, write_json
-from ..model.sampler import SamplerConfig
 from ..workers.checkpoint import is_finished
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import RolloutSource, TrainLoopConfig, train_stages
@@ -65,7 +64,7 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         engine=config.engine,
         objective=config.objective,
         stages=config.stages,
-        fake_lr_ratio=config.fake_lr_ratio,
+        max_bad_steps=config.workers.max_bad_steps,
         seed=config.seed,
         threads=config.workers.threads,
     )
@@ -182,18 +181,17 @@ def _worker(settings: dict[str, Any]) -> list[dict]:
 
 
 def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutSource:
-    mutual = [s for s in config.stages if s.objective == "mutual"]
+    mutual = [s for s in config.stages if s.objective == "mutual" and config.objective.needs_rollouts]
     if not mutual:
         return NoRollouts()
     if len(mutual) > 1:
         raise ValueError(f"stages={[s.name for s in mutual]}: one mutual stage a run is supported; start the second from a new run")
-    stage, objective = mutual[0], config.objective
+    stage = mutual[0]
     actor = RolloutActorConfig(
         data=loop.data,
         network=loop.network,
         timeline=loop.timeline,
-        sampler=SamplerConfig("few", objective.few_moves, objective.few_sampler, path=objective.path),
-        rollout=config.rollouts.sampling,
+        objective=config.objective,
         seed=config.seed,
         stage=stage.name,
         threads=config.rollouts.threads,

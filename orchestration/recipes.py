@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from ..datasets.stages import DataConfig
 from ..model.codecs.dct import DctVideoConfig
-from ..model.losses import ObjectiveConfig
+from ..model.objective import DmdConfig, FakeConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig
 from ..model.transformer import TransformerConfig
-from ..workers.engine import OptimizerConfig
+from ..workers.optimizer import OptimizerConfig
 from ..workers.train_loop import StageConfig
 from .config import RolloutsConfig, RunConfig, SamplesConfig
 
@@ -26,7 +26,12 @@ def demo() -> RunConfig:
         name="demo",
         data=DataConfig(synthetic_count=120, held_out_share=0.2, video_codec=DctVideoConfig(channels=24)),
         model=TransformerConfig(video_channels=24),
-        objective=ObjectiveConfig(guidance=3.0, dmd_guidance=3.0, fake_updates=1, context_noise=0.4),
+        objective=ObjectiveConfig(
+            history=HistoryConfig(context_noise=0.4),
+            shortcut=ShortcutConfig(guidance=3.0),
+            dmd=DmdConfig(guidance=3.0),
+            fake=FakeConfig(updates=1),
+        ),
         stages=(
             StageConfig("pretrain-video", 60, 16, modalities=("video",), optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("pretrain-audio", 60, 16, modalities=("audio",), optimizer=SMALL_NETWORK, ema=0.98),
@@ -43,7 +48,7 @@ def tiny() -> RunConfig:
         name="tiny",
         data=DataConfig(synthetic_count=8, synthetic_seconds=2.6, clip_chunks=2, width=32, height=32, held_out_share=0.25),
         model=TransformerConfig(video_width=32, audio_width=32, depth=2, heads=2, head_dim=16),
-        objective=ObjectiveConfig(guidance=1.5, dmd_guidance=1.5, fake_updates=1),
+        objective=ObjectiveConfig(shortcut=ShortcutConfig(guidance=1.5), dmd=DmdConfig(guidance=1.5), fake=FakeConfig(updates=1)),
         stages=(
             StageConfig("pretrain-video", 3, 4, modalities=("video",), optimizer=SMALL_NETWORK, ema=0.9),
             StageConfig("pretrain-audio", 3, 4, modalities=("audio",), optimizer=SMALL_NETWORK, ema=0.9),

@@ -20,7 +20,7 @@ from ..datasets.storage import make_folder, write_json
 from ..datasets.sync import SyncSummary, matched_and_shuffled
 from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.noise import PositionalNoise
-from ..model.sampler import SamplerConfig, generate
+from ..model.sampler import SamplerConfig, few_mode, generate
 from ..model.text import Word, make_controls
 from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
@@ -58,8 +58,7 @@ class Generator:
         return [(f.numpy(), a.numpy()) for f, a in zip(frames, audio, strict=True)]
 
     def few(self, moves: int) -> SamplerConfig:
-        o = self.config.objective
-        return SamplerConfig("few", moves, o.few_sampler, path=o.path)
+        return few_mode(self.config.objective, moves)
 
     def multi(self, steps: int, guidance: float) -> SamplerConfig:
         return SamplerConfig("multi", steps, guidance=guidance, path=self.config.objective.path)
@@ -90,7 +89,7 @@ def make_samples(generator: Generator, run_dir: Path) -> dict[str, Any]:
     first = batch.latents.get("video")[:, :1]
     keys = [(config.seed, "sample", r.clip_id) for r in records]
     samplers = {
-        f"few{config.objective.few_moves}": generator.few(config.objective.few_moves),
+        f"few{config.objective.few.moves}": few_mode(config.objective),
         "multi": generator.multi(config.samples.multi_steps, config.samples.multi_guidance),
     }
     made = {"real": generator.decoded(batch.latents)}

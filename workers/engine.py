@@ -11,34 +11,12 @@ from typing import Any, Literal
 os.environ.setdefault("DS_ACCELERATOR", "cpu" if not os.path.exists("/dev/nvidiactl") else "cuda")
 
 import deepspeed
-import torch
 from deepspeed import ops
 from torch import Tensor, nn
 
 from ..model.losses import Loss
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """AdamW of one stage (the paper: lr 5e-5, betas 0.9/0.95, weight decay 0.02, clip 0.5). warmup and decay: shares of the stage
-    in which the rate rises linearly from 0 and falls linearly to `final_lr_share` of its peak.
-    """
-
-    lr: float = 5e-5
-    beta1: float = 0.9
-    beta2: float = 0.95
-    weight_decay: float = 0.02
-    clip: float = 0.5
-    warmup: float = 0.02
-    decay: float = 0.0
-    final_lr_share: float = 0.0
-
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate of optimizer step `step` of `steps`."""
-        up = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
-        left = (steps - step) / max(1.0, self.decay * steps)
-        down = self.final_lr_share + (1 - self.final_lr_share) * min(1.0, left) if self.decay else 1.0
-        return self.lr * min(up, down)
+from .optimizer import OptimizerConfig
+from .train_step import Update
 
 
 @dataclass(frozen=True)
@@ -71,12 +49,11 @@ class Engine:
         wanted = {id(p) for p in trained}
         for p in network.parameters():
             p.requires_grad_(id(p) in wanted)
-        adamw = torch.optim.AdamW(trained, lr=optimizer.lr, betas=(optimizer.beta1, optimizer.beta2), weight_decay=optimizer.weight_decay)
         initialize: Any = deepspeed.initialize  # its annotations are wrong
         self._engine, self._optimizer, _, _ = initialize(
-            model=network, optimizer=adamw, model_parameters=trained, config=_deepspeed_config(optimizer, config, batch)
+            model=network, optimizer=optimizer.adamw(trained), model_parameters=trained, config=_deepspeed_config(optimizer, config, batch)
         )
-        self._stage = config.zero_stage
+        self._stage, self._trained = config.zero_stage, trained
         self._forward_done = False
         self.network = network
 
@@ -92,13 +69,20 @@ class Engine:
         self._engine.set_gradient_accumulation_boundary(last)
         self._engine.backward(loss.value)
 
-    def step(self, rate: float) -> float:
-        """One optimizer step at learning rate `rate`; returns the gradient norm before clipping (NaN where DeepSpeed has none)."""
+    def step(self, rate: float) -> Update:
+        """One optimizer step at learning rate `rate`; skipped on all ranks where a gradient is not finite."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        if self._stage == 0 and not self._finite():  # the other stages look for themselves
+            self._engine.zero_grad()
+            return Update(float("nan"), applied=False)
         self._engine.step()
         norm = self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        return Update(float("nan") if norm is None else float(norm), applied=self._engine.was_step_applied())
+
+    def _finite(self) -> bool:
+        """Whether the reduced gradients are finite; they are the same on every rank."""
+        return all(bool(p.grad.isfinite().all()) for p in self._trained if p.grad is not None)
 
     @contextmanager
     def gathered(self) -> Iterator[list[Tensor]]:

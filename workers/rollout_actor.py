@@ -11,7 +11,8 @@ import torch
 from ..datasets.loader import LatentDataset
 from ..datasets.order import sample_at
 from ..model.noise import PositionalNoise
-from ..model.sampler import RolloutConfig, SamplerConfig, roll_out
+from ..model.objective import ObjectiveConfig
+from ..model.sampler import roll_out
 from ..model.timeline import Timeline
 from ..model.transformer import AVTransformer, TransformerConfig
 from .wire import Snapshot, rollout_to_arrays, unpack_weights
@@ -24,8 +25,7 @@ class RolloutActorConfig:
     data: Path
     network: TransformerConfig
     timeline: Timeline
-    sampler: SamplerConfig
-    rollout: RolloutConfig
+    objective: ObjectiveConfig
     seed: int
     stage: str
     threads: int
@@ -53,7 +53,7 @@ class RolloutActor:
         batch = self._dataset.batch(c.seed, c.stage, positions)
         visits = [sample_at(c.seed, c.stage, p, len(self._dataset.train))[1] for p in positions]
         noise = PositionalNoise([(c.seed, sample, visit) for sample, visit in zip(batch.sample_ids, visits, strict=True)])
-        made = roll_out(self._network, batch.latents, batch.controls, batch.layout, c.sampler, c.rollout, noise, self._version)
+        made = roll_out(self._network, batch.latents, batch.controls, batch.layout, c.objective, noise, self._version)
         if not all(bool(torch.isfinite(x).all()) for _, x in made.history.items()):
             raise ValueError(f"rollout of positions {positions[0]}-{positions[-1]} under version {self._version} is not finite")
         return (made.version_low, made.version_high), rollout_to_arrays(made)

@@ -9,9 +9,10 @@ Positions alone decide what is trained on and with which noise, so any world siz
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -22,14 +23,15 @@ from torch import Tensor
 from ..datasets.loader import LatentDataset
 from ..datasets.order import rank_positions
 from ..model.ema import ema_decay, ema_update
-from ..model.losses import ObjectiveConfig
 from ..model.noise import PositionalNoise, position_seed
+from ..model.objective import ObjectiveConfig
 from ..model.timeline import Timeline
 from ..model.transformer import AVTransformer, TransformerConfig
-from ..model.types import MODALITIES, AVBatch, Rollout
+from ..model.types import MODALITIES, Rollout
 from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_stage
-from .engine import Engine, EngineConfig, OptimizerConfig
+from .engine import Engine, EngineConfig
 from .metrics import MetricSpool
+from .optimizer import OptimizerConfig
 from .train_step import Networks, flow_step, mutual_step
 from .wire import Snapshot, pack_weights
 
@@ -68,7 +70,7 @@ class TrainLoopConfig:
     engine: EngineConfig
     objective: ObjectiveConfig
     stages: tuple[StageConfig, ...]
-    fake_lr_ratio: float
+    max_bad_steps: int
     seed: int
     threads: int
 
@@ -132,18 +134,20 @@ class _StageRun:
         self._rank, self._world = rank, world
         self._ema = self._network(weights).requires_grad_(False)
         local = stage.batch // world
+        mutual, objective = stage.objective == "mutual", config.objective
+        self._rolls = mutual and objective.needs_rollouts
         live = self._network(weights)
-        fake = self._network(weights) if stage.objective == "mutual" else None
-        self._networks = Networks(
-            Engine(live, live.branch_parameters(stage.modalities), stage.optimizer, config.engine, local),
-            self._ema,
-            None if fake is None else Engine(fake, list(fake.parameters()), stage.optimizer, config.engine, local),
-        )
+        fake = self._network(weights) if mutual and objective.w_dmd > 0 else None
+        self._live = Engine(live, live.branch_parameters(stage.modalities), stage.optimizer, config.engine, local)
+        self._fake = None if fake is None else Engine(fake, list(fake.parameters()), stage.optimizer, config.engine, local)
+        frozen = self._network(weights).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
+        self._networks = Networks(self._live, self._ema, self._fake, frozen)
+        self._bad_steps = 0
         self._spool = MetricSpool(config.run_dir / "metrics", stage.name) if rank == 0 else None
 
     def train(self) -> dict:
         start = time.monotonic()
-        if self._stage.objective == "mutual":
+        if self._rolls:
             self._publish(0)
         for step in range(self._stage.steps):
             self._step(step)
@@ -157,18 +161,18 @@ class _StageRun:
     def finish(self) -> Weights:
         """Commit the stage's checkpoint (rank 0) and release the engines; returns the averaged weights for the next stage."""
         ema = {name: x.detach().clone() for name, x in self._ema.state_dict().items()}
-        roles = {"ema": ema, "live": self._whole(self._networks.live)}
-        if self._networks.fake is not None:
-            roles["fake"] = self._whole(self._networks.fake)
+        roles = {"ema": ema, "live": self._whole(self._live)}
+        if self._fake is not None:
+            roles["fake"] = self._whole(self._fake)
         if self._spool is not None:
             self._spool.close()
             save_stage(
                 self._config.checkpoints,
                 StageCheckpoint(self._stage.name, self._stage.steps, self._config.architecture(), roles),
             )
-        self._networks.live.close()
-        if self._networks.fake is not None:
-            self._networks.fake.close()
+        self._live.close()
+        if self._fake is not None:
+            self._fake.close()
         return ema
 
     def _step(self, step: int) -> None:
@@ -180,29 +184,40 @@ class _StageRun:
         ages: Counter[str] = Counter()
         waited = 0.0
         if self._stage.objective == "flow":
-            only = AVBatch(batch.latents.only(self._stage.modalities), batch.controls, batch.layout, batch.positions, batch.sample_ids)
+            only = replace(batch, latents=batch.latents.only(self._stage.modalities))
             metrics = flow_step(self._networks, only, noise, self._config.objective, rate)
         else:
-            rollout = self._rollouts.take(step, self._rank)
+            rollout = self._rollouts.take(step, self._rank) if self._rolls else None
             waited = time.monotonic() - start
-            ages[f"age/{step - rollout.version_low}"] = len(positions)
-            metrics = mutual_step(self._networks, batch, rollout, noise, self._config.objective, rate, rate * self._config.fake_lr_ratio)
-        with self._networks.live.gathered() as live:
-            ema_update(self._ema.parameters(), live, ema_decay(self._stage.ema, step))
-        if self._stage.objective == "mutual" and step + 1 < self._stage.steps:
+            if rollout is not None:
+                ages[f"age/{step - rollout.version_low}"] = len(positions)
+            metrics = mutual_step(self._networks, batch, rollout, noise, self._config.objective, rate)
+        self._average(step, skipped=bool(metrics["skipped"]))
+        if self._rolls and step + 1 < self._stage.steps:
             self._publish(step + 1)
         self._record(step, metrics, {"lr": rate, "rollout_wait_s": waited, "step_s": time.monotonic() - start}, ages)
+
+    def _average(self, step: int, skipped: bool) -> None:
+        """Follow the live weights; a skipped step left them as they were."""
+        if not skipped:
+            with self._live.gathered() as live:
+                ema_update(self._ema.parameters(), live, ema_decay(self._stage.ema, step))
 
     def _record(self, step: int, metrics: dict[str, Tensor | float], local: dict[str, float], ages: Counter[str]) -> None:
         names = sorted(metrics)
         mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
         dist.all_reduce(mean)
         values = dict(zip(names, mean.tolist(), strict=True))
-        if not all(torch.isfinite(mean[i]) for i, n in enumerate(names) if n != "grad_norm"):
-            raise FloatingPointError(f"stage {self._stage.name!r}, step {step}: a loss is not finite ({values}); lower stage optimizer.lr")
         if self._spool is not None:
             scaled = {name: float(count * self._world) for name, count in ages.items()}
             self._spool.write(step, values | local | scaled | {"samples_per_s": self._stage.batch / local["step_s"]})
+        self._bad_steps = self._bad_steps + 1 if values["skipped"] else 0
+        if self._bad_steps > self._config.max_bad_steps:
+            bad = [n for n, v in values.items() if n.startswith("loss/") and not math.isfinite(v)] or ["a gradient"]
+            raise FloatingPointError(
+                f"stage {self._stage.name!r}, step {step}: {', '.join(bad)} not finite for {self._bad_steps} steps in a row "
+                f"(workers.max_bad_steps={self._config.max_bad_steps}); lower stages.{self._stage.name}.optimizer.lr"
+            )
 
     def _publish(self, version: int) -> None:
         """Offer the averaged weights: they are what is served, and the teacher of the targets."""

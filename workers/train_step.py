@@ -1,84 +1,136 @@
-"""One optimizer step: micro-batch -> losses -> gradients -> step -> metrics. Two kinds: flow matching, and the dual-mode step."""
+"""One optimizer step: micro-batch -> losses -> gradients -> step -> metrics. Two kinds: flow matching, and the dual-mode step.
+
+It sees trained networks through `Trained` alone, so that the same step runs under DeepSpeed and, in benchmarks and tests, in plain PyTorch.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..model.losses import (
-    Loss,
-    ObjectiveConfig,
-    choose_history,
-    dmd,
-    fake_score,
-    flow_matching,
-    jump_to_zero,
-    shortcut,
-)
+from ..model.losses import Loss, Models, dmd, fake_score, flow_matching, jump_to_zero, shortcut
 from ..model.noise import PositionalNoise
+from ..model.objective import ObjectiveConfig, Teacher
 from ..model.transformer import AVTransformer
-from ..model.types import AVBatch, Rollout
-from .engine import Engine
+from ..model.types import AV, AVBatch, Rollout
+
+Metrics = dict[str, Tensor | float]
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an optimizer step did: the gradient norm before clipping, and whether the weights moved (not if the norm is not finite)."""
+
+    grad_norm: float
+    applied: bool
+
+
+class Trained(Protocol):
+    """One network under training. The order is: forward, `backward`, forward, `backward`, ..., `step`."""
+
+    @property
+    def network(self) -> nn.Module: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward with gradient."""
+        ...
+
+    def backward(self, loss: Loss, last: bool) -> None:
+        """Add a part's gradient; `last` closes the step."""
+        ...
+
+    def step(self, rate: float) -> Update:
+        """One optimizer step at learning rate `rate`; skipped where a gradient is not finite."""
+        ...
 
 
 @dataclass(frozen=True)
 class Networks:
-    """The generator under training, its average (the teacher), and in a mutual stage the fake-score model."""
+    """The generator under training, its average, in a mutual stage the fake-score model, and an outside teacher where one is asked for."""
 
-    live: Engine
+    live: Trained
     ema: AVTransformer
-    fake: Engine | None
+    fake: Trained | None = None
+    frozen: AVTransformer | None = None
+
+    def models(self, teacher: Teacher) -> Models:
+        """The networks as the losses see them: gradients flow through `live` alone."""
+        teachers = {"ema": self.ema, "live": self.live.network, "frozen": self.frozen}
+        chosen = teachers[teacher]
+        assert chosen is not None, "a stage with objective.teacher=frozen keeps the weights it started from"
+        return Models(self.live, chosen, None if self.fake is None else self.fake.network)
 
 
-def flow_step(
-    networks: Networks, batch: AVBatch, noise: PositionalNoise, objective: ObjectiveConfig, rate: float
-) -> dict[str, Tensor | float]:
+def flow_step(networks: Networks, batch: AVBatch, noise: PositionalNoise, objective: ObjectiveConfig, rate: float) -> Metrics:
     """Flow matching on true history (method 4)."""
-    loss = flow_matching(networks.live, batch, batch.latents, noise, objective)
+    loss = flow_matching(networks.models("ema"), batch, None, noise, objective)
     networks.live.backward(loss, last=True)
-    return _named(loss) | {"loss": loss.value.detach(), "grad_norm": networks.live.step(rate)}
+    done = networks.live.step(rate)
+    return _named(loss) | {"loss": loss.value.detach(), "grad_norm": done.grad_norm, "skipped": float(not done.applied)}
 
 
 def mutual_step(
+    networks: Networks, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, objective: ObjectiveConfig, rate: float
+) -> Metrics:
+    """The dual-mode step (method 5): w_fm L_fm + w_distil (w_sc L_sc + w_dmd L_dmd), then the fake-score updates on the same clips.
+
+    `loss` is the sum of the regressions, w_fm L_fm + w_distil w_sc L_sc. The DMD part is minimised with them, but its value is the size
+    of its direction and no distance to a target (`losses.dmd`), so it stands apart as `dmd`.
+    """
+    o, models, live = objective, networks.models(objective.teacher), networks.live
+    assert rollout is not None or not o.needs_rollouts, "this objective reads rollouts"
+    jumps: list[AV] = []
+
+    def distribution_matching() -> Loss:
+        assert rollout is not None
+        jumps.append(jump_to_zero(models, batch, rollout, o))
+        return dmd(models, jumps[0], batch, rollout, noise, o)
+
+    parts: list[tuple[str, float, Callable[[], Loss]]] = [
+        ("loss", o.w_fm, lambda: flow_matching(models, batch, rollout, noise, o)),
+        ("loss", o.w_shortcut, lambda: shortcut(models, batch, rollout, noise, o)),
+        ("dmd", o.w_dmd, distribution_matching),
+    ]
+    parts = [part for part in parts if part[1] > 0]
+    metrics: Metrics = {}
+    for i, (total, weight, forward) in enumerate(parts):  # one at a time: less memory, and the engine wants a forward before each backward
+        loss = forward()
+        live.backward(Loss(weight * loss.value, {}), last=i + 1 == len(parts))
+        metrics |= _named(loss)
+        metrics[total] = metrics.get(total, 0.0) + weight * loss.value.detach()
+    done = live.step(rate)
+    metrics |= {"grad_norm": done.grad_norm, "skipped": float(not done.applied)}
+    if jumps and rollout is not None:
+        metrics |= _fake_updates(networks, models, jumps[0], batch, rollout, noise, o, rate * o.fake.lr_ratio)
+    return metrics
+
+
+def _fake_updates(
     networks: Networks,
+    models: Models,
+    g: AV,
     batch: AVBatch,
     rollout: Rollout,
     noise: PositionalNoise,
     objective: ObjectiveConfig,
     rate: float,
-    fake_rate: float,
-) -> dict[str, Tensor | float]:
-    """The dual-mode step (method 5): L_fm + w_distil (w_sc L_sc + w_dmd L_dmd), then the fake-score updates on the same clips."""
-    assert networks.fake is not None, "a mutual stage has a fake-score model"
-    live, fake = networks.live, networks.fake
-    history = choose_history(batch, rollout, noise, objective.real_share)
-    metrics: dict[str, Tensor | float] = {}
-    total: Tensor | float = 0.0
-    parts = (
-        (1.0, lambda: flow_matching(live, batch, history, noise, objective)),
-        (objective.w_distil * objective.w_sc, lambda: shortcut(live, networks.ema, batch, history, noise, objective)),
-    )
-    for weight, forward in parts:  # one part at a time: less memory, and the engine wants a forward before each backward
-        loss = forward()
-        live.backward(Loss(weight * loss.value, {}), last=False)
-        metrics |= _named(loss)
-        total = total + weight * loss.value.detach()
-    # The jump uses the rollout's own history: the state was made on it.
-    g = jump_to_zero(live, batch, rollout, rollout.history, objective)
-    loss = dmd(g, networks.ema, fake.network, batch, rollout.history, noise, objective)
-    weight = objective.w_distil * objective.w_dmd
-    live.backward(Loss(weight * loss.value, {}), last=True)
-    metrics |= _named(loss)
-    metrics["loss"] = total + weight * loss.value.detach()
-    metrics["grad_norm"] = live.step(rate)
-    for update in range(objective.fake_updates):
-        score = fake_score(fake, g.detach(), batch, rollout.history, noise, objective, update)
+) -> Metrics:
+    """The fake-score model learns what the generator makes now; `loss/fake_fresh` is its loss on samples that it has not seen."""
+    fake = networks.fake
+    assert fake is not None, "a stage with DMD has a fake-score model"
+    metrics: Metrics = {}
+    models = replace(models, fake=fake)
+    for update in range(objective.fake.updates):
+        score = fake_score(models, g, batch, rollout, noise, objective, update)
         fake.backward(score, last=True)
-        fake.step(fake_rate)
+        fake.step(rate)
+        metrics.setdefault("loss/fake_fresh", score.value.detach())
         metrics["loss/fake"] = score.value.detach()
     return metrics
 
 
-def _named(loss: Loss) -> dict[str, Tensor | float]:
+def _named(loss: Loss) -> Metrics:
     return {f"loss/{name}": value for name, value in loss.parts.items()}

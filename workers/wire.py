@@ -55,8 +55,9 @@ def checksum(data: np.ndarray) -> str:
 def rollout_to_arrays(rollout: Rollout) -> dict[str, np.ndarray]:
     """A rollout as named arrays; `rollout_from_arrays` is the inverse."""
     arrays = {f"history_{m}": x.numpy() for m, x in rollout.history.items()}
-    arrays |= {f"exit_{m}": x.numpy() for m, x in rollout.exit_state.items()}
-    arrays["exit_time"] = rollout.exit_time_BK.numpy()
+    if rollout.exit_state is not None and rollout.exit_time_BK is not None:
+        arrays |= {f"exit_{m}": x.numpy() for m, x in rollout.exit_state.items()}
+        arrays["exit_time"] = rollout.exit_time_BK.numpy()
     arrays["versions"] = np.array([rollout.version_low, rollout.version_high], dtype=np.int64)
     return arrays
 
@@ -69,4 +70,5 @@ def rollout_from_arrays(arrays: dict[str, np.ndarray]) -> Rollout:
         return AV(**present)
 
     low, high = (int(v) for v in arrays["versions"])
-    return Rollout(av("history"), av("exit"), torch.from_numpy(arrays["exit_time"].copy()), low, high)
+    exits = (av("exit"), torch.from_numpy(arrays["exit_time"].copy())) if "exit_time" in arrays else (None, None)
+    return Rollout(av("history"), *exits, low, high)

@@ -1,0 +1,35 @@
+"""AdamW and its learning rate: the choices of one stage, shared by every engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW of one stage (the paper: lr 5e-5, betas 0.9/0.95, weight decay 0.02, clip 0.5). warmup and decay: shares of the stage
+    in which the rate rises linearly from 0 and falls linearly to `final_lr_share` of its peak.
+    """
+
+    lr: float = 5e-5
+    beta1: float = 0.9
+    beta2: float = 0.95
+    weight_decay: float = 0.02
+    clip: float = 0.5
+    warmup: float = 0.02
+    decay: float = 0.0
+    final_lr_share: float = 0.0
+
+    def rate(self, step: int, steps: int) -> float:
+        """Learning rate of optimizer step `step` of `steps`."""
+        up = min(1.0, (step + 1) / max(1.0, self.warmup * steps))
+        left = (steps - step) / max(1.0, self.decay * steps)
+        down = self.final_lr_share + (1 - self.final_lr_share) * min(1.0, left) if self.decay else 1.0
+        return self.lr * min(up, down)
+
+    def adamw(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
+        """The optimizer of `parameters`, at its peak rate."""
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay)

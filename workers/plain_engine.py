@@ -1,0 +1,39 @@
+"""A trained network in one process of plain PyTorch: for benchmarks on bare machines, and as the reference of DeepSpeed's tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..model.losses import Loss
+from .optimizer import OptimizerConfig
+from .train_step import Update
+
+
+class PlainEngine:
+    """What `Engine` promises, without DeepSpeed and for one process."""
+
+    def __init__(self, network: nn.Module, trained: list[nn.Parameter], optimizer: OptimizerConfig) -> None:
+        self.network = network
+        self._trained, self._config = trained, optimizer
+        self._adamw = optimizer.adamw(trained)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward with gradient."""
+        return self.network(*args, **kwargs)
+
+    def backward(self, loss: Loss, last: bool) -> None:
+        """Add a part's gradient."""
+        loss.value.backward()
+
+    def step(self, rate: float) -> Update:
+        """One optimizer step; skipped where the gradient is not finite."""
+        for group in self._adamw.param_groups:
+            group["lr"] = rate
+        norm = nn.utils.clip_grad_norm_(self._trained, self._config.clip)
+        applied = bool(norm.isfinite())
+        if applied:
+            self._adamw.step()
+        self._adamw.zero_grad()
+        return Update(float(norm), applied)
