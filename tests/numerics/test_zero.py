@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import pytest
 import torch
@@ -17,15 +17,18 @@ from torch.multiprocessing.spawn import spawn
 
 from mutual_forcing.datasets.order import rank_positions
 from mutual_forcing.model.ema import ema_decay, ema_update
-from mutual_forcing.model.losses import Loss, ObjectiveConfig, flow_matching
+from mutual_forcing.model.losses import Loss, Models, flow_matching
 from mutual_forcing.model.noise import PositionalNoise
+from mutual_forcing.model.objective import DmdConfig, FakeConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig
 from mutual_forcing.model.path import few_grid
 from mutual_forcing.model.text import TextConfig, Word, make_controls
 from mutual_forcing.model.timeline import Layout, Timeline
 from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
 from mutual_forcing.model.types import AV, AVBatch, Rollout
-from mutual_forcing.workers.engine import Engine, EngineConfig, OptimizerConfig
-from mutual_forcing.workers.train_step import Networks, flow_step, mutual_step
+from mutual_forcing.workers.engine import Engine, EngineConfig
+from mutual_forcing.workers.optimizer import OptimizerConfig
+from mutual_forcing.workers.plain_engine import PlainEngine
+from mutual_forcing.workers.train_step import Networks, Trained, flow_step, mutual_step
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -40,30 +43,13 @@ TEXT = TextConfig(max_caption_words=2, max_words=3, max_bytes=6)
 NETWORK = TransformerConfig(
     video_channels=3, audio_channels=5, video_width=16, audio_width=16, depth=2, heads=2, head_dim=8, ffn_ratio=2, text=TEXT
 )
-OBJECTIVE = ObjectiveConfig(guidance=1.5, dmd_guidance=1.5, fake_updates=2, real_share=0.5)
+OBJECTIVE = ObjectiveConfig(
+    history=HistoryConfig(real_share=0.5),
+    shortcut=ShortcutConfig(guidance=1.5),
+    dmd=DmdConfig(guidance=1.5),
+    fake=FakeConfig(updates=2, lr_ratio=2.0),
+)
 OPTIMIZER = OptimizerConfig(lr=1e-3, clip=0.5)
-
-
-class PlainEngine:
-    """What `Engine` promises, in one process and without DeepSpeed."""
-
-    def __init__(self, network: nn.Module) -> None:
-        self.network = network
-        o = OPTIMIZER
-        self._adamw = torch.optim.AdamW(network.parameters(), lr=o.lr, betas=(o.beta1, o.beta2), weight_decay=o.weight_decay)
-
-    def __call__(self, *args, **kwargs):
-        return self.network(*args, **kwargs)
-
-    def backward(self, loss: Loss, last: bool) -> None:
-        loss.value.backward()
-
-    def step(self, rate: float) -> float:
-        self._adamw.param_groups[0]["lr"] = rate
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), OPTIMIZER.clip)
-        self._adamw.step()
-        self._adamw.zero_grad()
-        return float(norm)
 
 
 def network() -> AVTransformer:
@@ -86,22 +72,23 @@ def clips(positions: range) -> tuple[AVBatch, Rollout, PositionalNoise]:
 
     controls = make_controls([f"clip {p}" for p in positions], [[Word("hi", 0.1, 0.4 + 0.01 * (p % 9))] for p in positions], TEXT)
     batch = AVBatch(draw(1, "real"), controls, layout, tuple(positions), tuple(str(p) for p in positions))
-    times = few_grid(OBJECTIVE.few_moves)[(noise.uniform((CHUNKS,), "exit") * OBJECTIVE.few_moves).long()]
+    times = few_grid(OBJECTIVE.few.moves)[(noise.uniform((CHUNKS,), "exit") * OBJECTIVE.few.moves).long()]
     return batch, Rollout(draw(1, "history"), draw(0, "exit"), times, 0, 0), noise
 
 
-def two_parts(engine: Engine, batch: AVBatch, noise: PositionalNoise, rate: float, apart: bool) -> dict[str, Tensor | float]:
+def two_parts(engine: Trained, batch: AVBatch, noise: PositionalNoise, rate: float, apart: bool) -> dict[str, Tensor | float]:
     """A step on two losses: with a `backward` each, or with one for their sum."""
     other = PositionalNoise([(12, "zero", p) for p in batch.positions])
-    first = flow_matching(engine, batch, batch.latents, noise, OBJECTIVE)
+    models = Models(engine, engine)
+    first = flow_matching(models, batch, None, noise, OBJECTIVE)
     if apart:
         engine.backward(first, last=False)
-    second = flow_matching(engine, batch, batch.latents, other, OBJECTIVE)
+    second = flow_matching(models, batch, None, other, OBJECTIVE)
     engine.backward(second if apart else Loss(first.value + second.value, {}), last=True)
-    return {"loss": (first.value + second.value).detach(), "grad_norm": engine.step(rate)}
+    return {"loss": (first.value + second.value).detach(), "grad_norm": engine.step(rate).grad_norm}
 
 
-def train(kind: Kind, engine: Callable[[nn.Module], Engine], rank: int, world: int) -> Trace:
+def train(kind: Kind, engine: Callable[[nn.Module], Trained], rank: int, world: int) -> Trace:
     """Some steps of a kind; every metric of every step, averaged over the ranks, and a probe of the trained weights."""
     ema = network().requires_grad_(False)
     nets = Networks(engine(network()), ema, engine(network()) if kind == "mutual" else None)
@@ -112,7 +99,7 @@ def train(kind: Kind, engine: Callable[[nn.Module], Engine], rank: int, world: i
         if kind == "flow":
             metrics = flow_step(nets, batch, noise, OBJECTIVE, rate)
         elif kind == "mutual":
-            metrics = mutual_step(nets, batch, rollout, noise, OBJECTIVE, rate, 2 * rate)
+            metrics = mutual_step(nets, batch, rollout, noise, OBJECTIVE, rate)
         else:
             metrics = two_parts(nets.live, batch, noise, rate, kind == "apart")
         with whole(nets.live) as weights:
@@ -123,9 +110,9 @@ def train(kind: Kind, engine: Callable[[nn.Module], Engine], rank: int, world: i
     return trace
 
 
-def whole(engine: Engine) -> AbstractContextManager[list[Tensor]]:
+def whole(engine: Trained) -> AbstractContextManager[list[Tensor]]:
     """All weights of either kind of engine."""
-    return nullcontext([p.data for p in engine.network.parameters()]) if isinstance(engine, PlainEngine) else engine.gathered()
+    return engine.gathered() if isinstance(engine, Engine) else nullcontext([p.data for p in engine.network.parameters()])
 
 
 def mean_over_ranks(value: float) -> float:
@@ -163,9 +150,13 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], Tr
     return torch.load(Path(folder) / "traces.pt", weights_only=True)
 
 
+def plain(net: nn.Module) -> PlainEngine:
+    return PlainEngine(net, list(net.parameters()), OPTIMIZER)
+
+
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Trace]:
-    return {kind: train(kind, lambda net: cast(Engine, PlainEngine(net)), 0, 1) for kind in get_args(Kind)}
+    return {kind: train(kind, plain, 0, 1) for kind in get_args(Kind)}
 
 
 def assert_same(together: Trace, single: Trace, stage: Stage) -> None:

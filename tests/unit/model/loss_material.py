@@ -8,10 +8,9 @@ import torch
 from model_material import CLOCK, assert_near, latents
 from torch import Tensor, nn
 
-from mutual_forcing.model.losses import (
-    Loss,
-    ObjectiveConfig,
-)
+from mutual_forcing.model.losses import Loss
+from mutual_forcing.model.noise import PositionalNoise
+from mutual_forcing.model.objective import DmdConfig, DropConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig
 from mutual_forcing.model.path import PathConfig
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.types import AV, AVBatch, Controls, Rollout, future
@@ -21,12 +20,10 @@ CONFIG = ObjectiveConfig(
     path=PathConfig(shift_video=3.0, shift_audio=0.7),
     video_weight=1.3,
     audio_weight=0.6,
-    drop_all=0.4,
-    drop_caption=0.2,
-    drop_transcript=0.2,
-    sub_steps=3,
-    guidance=2.5,
-    dmd_guidance=3.5,
+    drop=DropConfig(0.4, 0.2, 0.2),
+    history=HistoryConfig(real_share=0.5),
+    shortcut=ShortcutConfig(sub_steps=3, guidance=2.5),
+    dmd=DmdConfig(guidance=3.5),
 )
 
 
@@ -92,6 +89,20 @@ def assert_loss(loss: Loss, squares: dict[str, list[Tensor]], name: str) -> None
 
 def no_grad_reached(*modules: nn.Module) -> bool:
     return all(p.grad is None for module in modules for p in module.parameters())
+
+
+def past_of(batch: AVBatch, rollout: Rollout, noise: PositionalNoise, config: ObjectiveConfig = CONFIG) -> AV:
+    """K of each clip: its rollout, or its own past in the configured share."""
+    real = [u < config.history.real_share for u in noise.uniform((), "real-history").tolist()]
+    own, made = batch.latents, rollout.history
+    return AV(**{m: torch.stack([(own if real[b] else made).get(m)[b] for b in range(len(real))]) for m, _ in own.items()})
+
+
+def exits_of(rollout: Rollout) -> tuple[AV, Tensor]:
+    """The exit states of a rollout that has some, and their raw times."""
+    assert rollout.exit_state is not None
+    assert rollout.exit_time_BK is not None
+    return rollout.exit_state, rollout.exit_time_BK
 
 
 def rollout_of(batch: AVBatch, raw: tuple[float, ...] = (1.0, 0.5, 0.25)) -> Rollout:

@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from loss_material import CHUNKS, CONFIG, Field, assert_loss, every_latent, no_grad_reached, rollout_of, shift, text_of
+from loss_material import CHUNKS, CONFIG, Field, assert_loss, every_latent, exits_of, no_grad_reached, rollout_of, shift, text_of
 from model_material import assert_near, clip_batch, clip_noise, latents
 from torch import Tensor
 
-from mutual_forcing.model.losses import dmd, fake_score, jump_to_zero
+from mutual_forcing.model.losses import Models, dmd, fake_score, jump_to_zero
 from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.types import AV, AVBatch, future
 
@@ -19,9 +19,10 @@ from mutual_forcing.model.types import AV, AVBatch, future
 def test_the_jump_to_zero_equals_the_loop_and_carries_gradient() -> None:
     batch, field = clip_batch(CHUNKS), Field(0)
     rollout = rollout_of(batch)
-    g = jump_to_zero(field, batch, rollout, rollout.history, CONFIG)
+    state, times = exits_of(rollout)
+    g = jump_to_zero(Models(field, Field(1)), batch, rollout, CONFIG)
     for m, b, i, k in every_latent(g):
-        t, y = shift(rollout.exit_time_BK[b, k].item(), m), rollout.exit_state.get(m)[b, i]
+        t, y = shift(times[b, k].item(), m), state.get(m)[b, i]
         want = y - t * field.rule(y, rollout.history.get(m)[b, i], t, 0.0, text_of(batch.controls, b))
         assert_near(g.get(m)[b, i], want, rtol=2e-6, atol=1e-9)
     g.get("video").sum().backward()
@@ -37,12 +38,12 @@ def loop_direction(real: Field, fake: Field, g: AV, history: AV, batch: AVBatch,
         x = (1 - s) * g.get(m)[b, i].detach() + s * e.get(m)[b, i]
         with torch.no_grad():
             bare, conditional = real.rule(x, past, s, s, 0.0), real.rule(x, past, s, s, text)
-            p_real.get(m)[b, i] = x - s * (bare + CONFIG.dmd_guidance * (conditional - bare))
+            p_real.get(m)[b, i] = x - s * (bare + CONFIG.dmd.guidance * (conditional - bare))
             p_fake.get(m)[b, i] = x - s * fake.rule(x, past, s, s, text)
     made = {}
     for m, x in g.detach().items():
         rows = [
-            (p_fake.get(m)[b] - p_real.get(m)[b]) / ((x[b] - p_real.get(m)[b]).abs().mean() + CONFIG.dmd_epsilon) for b in range(x.shape[0])
+            (p_fake.get(m)[b] - p_real.get(m)[b]) / ((x[b] - p_real.get(m)[b]).abs().mean() + CONFIG.dmd.epsilon) for b in range(x.shape[0])
         ]
         made[m] = torch.stack(rows)
     return AV(**made)
@@ -50,10 +51,10 @@ def loop_direction(real: Field, fake: Field, g: AV, history: AV, batch: AVBatch,
 
 def test_dmd_equals_the_loop_and_its_gradient_is_the_direction() -> None:
     batch, noise, real, fake = clip_batch(CHUNKS), clip_noise(), Field(1), Field(2)
-    history = latents(CHUNKS, seed=21)
+    rollout = rollout_of(batch)
     g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
-    d = loop_direction(real, fake, g, history, batch, noise)
-    loss = dmd(g, real, fake, batch, history, noise, CONFIG)
+    d = loop_direction(real, fake, g, rollout.history, batch, noise)
+    loss = dmd(Models(Field(0), real, fake), g, batch, rollout, noise, CONFIG)
     assert_loss(loss, {m: [0.5 * x.square().flatten()] for m, x in d.items()}, "dmd")
     loss.value.backward()
     for m, weight in (("video", CONFIG.video_weight), ("audio", CONFIG.audio_weight)):
@@ -67,11 +68,12 @@ def test_dmd_reaches_the_generator_alone_through_the_jump() -> None:
     """The chain of method 5.3 with the generator as its own teacher: its gradient is d . dg/dtheta and nothing else."""
     batch, noise, model, fake = clip_batch(CHUNKS), clip_noise(), Field(0), Field(2)
     rollout = rollout_of(batch)
-    g = jump_to_zero(model, batch, rollout, rollout.history, CONFIG)
+    models = Models(model, model, fake)
+    g = jump_to_zero(models, batch, rollout, CONFIG)
     d = loop_direction(deepcopy(model), fake, g, rollout.history, batch, noise)
     inner = CONFIG.video_weight * (g.get("video") * d.get("video")).mean() + CONFIG.audio_weight * (g.get("audio") * d.get("audio")).mean()
     want = torch.autograd.grad(inner, model.weight, retain_graph=True)[0]
-    dmd(g, model, fake, batch, rollout.history, noise, CONFIG).value.backward()
+    dmd(models, g, batch, rollout, noise, CONFIG).value.backward()
     assert model.weight.grad is not None
     assert_near(model.weight.grad, want, rtol=1e-5, atol=1e-8)
     assert no_grad_reached(fake)
@@ -80,22 +82,22 @@ def test_dmd_reaches_the_generator_alone_through_the_jump() -> None:
 def test_equal_scores_leave_nothing_to_learn() -> None:
     batch, field = clip_batch(CHUNKS), Field(1)
     g = future(latents(CHUNKS, seed=30))
-    config = replace(CONFIG, dmd_guidance=1.0)
-    assert dmd(g, field, field, batch, batch.latents, clip_noise(), config).value == 0
+    config = replace(CONFIG, dmd=replace(CONFIG.dmd, guidance=1.0))
+    assert dmd(Models(Field(0), field, field), g, batch, rollout_of(batch), clip_noise(), config).value == 0
 
 
 @pytest.mark.parametrize("update", [0, 3])
 def test_the_fake_score_equals_the_loop(update: int) -> None:
     batch, noise, fake = clip_batch(CHUNKS), clip_noise(), Field(2)
-    history = latents(CHUNKS, seed=21)
+    rollout = rollout_of(batch)
     g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
     e, raw = noise.normal_like(g, "fake", update), noise.uniform((CHUNKS,), f"fake-{update}", "time").tolist()
     squares: dict[str, list[Tensor]] = {"video": [], "audio": []}
     for m, b, i, k in every_latent(g):
         t, x, n = shift(raw[b][k], m), g.get(m)[b, i].detach(), e.get(m)[b, i]
-        v = fake.rule((1 - t) * x + t * n, history.get(m)[b, i], t, t, text_of(batch.controls, b))
+        v = fake.rule((1 - t) * x + t * n, rollout.history.get(m)[b, i], t, t, text_of(batch.controls, b))
         squares[m].append((v - (n - x)).square())
-    loss = fake_score(fake, g, batch, history, noise, CONFIG, update)
+    loss = fake_score(Models(Field(0), Field(1), fake), g, batch, rollout, noise, CONFIG, update)
     assert_loss(loss, squares, "fake")
     loss.value.backward()
     assert fake.weight.grad is not None
@@ -103,7 +105,8 @@ def test_the_fake_score_equals_the_loop(update: int) -> None:
 
 
 def test_each_fake_update_draws_afresh() -> None:
-    batch, fake, g = clip_batch(CHUNKS), Field(2), future(latents(CHUNKS, seed=30))
-    values = [fake_score(fake, g, batch, batch.latents, clip_noise(), CONFIG, update).value.item() for update in (0, 1, 0)]
+    batch, models, g = clip_batch(CHUNKS), Models(Field(0), Field(1), Field(2)), future(latents(CHUNKS, seed=30))
+    rollout = rollout_of(batch)
+    values = [fake_score(models, g, batch, rollout, clip_noise(), CONFIG, update).value.item() for update in (0, 1, 0)]
     assert values[0] == values[2]
     assert values[0] != values[1]

@@ -7,12 +7,14 @@ from itertools import islice
 
 import pytest
 import torch
+from loss_material import exits_of
 from model_material import CHANNELS, CLOCK, assert_near, clip_noise, controls, latents, network, rows_of, small_config
 from torch import Tensor
 
 from mutual_forcing.model.noise import PositionalNoise
+from mutual_forcing.model.objective import FewConfig, FewSampler, HistoryConfig, HistorySource, ObjectiveConfig
 from mutual_forcing.model.path import PathConfig
-from mutual_forcing.model.sampler import RolloutConfig, SamplerConfig, chunk_latents, generate, roll_out
+from mutual_forcing.model.sampler import SamplerConfig, chunk_latents, few_mode, generate, roll_out
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.types import AV, MODALITIES, Controls, Rollout
@@ -20,8 +22,20 @@ from mutual_forcing.model.types import AV, MODALITIES, Controls, Rollout
 CHUNKS = 4
 PATH = PathConfig(shift_video=3.0, shift_audio=0.7)
 FEW = SamplerConfig(moves=4, path=PATH)
-PURE = RolloutConfig(strength_low=1.0, strength_high=1.0)
-SAMPLERS = ["ode", "renoise"]
+SAMPLERS: list[FewSampler] = ["ode", "renoise"]
+
+
+def choices(
+    low: float = 0.2, high: float = 0.6, sampler: FewSampler = "ode", source: HistorySource = "generated", exit_last: float = 0.5
+) -> ObjectiveConfig:
+    """What a rollout reads of an objective."""
+    base = ObjectiveConfig(path=PATH, few=FewConfig(4, sampler), history=HistoryConfig(source, low, high))
+    return replace(base, dmd=replace(base.dmd, exit_last_share=exit_last))
+
+
+def pure(sampler: FewSampler) -> ObjectiveConfig:
+    """Histories from noise alone."""
+    return choices(1.0, 1.0, sampler)
 
 
 def joined(chunks: list[AV]) -> AV:
@@ -33,8 +47,8 @@ def made_by(net: AVTransformer, text: Controls, config: SamplerConfig, chunks: i
     return joined(list(generate(net, text, first, (2, CHANNELS["audio"]), chunks, config, noise or clip_noise())))
 
 
-def rolled(net: AVTransformer, clips: AV, config: SamplerConfig, rollout: RolloutConfig, noise: PositionalNoise | None = None) -> Rollout:
-    return roll_out(net, clips, controls(clips.batch), Layout(CLOCK, CHUNKS), config, rollout, noise or clip_noise(clips.batch), 11)
+def rolled(net: AVTransformer, clips: AV, objective: ObjectiveConfig, noise: PositionalNoise | None = None) -> Rollout:
+    return roll_out(net, clips, controls(clips.batch), Layout(CLOCK, CHUNKS), objective, noise or clip_noise(clips.batch), 11)
 
 
 # --- a slow reference -----------------------------------------------------------------------------------------------------
@@ -110,11 +124,12 @@ def test_generation_equals_the_slow_reference(config: SamplerConfig) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("strength", [1.0, 0.5, 0.25])
-def test_rollouts_equal_the_slow_reference(strength: float, sampler: str) -> None:
+def test_rollouts_equal_the_slow_reference(strength: float, sampler: FewSampler) -> None:
     """History from the real chunk noised to `strength`, exit states from pure noise; both on the generated past."""
     config, net, clips, text = replace(FEW, few_sampler=sampler), network(small_config(window=2)), latents(CHUNKS), controls()
     layout, first = Layout(CLOCK, CHUNKS), clips.get("video")[:, :1]
-    made = rolled(net, clips, config, RolloutConfig(strength, strength, exit_last_share=0.3))
+    made = rolled(net, clips, choices(strength, strength, sampler, exit_last=0.3))
+    made_exits, exit_times = exits_of(made)
     history: list[AV] = []
     exits: list[AV] = []
     for chunk in range(CHUNKS):
@@ -123,7 +138,7 @@ def test_rollouts_equal_the_slow_reference(strength: float, sampler: str) -> Non
         states = [e]
         for index in range(3):
             states.append(slow_move(net, states[-1], history, first, index, chunk, text, config))
-        picked = [round((1 - t) * 4) for t in made.exit_time_BK[:, chunk].tolist()]
+        picked = [round((1 - t) * 4) for t in exit_times[:, chunk].tolist()]
         exits.append(AV(*(torch.stack([states[i].get(m)[b] for b, i in enumerate(picked)]) for m in MODALITIES)))
         at = lines(strength)
         x = AV(*((1 - at[m]) * real.get(m) + at[m] * e.get(m) for m in MODALITIES))
@@ -132,68 +147,71 @@ def test_rollouts_equal_the_slow_reference(strength: float, sampler: str) -> Non
         history.append(x)
     want = joined(history)
     assert_follows(AV(torch.cat([first, want.get("video")], dim=1), want.audio), made.history)
-    assert_follows(joined(exits), made.exit_state)
+    assert_follows(joined(exits), made_exits)
 
 
 # --- rollouts -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_rollout_is_the_same_alone_or_in_another_batch(sampler: str) -> None:
+def test_a_rollout_is_the_same_alone_or_in_another_batch(sampler: FewSampler) -> None:
     """Clips of one batch have other strengths and exits, which must not touch their neighbours."""
-    net, config, rollout = network(), replace(FEW, few_sampler=sampler), RolloutConfig(0.2, 1.0)
+    net, objective = network(), choices(0.2, 1.0, sampler)
     keys = [(7, "test", b) for b in (5, 1)]
     strengths = PositionalNoise(keys).uniform((), "strength")
     assert (strengths[0] - strengths[1]).abs() > 0.5, "the two clips start at different moves"
     clips, text = latents(CHUNKS), controls()
     layout = Layout(CLOCK, CHUNKS)
-    whole = roll_out(net, clips, text, layout, config, rollout, PositionalNoise(keys), 0)
+    whole = roll_out(net, clips, text, layout, objective, PositionalNoise(keys), 0)
+    states, times = exits_of(whole)
     for order in ([0], [1], [1, 0]):
         part = clips.map(lambda x, order=order: x[order])
         some = rows_of(text, order)
-        made = roll_out(net, part, some, layout, config, rollout, PositionalNoise([keys[b] for b in order]), 0)
-        for one, other in ((made.history, whole.history), (made.exit_state, whole.exit_state)):
+        made = roll_out(net, part, some, layout, objective, PositionalNoise([keys[b] for b in order]), 0)
+        some_states, some_times = exits_of(made)
+        for one, other in ((made.history, whole.history), (some_states, states)):
             for m, x in one.items():
                 assert_near(x, other.get(m)[order], atol=1e-9)
-        assert torch.equal(made.exit_time_BK, whole.exit_time_BK[order])
+        assert torch.equal(some_times, times[order])
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_history_of_strength_1_is_what_inference_makes(sampler: str) -> None:
+def test_history_of_strength_1_is_what_inference_makes(sampler: FewSampler) -> None:
     """Nothing of the real clip is left but its first frame: recipe `mutual-paper` trains on true generations."""
-    net, config = network(dtype=torch.float32), replace(FEW, few_sampler=sampler)
+    net, config = network(dtype=torch.float32), few_mode(pure(sampler))
+    assert config == replace(FEW, few_sampler=sampler)
     clips = latents(CHUNKS, dtype=torch.float32)
     first = clips.get("video")[:, :1]
     inferred = joined(list(generate(net, controls(), first, (2, CHANNELS["audio"]), CHUNKS, config, clip_noise())))
-    history = rolled(net, clips, config, PURE).history
+    history = rolled(net, clips, pure(sampler)).history
     assert torch.equal(history.get("video")[:, :1], first)
     assert torch.equal(history.get("video")[:, 1:], inferred.get("video"))
     assert torch.equal(history.get("audio"), inferred.get("audio"))
     others = AV(torch.cat([first, clips.get("video")[:, 1:] + 1], dim=1), clips.get("audio") - 1)
-    assert torch.equal(rolled(net, others, config, PURE).history.get("audio"), inferred.get("audio"))
+    assert torch.equal(rolled(net, others, pure(sampler)).history.get("audio"), inferred.get("audio"))
 
 
 def test_a_weaker_strength_stays_nearer_to_the_real_clip() -> None:
     net, clips = network(), latents(CHUNKS)
 
     def distance(strength: float) -> float:
-        made = rolled(net, clips, FEW, RolloutConfig(strength, strength)).history
+        made = rolled(net, clips, choices(strength, strength)).history
         return (made.get("audio") - clips.get("audio"))[:, : CLOCK.audio_latents(1)].square().mean().item()
 
     assert distance(0.25) < distance(0.5) < distance(1.0)
 
 
 @pytest.mark.parametrize(("sampler", "share"), [("ode", 0.5), ("ode", 1.0), ("renoise", 0.5)])
-def test_exit_times_lie_on_the_grid_in_the_stated_shares(sampler: str, share: float) -> None:
+def test_exit_times_lie_on_the_grid_in_the_stated_shares(sampler: FewSampler, share: float) -> None:
     """With `ode` the last move alone ends at 0, so its state is exited at least `exit_last_share` of the time."""
     count, chunks = 30, 10
     net, text = network(dtype=torch.float32), controls(1)
     many = rows_of(text, [0] * count)
     clips = latents(chunks, batch=count, dtype=torch.float32).only(("audio",))
-    config = replace(FEW, few_sampler=sampler)
-    made = roll_out(net, clips, many, Layout(CLOCK, chunks), config, RolloutConfig(exit_last_share=share), clip_noise(count), 0)
-    assert made.exit_time_BK.shape == (count, chunks)
-    counts = {t: (made.exit_time_BK == t).float().mean().item() for t in (1.0, 0.75, 0.5, 0.25)}
+    objective = choices(sampler=sampler, exit_last=share)
+    _, times = exits_of(roll_out(net, clips, many, Layout(CLOCK, chunks), objective, clip_noise(count), 0))
+    assert times.shape == (count, chunks)
+    counts = {t: (times == t).float().mean().item() for t in (1.0, 0.75, 0.5, 0.25)}
     assert sum(counts.values()) == pytest.approx(1.0), "no other time"
     last = share + (1 - share) / 4 if sampler == "ode" else 0.25
     for t, found in counts.items():
@@ -204,27 +222,22 @@ def test_exit_times_lie_on_the_grid_in_the_stated_shares(sampler: str, share: fl
 def test_a_rollout_is_data() -> None:
     """No gradient, the shapes of the clips, the version of its maker, an unchanged first frame."""
     net, clips = network(), latents(CHUNKS)
-    made = rolled(net, clips, FEW, RolloutConfig())
+    made = rolled(net, clips, choices())
+    states, _ = exits_of(made)
     for m, x in clips.items():
         assert made.history.get(m).shape == x.shape
-        assert made.exit_state.get(m).shape == (x[:, 1:] if m == "video" else x).shape
+        assert states.get(m).shape == (x[:, 1:] if m == "video" else x).shape
         assert not made.history.get(m).requires_grad
-        assert not made.exit_state.get(m).requires_grad
+        assert not states.get(m).requires_grad
     assert torch.equal(made.history.get("video")[:, 0], clips.get("video")[:, 0])
     assert (made.version_low, made.version_high) == (11, 11)
 
 
 @pytest.mark.parametrize("m", MODALITIES)
 def test_one_modality_rolls_out_alone(m: str) -> None:
-    made = rolled(network(), latents(CHUNKS).only((m,)), FEW, RolloutConfig())
+    made = rolled(network(), latents(CHUNKS).only((m,)), choices())
     assert [name for name, _ in made.history.items()] == [m]
     assert made.history.get(m).shape == latents(CHUNKS).get(m).shape
-
-
-@pytest.mark.parametrize(("low", "high"), [(0.0, 0.5), (0.6, 0.2), (0.5, 1.1)])
-def test_impossible_strengths_are_refused(low: float, high: float) -> None:
-    with pytest.raises(ValueError, match=f"rollout.strength_low={low}"):
-        RolloutConfig(low, high)
 
 
 # --- generation -----------------------------------------------------------------------------------------------------------

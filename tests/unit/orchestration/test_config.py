@@ -121,7 +121,7 @@ def test_a_value_of_the_wrong_type_is_refused(tiny: RunConfig, assignment: str, 
         ("model.video_channels=7", r"model\.video_channels=7: must equal data\.video_codec\.channels=32"),
         ("model.audio_channels=7", r"model\.audio_channels=7: must equal data\.audio_codec\.channels=128"),
         ("model.head_dim=12", r"model\.head_dim=12: must be a multiple of 8"),
-        ("objective.drop_all=0.95", r"shares of clips must not exceed 1"),
+        ("objective.drop.all=0.95", r"objective\.drop: .*shares of clips must not exceed 1"),
         ("stages.joint.steps=0", r"stage 'joint': steps=0"),
         ("stages.joint.modalities=[vidoe]", r"stage 'joint': modalities=.*vidoe.*video"),
         ("stages.joint.modalities=[]", r"stage 'joint': modalities=\(\)"),
@@ -143,7 +143,7 @@ def test_half_precision_without_partitions_is_refused(tiny: RunConfig) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [(), ("rollouts",), ("rollouts", "sampling"), ("stages", 2), ("stages", 2, "optimizer"), ("objective", "path")]
+    "path", [(), ("rollouts",), ("objective", "history"), ("stages", 2), ("stages", 2, "optimizer"), ("objective", "path")]
 )
 def test_an_unknown_field_of_a_stored_configuration_is_refused_wherever_it_stands(tiny: RunConfig, path: tuple) -> None:
     tree = json.loads(json.dumps(asdict(tiny)))
@@ -157,7 +157,7 @@ def test_an_unknown_field_of_a_stored_configuration_is_refused_wherever_it_stand
 
 def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
     assert replace(tiny, samples=SamplesConfig(clips=1)).settings() == tiny.settings()
-    for assignment in ("seed=1", "stages.joint.steps=7", "objective.guidance=2", "model.window=7"):
+    for assignment in ("seed=1", "stages.joint.steps=7", "objective.shortcut.guidance=2", "model.window=7"):
         assert with_settings(tiny, [assignment]).settings() != tiny.settings()
 
 

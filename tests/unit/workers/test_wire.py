@@ -82,10 +82,26 @@ def test_weights_of_another_network_are_refused() -> None:
 def test_a_rollout_comes_back_as_it_was(modalities: tuple[str, ...]) -> None:
     sent = rollout(modalities)
     received = rollout_from_arrays(rollout_to_arrays(sent))
+    assert sent.exit_state is not None
+    assert sent.exit_time_BK is not None
+    assert received.exit_state is not None
+    assert received.exit_time_BK is not None
     for a, b in ((sent.history, received.history), (sent.exit_state, received.exit_state)):
         assert [name for name, _ in a.items()] == [name for name, _ in b.items()] == list(modalities)
         assert all(torch.equal(x, b.get(name)) for name, x in a.items())
     assert torch.equal(sent.exit_time_BK, received.exit_time_BK)
+    assert (received.version_low, received.version_high) == (4, 6)
+
+
+def test_a_rollout_without_exit_states_comes_back_without() -> None:
+    """Where DMD has no weight, nothing reads them and nothing sends them."""
+    sent = replace(rollout(("video", "audio")), exit_state=None, exit_time_BK=None)
+    arrays = rollout_to_arrays(sent)
+    assert set(arrays) == {"history_video", "history_audio", "versions"}
+    received = rollout_from_arrays(arrays)
+    assert received.exit_state is None
+    assert received.exit_time_BK is None
+    assert all(torch.equal(x, received.history.get(name)) for name, x in sent.history.items())
     assert (received.version_low, received.version_high) == (4, 6)
 
 
@@ -95,6 +111,8 @@ def test_a_received_rollout_owns_its_memory() -> None:
     for array in arrays.values():
         array.flags.writeable = False  # as the object store hands them out
     received = rollout_from_arrays(arrays)
+    assert received.exit_state is not None
+    assert received.exit_time_BK is not None
     for x in (received.history.get("video"), received.exit_state.get("audio"), received.exit_time_BK):
         x.zero_()
     assert all(np.array_equal(before[name], array) for name, array in arrays.items())
