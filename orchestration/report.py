@@ -161,8 +161,8 @@ def _facts(
         falling = sum(curve.last < curve.first for curve in totals)
         facts.append(Fact(f"{falling} of {len(totals)}", "stages end at a lower loss than they began"))
     if generated := _best_row(sync):
-        shuffled = f"mouth/voice correlation of {generated.title}; shuffled {number(generated.shuffled.value)}"
-        facts.append(Fact(number(generated.matched.value), shuffled))
+        interval = f"[{number(generated.gap.low)}, {number(generated.gap.high)}]"
+        facts.append(Fact(number(generated.gap.value), f"mouth/voice correlation of {generated.title} above shuffled pairs {interval}"))
     elif isinstance(clips, ClipsSection):
         facts.append(Fact(f"{len(clips.clips)}", "held-out clips generated again"))
     return facts
@@ -170,7 +170,7 @@ def _facts(
 
 def _best_row(sync: SyncSection | Missing) -> SyncRow | None:
     """The generated row that the strip shows: the first one, FEW, not the best one, so that the figure is not chosen by its size."""
-    if isinstance(sync, Missing) or not sync.proxy_valid:
+    if isinstance(sync, Missing):
         return None
     return next((row for row in sync.rows if row.title != "Real"), None)
 

@@ -104,7 +104,8 @@ def make_samples(generator: Generator, run_dir: Path) -> dict[str, Any]:
     clips = [_write_clip(folder, i, record, made, dataset) for i, record in enumerate(records[: config.samples.shown])]
     contact_sheet(_sheet(records, made, dataset, config.samples.shown), folder / "contact.png")
     t = dataset.manifest.timeline
-    sync = {name: _sync(matched_and_shuffled(media, t.fps, t.sample_rate)) for name, media in made.items()} if len(records) > 1 else {}
+    measured = made if dataset.manifest.synthetic and len(records) > 1 else {}  # on real faces the measure means nothing
+    sync = {name: _sync(matched_and_shuffled(media, t.fps, t.sample_rate)) for name, media in measured.items()}
     value = {
         "proxy_valid": dataset.manifest.synthetic,
         "stage": generator.stage,
@@ -148,10 +149,9 @@ def _sheet(records: list[ClipRecord], made: dict[str, list[Media]], dataset: Lat
 
 
 def _sync(s: SyncSummary) -> dict[str, Any]:
-    half = 1.96 / np.sqrt(s.clips)
+    """The figures of one mode as samples.json holds them; `report_sections._sync_row` reads them back."""
     return {
         "matched": round(s.matched, 4),
-        "matched_ci": [round(s.matched - half * s.matched_spread, 4), round(s.matched + half * s.matched_spread, 4)],
         "shuffled": round(s.shuffled, 4),
         "gap": round(s.gap, 4),
         "gap_ci": [round(s.low, 4), round(s.high, 4)],
