@@ -27,6 +27,7 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from ..datasets.pipeline import prepare
+from ..datasets.progress import Progress
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path, make_folder, read_json, write_json
 from ..model.sampler import SamplerConfig
@@ -41,7 +42,6 @@ from .tracking import Tracker, redacted
 
 RUN = "run.json"
 PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,10 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
                 made = _fit(config, loop, run_dir, progress)
                 kept = [s for s in record["stages"] if s["name"] not in {m["name"] for m in made}]
                 record["stages"] = kept + made
-        progress("generate held-out clips", 0, 1)
-        make_samples(open_generator(loop, config), run_dir)
-        progress("generate held-out clips", 1, 1)
+        make_samples(open_generator(loop, config), run_dir, progress)
         record["total_seconds"] = round(record["total_seconds"] + time.monotonic() - begin, 1)
         write_json(run_dir / RUN, record)
-        report = build_report(run_dir)
+        report = build_report(run_dir, progress)
         _log_artifacts(tracker, run_dir, report)
         status = "FINISHED"
         return report

@@ -21,6 +21,7 @@ from typing import TypeVar
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from ..datasets.progress import Progress, silent
 from .report_sections import (
     ClipsSection,
     DataSection,
@@ -72,14 +73,15 @@ class Fact:
     label: str
 
 
-def build_report(run_dir: Path) -> Path:
+def build_report(run_dir: Path, progress: Progress = silent) -> Path:
     """Write `report.html` into the run folder and return its path; what the run did not leave is named on the page.
 
+    `progress` counts embedded clips, which are most of the work.
     Raises ValueError for a folder without a readable run.json, and OSError where the report cannot be written.
     """
     run_dir = Path(run_dir)
     run = read_run(run_dir)
-    clips = _section(lambda: clips_section(run_dir))
+    clips = _section(lambda: clips_section(run_dir, progress))
     sync = _section(lambda: sync_section(run_dir))
     data = _section(lambda: data_section(run_dir))
     timing = _section(lambda: timing_section(run))

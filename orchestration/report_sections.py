@@ -11,6 +11,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from ..datasets.progress import Progress, silent
 from .report_embed import Take, embed
 from .report_plots import Interval, age_chart, loss_chart, sync_chart
 from .run_reader import STAGES, Entry, Series, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
@@ -160,17 +161,22 @@ class TimingSection:
         return None if self.total_seconds is None else self.total_seconds - sum(stage.seconds for stage in self.stages)
 
 
-def clips_section(run_dir: Path) -> ClipsSection:
+def clips_section(run_dir: Path, progress: Progress = silent) -> ClipsSection:
     """Held-out clips next to what each mode made of them, from samples/samples.json."""
     samples = read_object(run_dir, "samples/samples.json")
     details = _mode_details(samples)
     entries = samples.entries("clips")
     if not entries:
         raise UnavailableError("samples/samples.json lists no clips: nothing was generated")
-    clips = tuple(_clip(run_dir, entry, details) for entry in entries[:MAX_CLIPS])
+    shown = entries[:MAX_CLIPS]
+    clips = []
+    for done, entry in enumerate(shown):
+        progress("embed clips", done, len(shown))
+        clips.append(_clip(run_dir, entry, details))
+    progress("embed clips", len(shown), len(shown))
     contact = embed(run_dir, f"samples/{samples.text('contact', 'contact.png')}", "contact sheet")
     modes = tuple((mode_title(mode), detail) for mode, detail in details.items())
-    return ClipsSection(clips, len(entries) - len(clips), modes, contact)
+    return ClipsSection(tuple(clips), len(entries) - len(clips), modes, contact)
 
 
 def sync_section(run_dir: Path) -> SyncSection:
