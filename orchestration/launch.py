@@ -33,10 +33,10 @@ from ..datasets.storage import local_path, make_folder, read_json, write_json
 from ..model.sampler import SamplerConfig
 from ..workers.checkpoint import is_finished
 from ..workers.rollout_actor import RolloutActorConfig
-from ..workers.train_loop import RolloutSource, TrainLoopConfig, train_stages
+from ..workers.train_loop import TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
 from .report import build_report
-from .rollout_pool import start_pool
+from .rollout_pool import RolloutClient, start_pool
 from .samples import make_samples, open_generator
 from .tracking import Tracker, redacted
 
@@ -47,6 +47,9 @@ PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
 @dataclass(frozen=True)
 class NoRollouts:
     """The source of a run without a mutual stage."""
+
+    def join(self, rank: int) -> None:
+        pass
 
     def publish(self, snapshot: Any) -> None:
         raise AssertionError("no stage of this run publishes weights")
@@ -176,10 +179,11 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
 
 def _worker(settings: dict[str, Any]) -> list[dict]:
     context = ray.train.get_context()
+    settings["rollouts"].join(context.get_world_rank())
     return train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
 
 
-def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutSource:
+def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:
     mutual = [s for s in config.stages if s.objective == "mutual"]
     if not mutual:
         return NoRollouts()
