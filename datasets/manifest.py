@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.timeline import Timeline
+from .progress import Progress, silent
 from .storage import read_json, sha256_file, write_json
 
 MANIFEST = "manifest.json"
@@ -49,8 +50,8 @@ class Manifest:
         write_json(folder / MANIFEST, {"format": FORMAT, **asdict(self)})
 
 
-def read_manifest(folder: Path, verify: bool = True) -> Manifest:
-    """The manifest of a finished dataset.
+def read_manifest(folder: Path, verify: bool = True, progress: Progress = silent) -> Manifest:
+    """The manifest of a finished dataset; `progress` counts verified shards.
 
     Raises:
         ValueError: there is none, it is of another format, or a shard is missing, of another size or (verify) of another hash.
@@ -69,10 +70,12 @@ def read_manifest(folder: Path, verify: bool = True) -> Manifest:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"dataset manifest: {folder / MANIFEST} lacks or adds a field ({error}); {REMEDY}") from error
-    for shard in manifest.shards:
+    for done, shard in enumerate(manifest.shards):
+        progress("verify shards", done, len(manifest.shards))
         path = folder / shard.file
         if Path(shard.file).name != shard.file or not path.is_file() or path.stat().st_size != shard.bytes:
             raise ValueError(f"dataset shard: {path} is missing or not {shard.bytes} bytes long; {REMEDY}")
         if verify and sha256_file(path) != shard.sha256:
             raise ValueError(f"dataset shard: {path} is damaged (its hash differs from the manifest); {REMEDY}")
+    progress("verify shards", len(manifest.shards), len(manifest.shards))
     return manifest

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.noise import position_seed
 from .contact_sheet import SheetClip, contact_sheet
 from .manifest import MANIFEST, SOURCES, Manifest, ShardEntry, read_manifest
+from .progress import Progress, silent
 from .shards import ClipRecord, Shard
 from .sources import is_text, list_sources
 from .stages import DataConfig, Encode, Row, Survey, WriteShard, settings_of, surveyed, unpack_moments
@@ -35,8 +35,6 @@ from .synthetic import SyntheticConfig, write_corpus
 
 CLIPS_PER_SHARD = 512
 SHEET_CLIPS = 8
-
-Progress = Callable[[str, int, int], None]
 
 
 def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
@@ -66,7 +64,10 @@ def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
     used = [row for row in survey if row["status"] == "used"]
     video_codec, audio_codec = _fit_codecs(config, used)
     clips = _encode(config, used, video_codec, audio_codec, out, progress)
-    return _commit(config, settings, survey, clips, video_codec, audio_codec, media, out)
+    manifest = _account(config, settings, survey, clips, video_codec, audio_codec, media, out)
+    draw_contact_sheet(out, manifest, progress)
+    manifest.write(out)
+    return manifest
 
 
 def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
@@ -77,10 +78,8 @@ def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
     corpus = SyntheticConfig(
         config.synthetic_count, config.synthetic_seconds, config.width, config.height, t.fps, t.sample_rate, config.seed
     )
-    progress("draw talking characters", 0, config.synthetic_count)
     folder = make_folder("data.out", out.parent / "media")
-    write_corpus(corpus, folder)
-    progress("draw talking characters", config.synthetic_count, config.synthetic_count)
+    write_corpus(corpus, folder, progress=progress)
     return folder
 
 
@@ -132,7 +131,7 @@ def _encode(config: DataConfig, used: list[Row], video: DctVideoCodec, audio: Md
     return _collect(dataset, "encode clips", len(items), progress)
 
 
-def _commit(
+def _account(
     config: DataConfig,
     settings: str,
     survey: list[Row],
@@ -142,6 +141,7 @@ def _commit(
     media: Path,
     out: Path,
 ) -> Manifest:
+    """Write what became of every source, and describe the shards; the dataset is not there before the manifest is written."""
     made = [row for row in clips if row["clip_id"]]
     by_source: dict[str, list[Row]] = defaultdict(list)
     for row in clips:
@@ -149,7 +149,7 @@ def _commit(
     _write_sources(out, media, survey, by_source)
     used = sum(any(r["clip_id"] for r in rows) for rows in by_source.values())
     shards = tuple(_entry(out / name) for name in sorted({row["shard"] for row in made}))
-    manifest = Manifest(
+    return Manifest(
         settings=settings,
         timeline=config.timeline,
         clip_chunks=config.clip_chunks,
@@ -166,9 +166,6 @@ def _commit(
         codec_quality={"video_psnr_db": _mean(made, "psnr_db"), "audio_snr_db": _mean(made, "snr_db")},
         synthetic=config.media == "synthetic",
     )
-    draw_contact_sheet(out, manifest)
-    manifest.write(out)
-    return manifest
 
 
 def decode_record(record: ClipRecord, manifest: Manifest, title: str) -> SheetClip:
@@ -179,16 +176,18 @@ def decode_record(record: ClipRecord, manifest: Manifest, title: str) -> SheetCl
     return SheetClip(title, video[0].numpy(), audio[0].numpy(), t.fps, t.sample_rate, list(record.words))
 
 
-def draw_contact_sheet(out: Path, manifest: Manifest) -> Path:
+def draw_contact_sheet(out: Path, manifest: Manifest, progress: Progress = silent) -> Path:
     """A PNG of a few clips spread over the dataset, as they come back from their latents."""
     shards = [Shard(out / s.file) for s in manifest.shards]
     rows = [(shard, i) for shard in shards for i in range(len(shard))]
     picked = rows[:: max(1, ceil(len(rows) / SHEET_CLIPS))][:SHEET_CLIPS]
     clips = []
-    for shard, i in picked:
+    for done, (shard, i) in enumerate(picked):
+        progress("draw contact sheet", done, len(picked))
         record = shard.row(i)
         clips.append(decode_record(record, manifest, f"{Path(record.source).name} at {record.start_s:.2f} s"))
     contact_sheet(clips, out / "contact.png")
+    progress("draw contact sheet", len(picked), len(picked))
     return out / "contact.png"
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,10 +19,12 @@ import numpy as np
 from .characters import Identity, describe, draw_identity, move, voice_of
 from .media import write_media
 from .portrait import paint_portrait
+from .progress import Progress, silent
 from .voice import Word, articulate, plan_speech, speak
 
 GENERATOR = 1  # raise it when the same settings give other pictures or sounds
 CONTAINERS = (".mp4", ".webm", ".mkv")
+DRAW = "draw talking characters"
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ def make_character_clip(config: SyntheticConfig, index: int) -> SyntheticClip:
     )
 
 
-def write_corpus(config: SyntheticConfig, out_dir: Path, workers: int = 2) -> list[Path]:
-    """Write the corpus that is not there yet and return its media files in order.
+def write_corpus(config: SyntheticConfig, out_dir: Path, workers: int = 2, progress: Progress = silent) -> list[Path]:
+    """Write the corpus that is not there yet and return its media files in order; `progress` counts clips.
 
     Threads suffice: numpy releases the interpreter's lock on large arrays and the encoder is another process. Every file appears
     whole or not at all, the sidecar before its media, so an interrupted run is completed by the next.
@@ -99,12 +101,15 @@ def write_corpus(config: SyntheticConfig, out_dir: Path, workers: int = 2) -> li
     with ThreadPoolExecutor(max_workers=workers, thread_name_prefix="synthetic") as pool:
         jobs = [pool.submit(_write_clip, config, index, out_dir) for index in range(config.count)]
         try:
-            paths = [job.result() for job in jobs]
+            progress(DRAW, 0, config.count)
+            for done, job in enumerate(as_completed(jobs), start=1):
+                job.result()
+                progress(DRAW, done, config.count)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     _write_json(out_dir / "corpus.json", _ticket(config, complete=True))
-    return paths
+    return [job.result() for job in jobs]
 
 
 def _write_clip(config: SyntheticConfig, index: int, out_dir: Path) -> Path:

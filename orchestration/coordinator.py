@@ -1,5 +1,6 @@
 """The coordinator: an actor between the trainers and the rollout pool. It holds references and rules, never tensors.
 
+    trainer rank 0 --begin()--> the attempt's number, which all ranks get and every later call carries
     trainer rank 0 --publish(version, snapshot ref)--> coordinator --load(ref)--> each actor, between clips
                                                             |  admits while i < (held + 1 + max_age) * per_step   (rollout_buffer)
                                                             |  generate(positions)  ------------------------->  actor
@@ -13,14 +14,34 @@ max_age = 0 this is synchronous training: there is one loop, not two.
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import OwnerDiedError, RayActorError
 
 from ..workers.rollout_actor import RolloutActor, RolloutActorConfig
 from .failure_policy import Decision, PoolStatus, decide
 from .rollout_buffer import Ready, RolloutBuffer
+
+
+@dataclass(eq=False)
+class _Attempt:
+    """All that one attempt of the training knows. What waits holds its own attempt: no other can reach it, nor it another."""
+
+    number: int
+    buffer: RolloutBuffer[ray.ObjectRef]
+    version: int = -1
+    snapshot: ray.ObjectRef | None = None
+    failures: int = 0
+    served: int = 0
+    error: str | None = None
+    tasks: list[asyncio.Task] = field(default_factory=list)
+
+    @property
+    def idle(self) -> bool:
+        """There is nothing more to generate."""
+        return self.buffer.finished or self.error is not None
 
 
 class Coordinator:
@@ -30,85 +51,102 @@ class Coordinator:
         self._actor_config, self._ranks, self._local, self._max_failures = actor, ranks, local, max_failures
         self._count, self._max_age, self._total = actors, max_age, ranks * steps
         self._changed = asyncio.Condition()
-        self._tasks: list[asyncio.Task] = []
-        self._reset()
+        self._attempt = self._new_attempt(0)
 
-    def _reset(self) -> None:
-        """Begin the stage: nothing admitted, nothing held. Actors of an earlier attempt end with the tasks that hold them."""
-        for task in self._tasks:
-            task.cancel()
-        self._tasks = []
-        self._buffer: RolloutBuffer[ray.ObjectRef] = RolloutBuffer(self._ranks, self._max_age, self._total)
-        self._version, self._snapshot = -1, None
-        self._failures, self._served = 0, 0
-        self._error: str | None = None
+    def _new_attempt(self, number: int) -> _Attempt:
+        return _Attempt(number, RolloutBuffer(self._ranks, self._max_age, self._total))
 
-    async def publish(self, version: int, snapshot: list[ray.ObjectRef]) -> None:
-        """A new weight version; the reference comes in a list so that Ray does not fetch it here.
-
-        Version 0 begins the stage, also when restarted trainers begin it again.
-        """
+    async def begin(self) -> int:
+        """Trainers start, for the first time or again: their number, which `publish` and `take` carry. Earlier attempts end."""
         async with self._changed:
-            if version == 0:
-                self._reset()
-            if version <= self._version:
-                raise ValueError(f"weights of version {version} were published after version {self._version}")
-            self._version, self._snapshot = version, snapshot[0]
+            earlier = self._attempt
+            earlier.error = f"attempt {earlier.number} of the training is over: attempt {earlier.number + 1} has begun"
+            for task in earlier.tasks:
+                task.cancel()  # its actors end with it
+            self._attempt = self._new_attempt(earlier.number + 1)
             self._changed.notify_all()
-        if not self._tasks:  # the pool starts with the first version: unimodal stages need no actors
-            self._tasks = [asyncio.create_task(self._serve()) for _ in range(self._count)]
+            return self._attempt.number
 
-    async def take(self, step: int, rank: int) -> list[Any]:
-        """[payload reference] of a rank's rollout; waits until it is there."""
-        request = step * self._ranks + rank
+    async def publish(self, number: int, version: int, snapshot: list[ray.ObjectRef]) -> None:
+        """A new weight version of attempt `number`; the reference comes in a list so that Ray does not fetch it here."""
+        attempt = self._current(number)
         async with self._changed:
-            await self._changed.wait_for(lambda: self._error or self._buffer.ready(request))
-            if self._error:
-                raise RuntimeError(self._error)
-            return [self._buffer.take(request).payload]
+            if attempt.error:
+                raise RuntimeError(attempt.error)
+            if version <= attempt.version:
+                raise ValueError(f"weights of version {version} were published after version {attempt.version}")
+            attempt.version, attempt.snapshot = version, snapshot[0]
+            if not attempt.tasks:  # the pool starts with the first version: unimodal stages need no actors
+                attempt.tasks = [asyncio.create_task(self._serve(attempt)) for _ in range(self._count)]
+            self._changed.notify_all()
+
+    async def take(self, number: int, step: int, rank: int) -> list[Any]:
+        """[payload reference] of a rank's rollout in attempt `number`; waits until it is there."""
+        attempt, request = self._current(number), step * self._ranks + rank
+        async with self._changed:
+            await self._changed.wait_for(lambda: attempt.error or attempt.buffer.settled(request))
+            if attempt.error:
+                raise RuntimeError(attempt.error)
+            return [attempt.buffer.take(request).payload]
 
     async def status(self) -> dict[str, int]:
         """Counts for the record."""
-        return {"served": self._served, "failures": self._failures, "version": self._version}
+        attempt = self._attempt
+        return {"served": attempt.served, "failures": attempt.failures, "version": attempt.version, "attempt": attempt.number}
 
-    async def _serve(self) -> None:
+    def _current(self, number: int) -> _Attempt:
+        if number != self._attempt.number:
+            raise ValueError(f"rollouts: attempt {number} of the training is over, attempt {self._attempt.number} has begun")
+        return self._attempt
+
+    async def _serve(self, attempt: _Attempt) -> None:
         """The life of one place in the pool: load the newest version, ask for a request, generate, again."""
         handle, held = self._start(), -1
-        while not self._buffer.finished and self._error is None:
+        while not attempt.idle:
             request: int | None = None
+            wanted = attempt.version
             try:
-                if held < self._version:
-                    held = await handle.load.remote(self._snapshot)
-                request = self._buffer.admit(held)
+                if held < wanted:
+                    held = await handle.load.remote(attempt.snapshot)
+                request = attempt.buffer.admit(held)
                 if request is None:
-                    async with self._changed:
-                        await self._changed.wait_for(lambda h=held: self._version > h or self._buffer.finished or self._error)
+                    await self._newer(attempt, held)
                     continue
-                await self._generate(handle, request)
+                await self._generate(attempt, handle, request)
             except Exception as error:  # noqa: BLE001  every failure ends in a decision, and FAIL reaches the trainers
-                handle, held = await self._fail(error, request, handle), -1
+                handle, held = await self._fail(attempt, error, request, wanted, handle), -1
         async with self._changed:
             self._changed.notify_all()
 
-    async def _generate(self, handle: Any, request: int) -> None:
+    async def _newer(self, attempt: _Attempt, version: int) -> None:
+        """Wait for a version after `version`, or the end."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: attempt.version > version or attempt.idle)
+
+    async def _generate(self, attempt: _Attempt, handle: Any, request: int) -> None:
         positions = list(range(request * self._local, (request + 1) * self._local))
         versions, payload = handle.generate.options(num_returns=2).remote(positions)
         low, high = await versions
         async with self._changed:
-            self._buffer.complete(request, Ready(low, high, payload))
-            self._served += 1
+            attempt.buffer.complete(request, Ready(low, high, payload))
+            attempt.served += 1
             self._changed.notify_all()
 
-    async def _fail(self, error: Exception, request: int | None, handle: Any) -> Any:
-        lost = isinstance(error, RayActorError)
-        self._failures += 1
+    async def _fail(self, attempt: _Attempt, error: Exception, request: int | None, wanted: int, handle: Any) -> Any:
+        """Carry out the decision about a failure; returns the handle to go on with."""
+        orphaned = isinstance(error, OwnerDiedError)
+        status = PoolStatus(attempt.failures + (not orphaned), lost=isinstance(error, RayActorError), orphaned=orphaned)
+        attempt.failures = status.failures
+        decision = decide(status, self._max_failures)
         async with self._changed:
-            if decide(PoolStatus(self._failures, lost), self._max_failures) is Decision.FAIL:
-                self._error = f"rollout actor failed ({type(error).__name__}): {error}"
+            if decision is Decision.FAIL:
+                attempt.error = f"rollout actor failed ({type(error).__name__}): {error}"
             elif request is not None:
-                self._buffer.give_back(request)
+                attempt.buffer.give_back(request)
             self._changed.notify_all()
-        return handle if self._error else self._start()
+        if decision is Decision.WAIT:
+            await self._newer(attempt, wanted)
+        return self._start() if decision is Decision.REPLACE else handle
 
     def _start(self) -> Any:
         """A new actor's handle (Ray's handles are typed by what they proxy, so they stay Any here)."""

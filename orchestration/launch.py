@@ -27,25 +27,28 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from ..datasets.pipeline import prepare
+from ..datasets.progress import Progress
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path, make_folder, read_json, write_json
 from ..workers.checkpoint import is_finished
 from ..workers.rollout_actor import RolloutActorConfig
-from ..workers.train_loop import RolloutSource, TrainLoopConfig, train_stages
+from ..workers.train_loop import TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
 from .report import build_report
-from .rollout_pool import start_pool
+from .rollout_pool import RolloutClient, start_pool
 from .samples import make_samples, open_generator
 from .tracking import Tracker, redacted
 
 RUN = "run.json"
 PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class NoRollouts:
     """The source of a run without a mutual stage."""
+
+    def join(self, rank: int) -> None:
+        pass
 
     def publish(self, snapshot: Any) -> None:
         raise AssertionError("no stage of this run publishes weights")
@@ -132,12 +135,10 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
                 made = _fit(config, loop, run_dir, progress)
                 kept = [s for s in record["stages"] if s["name"] not in {m["name"] for m in made}]
                 record["stages"] = kept + made
-        progress("generate held-out clips", 0, 1)
-        make_samples(open_generator(loop, config), run_dir)
-        progress("generate held-out clips", 1, 1)
+        make_samples(open_generator(loop, config), run_dir, progress)
         record["total_seconds"] = round(record["total_seconds"] + time.monotonic() - begin, 1)
         write_json(run_dir / RUN, record)
-        report = build_report(run_dir)
+        report = build_report(run_dir, progress)
         _log_artifacts(tracker, run_dir, report)
         status = "FINISHED"
         return report
@@ -177,10 +178,11 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
 
 def _worker(settings: dict[str, Any]) -> list[dict]:
     context = ray.train.get_context()
+    settings["rollouts"].join(context.get_world_rank())
     return train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
 
 
-def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutSource:
+def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:
     mutual = [s for s in config.stages if s.objective == "mutual" and config.objective.needs_rollouts]
     if not mutual:
         return NoRollouts()

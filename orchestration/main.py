@@ -84,10 +84,12 @@ def data_inspect(folder: Annotated[str, typer.Argument(help="Dataset folder.")],
         from ..datasets.manifest import read_manifest
         from ..datasets.pipeline import draw_contact_sheet
         from ..datasets.storage import local_path
+        from .progress import Terminal
 
         path = local_path("folder", folder)
-        manifest = read_manifest(path)
-        draw_contact_sheet(path, manifest)
+        with Terminal(console) as terminal:
+            manifest = read_manifest(path, progress=terminal.progress)
+            draw_contact_sheet(path, manifest, terminal.progress)
         _show_dataset(path, as_json)
 
     _run(run, debug)
@@ -110,9 +112,11 @@ def generate(
     """Generate a clip from a trained run."""
 
     def work() -> None:
+        from .progress import Terminal
         from .runs import generate_clip
 
-        record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed)
+        with Terminal(console) as terminal:
+            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, terminal.progress)
         _print(record, as_json)
 
     _run(work, debug)
@@ -124,9 +128,12 @@ def report(run: Annotated[str, typer.Argument(help="Run folder.")], debug: Debug
 
     def work() -> None:
         from ..datasets.storage import local_path
+        from .progress import Terminal
         from .report import build_report
 
-        typer.echo(str(build_report(local_path("run", run))))
+        with Terminal(console) as terminal:
+            made = build_report(local_path("run", run), terminal.progress)
+        typer.echo(str(made))
 
     _run(work, debug)
 

@@ -92,9 +92,9 @@ def age_chart(counts: dict[int, float], label: str) -> Markup:
     return _svg(frame, body, label)
 
 
-def sync_chart(rows: Sequence[tuple[str, Interval, Interval]], label: str) -> Markup:
-    """A row for each `(name, matched, shuffled)`: two dots with their intervals on one correlation axis."""
-    ends = [end for _, *pair in rows for interval in pair for end in (interval.low, interval.high, interval.value) if math.isfinite(end)]
+def sync_chart(rows: Sequence[tuple[str, float, float]], label: str) -> Markup:
+    """A row for each `(name, matched, shuffled)`: two dots on one correlation axis, joined by the gap between them."""
+    ends = [value for _, *pair in rows for value in pair if math.isfinite(value)]
     low, high = min([0.0, *ends]), max([0.5, *ends])
     row = 36
     frame = Frame(x=(low - 0.04, high + 0.04), y=(0, 1), height=row * len(rows) + 34, left=64)
@@ -102,7 +102,10 @@ def sync_chart(rows: Sequence[tuple[str, Interval, Interval]], label: str) -> Ma
     for index, (name, matched, shuffled) in enumerate(rows):
         y = frame.top + row * (index + 0.5)
         body.append(_text(0, y + 4, name, "name", "start"))
-        body += [_dot(frame, shuffled, y + 6, "shuffled"), _dot(frame, matched, y - 6, "matched")]
+        if math.isfinite(matched) and math.isfinite(shuffled):
+            ends_x = f'x1="{frame.px(shuffled):.1f}" x2="{frame.px(matched):.1f}"'
+            body.append(Markup(f'<line class="gap" {ends_x} y1="{y}" y2="{y}"/>'))
+        body += [_dot(frame, shuffled, y, "shuffled"), _dot(frame, matched, y, "matched")]
     return _svg(frame, body, label)
 
 
@@ -128,15 +131,10 @@ def _line(frame: Frame, steps: np.ndarray, values: np.ndarray, css_class: str) -
     return Markup(f'<polyline class="{css_class}" points="{path}"/>')
 
 
-def _dot(frame: Frame, interval: Interval, y: float, css_class: str) -> Markup:
-    if not math.isfinite(interval.value):
+def _dot(frame: Frame, value: float, y: float, css_class: str) -> Markup:
+    if not math.isfinite(value):
         return Markup("")
-    x = frame.px(interval.value)
-    dot = f'<circle class="dot {css_class}" cx="{x:.1f}" cy="{y}" r="4.5"/>'
-    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
-        return Markup(dot)
-    low, high = frame.px(interval.low), frame.px(interval.high)
-    return Markup(f'<line class="whisker {css_class}" x1="{low:.1f}" x2="{high:.1f}" y1="{y}" y2="{y}"/>{dot}')
+    return Markup(f'<circle class="dot {css_class}" cx="{frame.px(value):.1f}" cy="{y}" r="5"/>')
 
 
 def _y_grid(frame: Frame, percent: bool = False) -> Markup:

@@ -61,6 +61,10 @@ class RolloutBuffer(Generic[Payload]):
     def ready(self, request: int) -> bool:
         return request in self._ready
 
+    def settled(self, request: int) -> bool:
+        """Nothing more will happen to the request: it is ready, or it was consumed and `take` raises."""
+        return request in self._ready or request in self._taken
+
     def take(self, request: int) -> Ready[Payload]:
         """Consume a rollout, once. The age bound is asserted: a violation is our bug."""
         if request in self._taken:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import ray
+import torch.distributed as dist
 
 from ..model.types import Rollout
 from ..workers.rollout_actor import RolloutActorConfig
@@ -17,14 +18,21 @@ class RolloutClient:
 
     def __init__(self, coordinator: Any) -> None:
         self._coordinator = coordinator
+        self._attempt = 0
+
+    def join(self, rank: int) -> None:
+        """Begin an attempt of the training: all ranks call it together, first of all. Nothing of an earlier attempt is seen after it."""
+        number = [ray.get(self._coordinator.begin.remote()) if rank == 0 else 0]
+        dist.broadcast_object_list(number)
+        self._attempt = number[0]
 
     def publish(self, snapshot: Snapshot) -> None:
         """Put once; the actors read the same buffer."""
-        ray.get(self._coordinator.publish.remote(snapshot.version, [ray.put(snapshot)]))
+        ray.get(self._coordinator.publish.remote(self._attempt, snapshot.version, [ray.put(snapshot)]))
 
     def take(self, step: int, rank: int) -> Rollout:
         """Blocks until the rollout is there; raises what stopped the pool."""
-        (payload,) = ray.get(self._coordinator.take.remote(step, rank))
+        (payload,) = ray.get(self._coordinator.take.remote(self._attempt, step, rank))
         return rollout_from_arrays(ray.get(payload))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.media import write_media
+from ..datasets.progress import Progress, silent
 from ..datasets.sources import parse_sidecar
 from ..datasets.storage import local_path, make_folder, read_json
 from .config import RunConfig, with_settings
@@ -37,9 +38,18 @@ def default_run_dir(config: RunConfig, media: str | None) -> Path:
 
 
 def generate_clip(
-    run: str, out: str, like: int, text: str | None, seconds: float, mode: str, moves: int, guidance: float, seed: int
+    run: str,
+    out: str,
+    like: int,
+    text: str | None,
+    seconds: float,
+    mode: str,
+    moves: int,
+    guidance: float,
+    seed: int,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Generate one clip and write it; returns what was made."""
+    """Generate one clip and write it; returns what was made. `progress` counts chunks."""
     run_dir, path = local_path("run", run), local_path("--out", out)
     if path.suffix not in (".mp4", ".webm", ".mkv"):
         raise ValueError(f"--out={out!r}: the name must end in .mp4, .webm or .mkv")
@@ -60,7 +70,11 @@ def generate_clip(
     chunks = max(1, ceil(seconds / float(config.data.timeline.chunk)))
     sampler = generator.few(moves) if mode == "few" else generator.multi(moves, guidance)
     first = generator.dataset.collate([record], [0]).latents.get("video")[:, :1]
-    ((frames, audio),) = generator.clips(first, clip_controls(generator, caption, words), chunks, sampler, [(seed, "generate")])
+    controls = clip_controls(generator, caption, words)
+    progress("generate chunks", 0, chunks)
+    ((frames, audio),) = generator.clips(
+        first, controls, chunks, sampler, [(seed, "generate")], lambda made: progress("generate chunks", made, chunks)
+    )
     make_folder("--out", path.parent)
     t = config.data.timeline
     write_media(path, frames, t.fps, audio, t.sample_rate)

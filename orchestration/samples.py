@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..datasets.contact_sheet import SheetClip, contact_sheet
 from ..datasets.loader import LatentDataset
 from ..datasets.media import write_media
+from ..datasets.progress import Progress, silent
 from ..datasets.shards import ClipRecord
 from ..datasets.storage import make_folder, write_json
 from ..datasets.sync import SyncSummary, matched_and_shuffled
@@ -41,11 +43,23 @@ class Generator:
     config: RunConfig
 
     def clips(
-        self, first_frame: Tensor, controls: Controls, chunks: int, sampler: SamplerConfig, keys: Sequence[tuple[int | str, ...]]
+        self,
+        first_frame: Tensor,
+        controls: Controls,
+        chunks: int,
+        sampler: SamplerConfig,
+        keys: Sequence[tuple[int | str, ...]],
+        made_chunks: Callable[[int], None] = lambda _: None,
     ) -> list[Media]:
-        """Generate one clip a key, [B, 1, C, H, W] first latents under `controls`: frames uint8 [N, H, W, 3] and audio [S]."""
+        """Generate one clip a key, [B, 1, C, H, W] first latents under `controls`: frames uint8 [N, H, W, 3] and audio [S].
+
+        `made_chunks` is told how many chunks of each clip there are so far.
+        """
         audio_like = (len(keys), self.config.model.audio_channels)
-        made = list(generate(self.network, controls, first_frame, audio_like, chunks, sampler, PositionalNoise(keys)))
+        made = []
+        for x in generate(self.network, controls, first_frame, audio_like, chunks, sampler, PositionalNoise(keys)):
+            made.append(x)
+            made_chunks(len(made))
         video = torch.cat([first_frame, *(x.get("video") for x in made)], dim=1)
         audio = torch.cat([x.get("audio") for x in made], dim=1)
         return self.decoded(AV(video, audio))
@@ -80,8 +94,11 @@ def open_generator(loop: TrainLoopConfig, config: RunConfig) -> Generator:
     return Generator(network, LatentDataset(loop.data, loop.network.text, verify=True), finished[-1], config)
 
 
-def make_samples(generator: Generator, run_dir: Path) -> dict[str, Any]:
-    """Generate from held-out controls in both modes, measure sync, write clips, a contact sheet and samples.json."""
+def make_samples(generator: Generator, run_dir: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Generate from held-out controls in both modes, measure sync, write clips, a contact sheet and samples.json.
+
+    `progress` counts the chunks of all clips, a bar a mode (their rates differ), then the clips that are written.
+    """
     config, dataset = generator.config, generator.dataset
     folder = make_folder("run", run_dir / "samples")
     records = dataset.held_out_records()[: config.samples.clips]
@@ -96,14 +113,27 @@ def make_samples(generator: Generator, run_dir: Path) -> dict[str, Any]:
     speed = {}
     for name, sampler in samplers.items():
         start = time.monotonic()
-        made[name] = generator.clips(first, batch.controls, batch.layout.chunks, sampler, keys)
+        chunks = batch.layout.chunks
+        told = partial(_tell, progress, f"generate chunks, {name}", len(records), chunks)
+        told(0)
+        made[name] = generator.clips(first, batch.controls, chunks, sampler, keys, told)
         seconds = time.monotonic() - start
         frames = sum(len(f) for f, _ in made[name])
         speed[name] = {"evaluations_per_chunk": sampler.evaluations, "frames_per_s": round(frames / seconds, 2)}
-    clips = [_write_clip(folder, i, record, made, dataset) for i, record in enumerate(records[: config.samples.shown])]
+    shown = records[: config.samples.shown]
+    clips = []
+    for i, record in enumerate(shown):
+        progress("write held-out clips", i, len(shown))
+        clips.append(_write_clip(folder, i, record, made, dataset))
+    progress("write held-out clips", len(shown), len(shown))
     contact_sheet(_sheet(records, made, dataset, config.samples.shown), folder / "contact.png")
     t = dataset.manifest.timeline
-    sync = {name: _sync(matched_and_shuffled(media, t.fps, t.sample_rate)) for name, media in made.items()} if len(records) > 1 else {}
+    measured = made if dataset.manifest.synthetic and len(records) > 1 else {}  # on real faces the measure means nothing
+    sync = {}
+    for name, media in measured.items():
+        progress("measure sync", len(sync), len(measured))
+        sync[name] = _sync(matched_and_shuffled(media, t.fps, t.sample_rate))
+        progress("measure sync", len(sync), len(measured))
     value = {
         "proxy_valid": dataset.manifest.synthetic,
         "stage": generator.stage,
@@ -114,6 +144,10 @@ def make_samples(generator: Generator, run_dir: Path) -> dict[str, Any]:
     }
     write_json(folder / "samples.json", value)
     return value
+
+
+def _tell(progress: Progress, stage: str, clips: int, chunks: int, made: int) -> None:
+    progress(stage, made * clips, chunks * clips)
 
 
 def clip_controls(generator: Generator, caption: str, words: Sequence[tuple[str, float, float]]) -> Controls:
@@ -147,10 +181,9 @@ def _sheet(records: list[ClipRecord], made: dict[str, list[Media]], dataset: Lat
 
 
 def _sync(s: SyncSummary) -> dict[str, Any]:
-    half = 1.96 / np.sqrt(s.clips)
+    """The figures of one mode as samples.json holds them; `report_sections._sync_row` reads them back."""
     return {
         "matched": round(s.matched, 4),
-        "matched_ci": [round(s.matched - half * s.matched_spread, 4), round(s.matched + half * s.matched_spread, 4)],
         "shuffled": round(s.shuffled, 4),
         "gap": round(s.gap, 4),
         "gap_ci": [round(s.low, 4), round(s.high, 4)],

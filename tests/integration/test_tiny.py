@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import pytest
+from command_material import Running, Said, command
 from mlflow.tracking import MlflowClient
 
 from mutual_forcing.datasets.media import decode, probe
@@ -22,26 +19,8 @@ from mutual_forcing.workers.checkpoint import load_stage
 
 pytestmark = pytest.mark.timeout(600)
 
-COMMAND = Path(sys.executable).with_name("mutual-forcing")
 CONFIG = recipe("tiny")
 STAGES = [s.name for s in CONFIG.stages]
-SECONDS = 240
-
-
-def command(*arguments: str, timeout: float = SECONDS) -> subprocess.CompletedProcess[str]:
-    hidden = {"RAY_ADDRESS", "MLFLOW_TRACKING_URI"}
-    environment = {k: v for k, v in os.environ.items() if k not in hidden}
-    return subprocess.run([str(COMMAND), *arguments], capture_output=True, text=True, timeout=timeout, env=environment, check=False)
-
-
-def ray_processes() -> set[int]:
-    """Processes of any Ray session on this machine."""
-    found = set()
-    for process in psutil.process_iter(["pid", "name", "cmdline"]):
-        words = " ".join(process.info["cmdline"] or [])
-        if process.info["name"] in ("raylet", "gcs_server") or words.startswith("ray::") or "/ray/_private/" in words:
-            found.add(process.info["pid"])
-    return found
 
 
 @dataclass(frozen=True)
@@ -49,7 +28,7 @@ class Trained:
     """The finished run and what its command said."""
 
     folder: Path
-    done: subprocess.CompletedProcess[str]
+    done: Said
     left_behind: set[int]
 
     def lines(self, stage: str) -> list[dict]:
@@ -58,13 +37,11 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    folder, before = tmp_path_factory.mktemp("tiny") / "run", ray_processes()
-    done = command("train", "tiny", "--out", str(folder))
-    assert done.returncode == 0, done.stderr[-2000:]
-    deadline = time.monotonic() + 10  # Ray's last processes take a moment to die
-    while (left := ray_processes() - before) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    return Trained(folder, done, left)
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    with Running("train", "tiny", "--out", str(folder)) as running:
+        done = running.wait(240)
+        assert done.code == 0, done.error[-2000:]
+        return Trained(folder, done, running.left_behind(10))
 
 
 def test_nothing_of_ray_is_left(run: Trained) -> None:
@@ -74,7 +51,7 @@ def test_nothing_of_ray_is_left(run: Trained) -> None:
 def test_the_report_is_one_file_that_names_every_stage(run: Trained) -> None:
     report = (run.folder / "report.html").read_text()
     assert all(stage in report for stage in STAGES)
-    assert str(run.folder / "report.html") in run.done.stderr
+    assert str(run.folder / "report.html") in run.done.error
 
 
 def test_every_stage_left_a_verified_checkpoint(run: Trained) -> None:
@@ -126,8 +103,8 @@ def test_mlflow_has_finished_runs_with_artifacts(run: Trained) -> None:
 def test_generate_writes_a_clip_that_plays(run: Trained, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     done = command("generate", str(run.folder), "--out", str(clip), "--seconds", "1.5", "--json")
-    assert done.returncode == 0, done.stderr[-2000:]
-    record = json.loads(done.stdout)
+    assert done.code == 0, done.error[-2000:]
+    record = json.loads(done.out)
     decoded = decode(clip, probe(clip), CONFIG.data.decoding)
     assert len(decoded.frames) == record["frames"] == CONFIG.data.timeline.frames(3)
     assert decoded.audio is not None
@@ -138,6 +115,6 @@ def test_running_again_returns_at_once(run: Trained) -> None:
     files = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()}
     start = time.monotonic()
     done = command("train", "tiny", "--out", str(run.folder))
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.code == 0, done.error[-2000:]
     assert time.monotonic() - start < 60
     assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()} == files

@@ -149,7 +149,7 @@ def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):
     (out / ".shard-00.arrow.77.tmp").write_bytes(b"half")
     (out / SOURCES).write_text("{")
     again = run(job.config, out)
-    assert again.stages == ("look into sources", "encode clips")
+    assert again.stages == ("look into sources", "encode clips", "draw contact sheet")
     assert names(out) == sorted([MANIFEST, SOURCES, "contact.png", *(shard.file for shard in again.manifest.shards)])
     first, second = (LatentDataset(folder, TextConfig(), verify=True) for folder in (job.out, out))
     assert [s.row(i).clip_id for s, i in first.train] == [s.row(i).clip_id for s, i in second.train]

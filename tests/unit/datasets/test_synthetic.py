@@ -99,6 +99,12 @@ def test_sidecar_tells_caption_and_transcript(tmp_path):
         assert [(w["word"], w["start"], w["end"]) for w in sidecar["transcript"]] == [(w.text, w.start, w.end) for w in clip.words]
 
 
+def test_progress_counts_clips(tmp_path):
+    counts = []
+    write_corpus(SMALL, tmp_path / "media", progress=lambda *step: counts.append(step))
+    assert counts == [("draw talking characters", done, SMALL.count) for done in range(SMALL.count + 1)]
+
+
 def test_rerun_keeps_what_is_whole_and_redoes_the_rest(tmp_path):
     folder = tmp_path / "media"
     paths = write_corpus(SMALL, folder)

@@ -27,3 +27,8 @@ def test_any_sequence_of_losses_ends(max_failures: int) -> None:
     while decide(PoolStatus(replaced + 1, lost=True), max_failures) is Decision.REPLACE:
         replaced += 1
     assert replaced == max_failures
+
+
+@given(counts, counts, st.booleans())
+def test_weights_that_died_with_their_trainer_fail_no_actor(failures: int, max_failures: int, lost: bool) -> None:
+    assert decide(PoolStatus(failures, lost, orphaned=True), max_failures) is Decision.WAIT

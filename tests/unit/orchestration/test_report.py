@@ -13,9 +13,11 @@ import pytest
 
 from mutual_forcing.datasets.contact_sheet import SheetClip, contact_sheet
 from mutual_forcing.datasets.media import write_media
+from mutual_forcing.datasets.sync import SyncSummary
 from mutual_forcing.orchestration.report import build_report, duration, number, significant
-from mutual_forcing.orchestration.report_plots import Interval, age_chart, loss_chart, smooth, sync_chart
+from mutual_forcing.orchestration.report_plots import age_chart, loss_chart, smooth, sync_chart
 from mutual_forcing.orchestration.run_reader import STAGES, Series
+from mutual_forcing.orchestration.samples import _sync
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -69,15 +71,22 @@ def metric_lines(stage: str, steps: int) -> list[str]:
     return lines
 
 
-def samples_record() -> dict[str, Any]:
-    def sync(matched: float) -> dict[str, Any]:
-        low_high = [matched - 0.05, matched + 0.05]
-        return {"matched": matched, "matched_ci": low_high, "shuffled": 0.3, "shuffled_ci": [0.25, 0.35], "lag_s": -0.042, "n": 12}
+def sync_figures(matched: float, low: float) -> dict[str, Any]:
+    """As a run writes them: reader and writer cannot disagree about a name."""
+    gap = matched - 0.3
+    return _sync(SyncSummary(12, matched, 0.1, 0.3, 0.1, gap, low, gap + 0.05, -0.042, 0.01))
 
+
+def samples_record() -> dict[str, Any]:
     clip = {"id": "held-out-0", "caption": "a calm speaker", "words": [{"word": "ma", "start": 0.1, "end": 0.4}]}
     clip |= {"real": "real-000.mp4", "generated": {"few4": "few4-000.mp4", "multi": "multi-000.mp4"}}
     generation = {"few4": {"evaluations_per_chunk": 4, "frames_per_s": 31.25}}
-    return {"proxy_valid": True, "clips": [clip], "sync": {"real": sync(0.7), "few4": sync(0.5)}, "generation": generation}
+    return {
+        "proxy_valid": True,
+        "clips": [clip],
+        "sync": {"real": sync_figures(0.7, 0.35), "few4": sync_figures(0.5, -0.01)},
+        "generation": generation,
+    }
 
 
 def run_record() -> dict[str, Any]:
@@ -138,8 +147,8 @@ def test_a_complete_run_has_no_gaps_and_every_figure_comes_from_the_data(run_dir
         "trained from scratch in 1 min 35 s on 2 CPU cores, without a GPU",
         "4 evaluations a chunk, 31.2 frames/s",
         "a calm speaker",
-        "0.70 [0.65, 0.75]",
-        "−42 ms",
+        "Real 0.70 0.30 0.40 [0.35, 0.45] −42 ms 12 yes",
+        "FEW 4 0.50 0.30 0.20 [−0.01, 0.25] −42 ms 12 not shown: the interval reaches zero",
         "80 rollouts, mean age 1.50, oldest 2. Training waited for rollouts in 20 % of its time.",
         "picture 33.3 dB PSNR, sound 18.8 dB SNR",
         "Of 2 sources, 1 were used and 1 refused.",
@@ -183,8 +192,9 @@ def test_the_page_asks_for_nothing_outside_itself(run_dir: Path) -> None:
 def test_a_real_corpus_is_told_that_the_sync_measure_does_not_hold(run_dir: Path) -> None:
     (run_dir / "samples/samples.json").write_text(json.dumps(samples_record() | {"proxy_valid": False}))
     page = page_of(run_dir)
-    assert "Not valid for these clips." in page.words
-    assert "mouth/voice correlation of FEW" not in page.words, "an invalid figure must not head the page"
+    assert "on real faces it says nothing, so it is not reported" in page.words
+    for figure in ("mouth/voice correlation of FEW", "0.70 0.30", "FEW 4 0.50"):
+        assert figure not in page.words, "an invalid figure must be printed nowhere"
 
 
 PARTS = ["samples/samples.json", "data/manifest.json", "data/sources.jsonl", "samples/few4-000.mp4", "data/contact.png"]
@@ -283,12 +293,11 @@ def test_age_bars_have_the_heights_of_their_shares() -> None:
 
 def test_sync_dots_lie_in_the_order_of_their_values() -> None:
     nan = float("nan")
-    svg = sync_chart(
-        [("real", Interval(0.7, 0.6, 0.8), Interval(0.3, nan, nan)), ("few", Interval(nan, nan, nan), Interval(-0.1, -0.2, 0))], ""
-    )
+    svg = sync_chart([("real", 0.7, 0.3), ("few", nan, -0.1)], "")
     places = [float(x) for x in re.findall(r'<circle[^>]*cx="([^"]+)"', svg)]
     assert len(places) == 3
     assert places[2] < places[0] < places[1]
+    assert svg.count('class="gap"') == 1
     assert "nan" not in svg
 
 
