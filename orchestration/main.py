@@ -31,6 +31,7 @@ def train(
     media: Media = None,
     out: Out = None,
     set_: Set = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe end to end: data, all stages, held-out clips, report. Rerunning continues what is there."""
@@ -44,9 +45,8 @@ def train(
         config = configured(recipe, media, set_ or [])
         run_dir = local_path("--out", out) if out else default_run_dir(config, media)
         with Terminal(console) as terminal:
-            report = launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
-        _summary(run_dir)
-        console.print(f"Report: [bold]{report}[/bold]  (open it in a browser)", soft_wrap=True)
+            launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
+        _show_outcome(run_dir, as_json)
 
     _run(run, debug)
 
@@ -106,6 +106,7 @@ def generate(
     moves: Annotated[int, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk.")] = 4,
     guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale of mode multi.")] = 2.0,
     seed: Annotated[int, typer.Option("--seed", help="Noise seed.")] = 0,
+    set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -116,7 +117,7 @@ def generate(
         from .runs import generate_clip
 
         with Terminal(console) as terminal:
-            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, terminal.progress)
+            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, set_ or [], terminal.progress)
         _print(record, as_json)
 
     _run(work, debug)
@@ -242,13 +243,22 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
     typer.echo(f"contact sheet: {folder / 'contact.png'}")
 
 
-def _summary(run_dir: Path) -> None:
+def _show_outcome(run_dir: Path, as_json: bool) -> None:
     from .runs import outcome
 
+    came_to = outcome(run_dir)
+    if as_json:
+        typer.echo(json.dumps(came_to))
+        return
     table = Table("stage", "steps", "seconds", "loss, first tenth", "loss, last tenth", title="Training")
-    stages, sync = outcome(run_dir)
-    for row in stages:
-        table.add_row(*row)
-    console.print(table)
-    for line in sync:
-        console.print(line, highlight=False)
+    for stage in came_to["stages"]:
+        losses = ("-" if value is None else f"{value:.3f}" for value in (stage["loss_first_tenth"], stage["loss_last_tenth"]))
+        table.add_row(stage["name"], str(stage["steps"]), f"{stage['seconds']:.0f}", *losses)
+    Console().print(table)
+    if came_to["sync"] is None:
+        typer.echo("Mouth/voice correlation: not measured, the proxy is for synthetic characters only.")
+    for name, s in (came_to["sync"] or {}).items():
+        figures = f"{s['matched']:.3f} own pairs, {s['shuffled']:.3f} shuffled; gap {s['gap']:.3f}"
+        interval = f"95 % interval {s['gap_ci'][0]:.3f} to {s['gap_ci'][1]:.3f}"
+        typer.echo(f"Mouth/voice correlation, {name} ({s['n']} clips): {figures}, {interval}")
+    typer.echo(f"Report: {came_to['report']}  (open it in a browser)")
