@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from .progress import plain_console, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and run Mutual Forcing models.")
 data_app = typer.Typer(no_args_is_help=True, help="Turn media files into aligned latents, and look at them.")
 app.add_typer(data_app, name="data")
 
-console = Console(stderr=True)
+console = plain_console(stderr=True)
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value (repeatable).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback on failure.")]
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
+KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
 
 
@@ -48,7 +51,7 @@ def train(
             launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
         _show_outcome(run_dir, as_json)
 
-    _run(run, debug)
+    _run(run, debug, KEPT)
 
 
 @data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --out runs/mine/data")
@@ -73,7 +76,7 @@ def data_prepare(
             prepare(config.data, folder, terminal.progress)
         _show_dataset(folder, as_json)
 
-    _run(run, debug)
+    _run(run, debug, "no dataset is left; the same command begins it again, and reuses the characters that it drew")
 
 
 @data_app.command("inspect", epilog="Example: mutual-forcing data inspect runs/demo/data")
@@ -149,7 +152,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         record = examine()
         _print({k: v for k, v in record.items() if k != "problems"} if not as_json else record, as_json)
         for problem in record["problems"] if not as_json else []:
-            console.print(f"[yellow]will not work:[/yellow] {problem}")
+            console.print(Text.assemble(("will not work:", "yellow"), " ", problem), soft_wrap=True)
 
     _run(run, debug)
 
@@ -186,13 +189,13 @@ def app_entry() -> None:
     app()
 
 
-def _run(action: Any, debug: bool) -> None:
+def _run(action: Any, debug: bool, kept: str = "nothing was finished; give the command again to start over") -> None:
     """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130."""
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     try:
         action()
     except KeyboardInterrupt:
-        console.print("[red]stopped:[/red] what was finished is kept; the same command continues from there")
+        console.print(Text.assemble(("stopped:", "red"), " ", kept), soft_wrap=True)
         raise typer.Exit(130) from None
     except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
         if debug:
@@ -217,8 +220,8 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None)
     for key, value in record.items():
-        table.add_row(f"[bold]{key}[/bold]", str(value))
-    Console().print(table)
+        table.add_row(Text(key, style="bold"), printable(str(value)))
+    plain_console().print(table)
 
 
 def _show_dataset(folder: Path, as_json: bool) -> None:
@@ -234,8 +237,8 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
         "source", "status", "clips", "seconds", "reason or note", title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes"
     )
     for s in sources:
-        table.add_row(s["source"], s["status"], str(s["clips"]), f"{s['seconds']:.2f}", s["reason"] or s["note"])
-    Console().print(table)
+        table.add_row(printable(s["source"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(s["reason"] or s["note"]))
+    plain_console().print(table)
     quality = manifest.codec_quality
     typer.echo(
         f"codecs, from latents back to media: video {quality['video_psnr_db']:.1f} dB PSNR, audio {quality['audio_snr_db']:.1f} dB SNR"
@@ -254,7 +257,7 @@ def _show_outcome(run_dir: Path, as_json: bool) -> None:
     for stage in came_to["stages"]:
         losses = ("-" if value is None else f"{value:.3f}" for value in (stage["loss_first_tenth"], stage["loss_last_tenth"]))
         table.add_row(stage["name"], str(stage["steps"]), f"{stage['seconds']:.0f}", *losses)
-    Console().print(table)
+    plain_console().print(table)
     if came_to["sync"] is None:
         typer.echo("Mouth/voice correlation: not measured, the proxy is for synthetic characters only.")
     for name, s in (came_to["sync"] or {}).items():
