@@ -51,6 +51,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"stage {self.name!r}: steps={self.steps} and batch={self.batch} must be at least 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"stage {self.name!r}: ema={self.ema}: must be at least 0 and below 1, for example 0.999")
         if not self.modalities or not set(self.modalities) <= set(MODALITIES):
             raise ValueError(f"stage {self.name!r}: modalities={self.modalities}: name one or both of {', '.join(MODALITIES)}")
         if self.objective == "mutual" and set(self.modalities) != set(MODALITIES):
