@@ -28,6 +28,7 @@ from .media import DecodeConfig, Decoded, MediaError, decode, probe
 from .shards import ClipRecord, write_shard
 from .sources import NOT_MEDIA, cut_words, read_sidecar
 from .storage import sha256_file
+from .synthetic import LIMITS
 
 Row = dict[str, Any]
 
@@ -60,15 +61,44 @@ class DataConfig:
         for name in ("clip_chunks", "codec_fit_sources", "synthetic_count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be at least 1")
-        if self.width % self.video_codec.spatial or self.height % self.video_codec.spatial:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"data.seed={self.seed}: choose one from 0 to {2**63 - 1}")
+        if min(self.width, self.height) < 1 or self.width % self.video_codec.spatial or self.height % self.video_codec.spatial:
             side = self.video_codec.spatial
-            raise ValueError(f"data.width={self.width}, data.height={self.height}: must be multiples of data.video_codec.spatial={side}")
+            raise ValueError(
+                f"data.width={self.width}, data.height={self.height}: must be positive multiples of data.video_codec.spatial={side}"
+            )
         if self.timeline.audio_hop != self.audio_codec.hop:
             raise ValueError(f"data.timeline.audio_hop={self.timeline.audio_hop}: must equal data.audio_codec.hop={self.audio_codec.hop}")
         if self.timeline.video_stride != self.video_codec.temporal:
             raise ValueError(
                 f"data.timeline.video_stride={self.timeline.video_stride}: must equal data.video_codec.temporal={self.video_codec.temporal}"
             )
+        self._check_clip(self.decoding.max_seconds, "of a source are read")
+        if self.media == "synthetic":
+            self._check_synthetic()
+
+    def _check_clip(self, seconds: float, what: str) -> None:
+        if self.timeline.frames(self.clip_chunks) > round(seconds * self.timeline.fps):
+            needed = self.timeline.frames(self.clip_chunks) / self.timeline.fps
+            raise ValueError(f"data.clip_chunks={self.clip_chunks}: a clip takes {needed:.2f} s, but only {seconds:g} s {what}; lower it")
+
+    def _check_synthetic(self) -> None:
+        """What cannot be drawn is refused here, before a run folder is made for it."""
+        t = self.timeline
+        drawn = {
+            "count": ("data.synthetic_count", self.synthetic_count),
+            "seconds": ("data.synthetic_seconds", self.synthetic_seconds),
+            "width": ("data.width", self.width),
+            "height": ("data.height", self.height),
+            "fps": ("data.timeline.fps", t.fps),
+            "sample_rate": ("data.timeline.sample_rate", t.sample_rate),
+        }
+        for name, (field_name, value) in drawn.items():
+            low, high = LIMITS[name] if name != "count" else (2, LIMITS[name][1])  # one to train on, one to hold out
+            if not low <= value <= high:
+                raise ValueError(f"{field_name}={value}: talking characters are drawn from {low:g} to {high:g}; choose such a value")
+        self._check_clip(self.synthetic_seconds, "are drawn (data.synthetic_seconds)")
 
     @property
     def decoding(self) -> DecodeConfig:

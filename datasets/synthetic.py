@@ -25,6 +25,15 @@ from .voice import Word, articulate, plan_speech, speak
 GENERATOR = 1  # raise it when the same settings give other pictures or sounds
 CONTAINERS = (".mp4", ".webm", ".mkv")
 DRAW = "draw talking characters"
+LIMITS = {
+    "count": (1, 99_999),
+    "seconds": (1.0, 600.0),
+    "width": (32, 2048),
+    "height": (32, 2048),
+    "fps": (8, 120),
+    "sample_rate": (8000, 48_000),
+    "seed": (0, 2**63 - 1),
+}
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,7 @@ class SyntheticConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        limits = {"count": (1, 99_999), "seconds": (1.0, 600.0), "width": (32, 2048), "height": (32, 2048), "fps": (8, 120)}
-        for name, (low, high) in (limits | {"sample_rate": (8000, 48_000), "seed": (0, 2**63 - 1)}).items():
+        for name, (low, high) in LIMITS.items():
             value = asdict(self)[name]
             if not low <= value <= high:
                 raise ValueError(f"synthetic.{name} is {value}: choose a value from {low} to {high}")

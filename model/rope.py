@@ -7,7 +7,7 @@ axis with their true timestamps, so sync needs no integer ratio between the late
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import pi
+from math import inf, pi
 
 import torch
 from torch import Tensor
@@ -25,6 +25,14 @@ class RopeConfig:
     time_share: float = 0.5
     time_wavelengths: tuple[float, float] = (0.25, 20.0)
     space_wavelengths: tuple[float, float] = (2.5, 30.0)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.time_share <= 1:
+            raise ValueError(f"model.rope.time_share={self.time_share}: must be a share from 0 to 1")
+        for name in ("time_wavelengths", "space_wavelengths"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high < inf:
+                raise ValueError(f"model.rope.{name}={[low, high]}: need 0 < shortest <= longest")
 
 
 def _frequencies(count: int, wavelengths: tuple[float, float]) -> Tensor:

@@ -28,6 +28,11 @@ class TextConfig:
     max_words: int = 32
     max_bytes: int = 12
 
+    def __post_init__(self) -> None:
+        for name in ("max_caption_words", "max_words", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.text.{name}={getattr(self, name)}: must be at least 1")
+
 
 def _bytes(words: Sequence[str], max_words: int, max_bytes: int) -> tuple[Tensor, Tensor]:
     """Words -> (bytes [W, L] uint8, mask [W] bool), padded and cut."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -51,8 +52,10 @@ class TransformerConfig:
         for name in ("video_channels", "audio_channels", "video_width", "audio_width", "depth", "heads", "patch", "window", "ffn_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name}={getattr(self, name)}: must be a positive integer")
-        if self.head_dim % 8:
-            raise ValueError(f"model.head_dim={self.head_dim}: must be a multiple of 8 (rotary pairs over three axes)")
+        if self.head_dim < 8 or self.head_dim % 8:
+            raise ValueError(f"model.head_dim={self.head_dim}: must be a positive multiple of 8 (rotary pairs over three axes)")
+        if not 0 <= self.word_lookahead_s < inf:
+            raise ValueError(f"model.word_lookahead_s={self.word_lookahead_s}: must be 0 or more seconds")
 
 
 class Branch(nn.Module):

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from math import inf, isfinite
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
@@ -34,10 +35,9 @@ class WorkersConfig:
     def __post_init__(self) -> None:
         if self.use_gpu:
             raise ValueError("workers.use_gpu=true: training on GPUs is not supported yet (batches stay on the CPU); leave it false")
-        if self.count < 1 or self.threads < 1 or self.max_failures < 0:
-            raise ValueError(
-                f"workers.count={self.count} and threads={self.threads} must be at least 1, max_failures={self.max_failures} at least 0"
-            )
+        for name, low in (("count", 1), ("threads", 1), ("max_failures", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"workers.{name}={getattr(self, name)}: must be at least {low}")
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,9 @@ class RolloutsConfig:
     max_failures: int = 3
 
     def __post_init__(self) -> None:
-        if self.actors < 1 or self.max_age < 0 or self.threads < 1:
-            raise ValueError(
-                f"rollouts.actors={self.actors} and threads={self.threads} must be at least 1, max_age={self.max_age} at least 0"
-            )
+        for name, low in (("actors", 1), ("threads", 1), ("max_age", 0), ("max_failures", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"rollouts.{name}={getattr(self, name)}: must be at least {low}")
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,13 @@ class SamplesConfig:
     shown: int = 4
     multi_steps: int = 16
     multi_guidance: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "shown", "multi_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"samples.{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.multi_guidance < inf:
+            raise ValueError(f"samples.multi_guidance={self.multi_guidance}: must be a number from 0 (1 is none)")
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,22 @@ class RunConfig:
             raise ValueError(f"stages={names}: at least one stage, each with its own name")
         if any(set(n) - set("abcdefghijklmnopqrstuvwxyz0123456789-") for n in [self.name, *names]):
             raise ValueError(f"name={self.name!r}, stages={names}: use lower-case letters, digits and hyphens")
+        self._check_stages()
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed={self.seed}: choose one from 0 to {2**63 - 1}")
+        if self.fake_lr_ratio <= 0:
+            raise ValueError(f"fake_lr_ratio={self.fake_lr_ratio}: must be positive")
+        _require_finite(asdict(self), "")
+
+    def _check_stages(self) -> None:
+        for stage in self.stages:
+            if stage.batch % self.workers.count:
+                raise ValueError(
+                    f"workers.count={self.workers.count}: does not divide stages.{stage.name}.batch={stage.batch}; change one of them"
+                )
+        mutual = [s.name for s in self.stages if s.objective == "mutual"]
+        if len(mutual) > 1:
+            raise ValueError(f"stages={mutual}: one stage with the mutual objective a run; start the second from a new run")
 
     def stage(self, name: str) -> StageConfig:
         """The stage of that name."""
@@ -145,6 +167,16 @@ def from_tree(tree: dict[str, Any]) -> RunConfig:
         raise ValueError(
             first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else f"{where}={first['input']!r}: {first['msg']}"
         ) from None
+
+
+def _require_finite(tree: Any, where: str) -> None:
+    """Refuse .nan and .inf wherever they stand: comparisons let NaN pass."""
+    for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        name = f"{where}{value['name'] if isinstance(key, int) and isinstance(value, dict) else key}"
+        if isinstance(value, dict | list | tuple):
+            _require_finite(value, f"{name}.")
+        elif isinstance(value, float) and not isfinite(value):
+            raise ValueError(f"{name}={value}: must be a finite number")
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

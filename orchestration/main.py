@@ -9,19 +9,22 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from .progress import plain_console, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and run Mutual Forcing models.")
 data_app = typer.Typer(no_args_is_help=True, help="Turn media files into aligned latents, and look at them.")
 app.add_typer(data_app, name="data")
 
-console = Console(stderr=True)
+console = plain_console(stderr=True)
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value (repeatable).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback on failure.")]
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
+KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
 
 
@@ -31,6 +34,7 @@ def train(
     media: Media = None,
     out: Out = None,
     set_: Set = None,
+    as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe end to end: data, all stages, held-out clips, report. Rerunning continues what is there."""
@@ -44,11 +48,10 @@ def train(
         config = configured(recipe, media, set_ or [])
         run_dir = local_path("--out", out) if out else default_run_dir(config, media)
         with Terminal(console) as terminal:
-            report = launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
-        _summary(run_dir)
-        console.print(f"Report: [bold]{report}[/bold]  (open it in a browser)", soft_wrap=True)
+            launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
+        _show_outcome(run_dir, as_json)
 
-    _run(run, debug)
+    _run(run, debug, KEPT)
 
 
 @data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --out runs/mine/data")
@@ -73,7 +76,7 @@ def data_prepare(
             prepare(config.data, folder, terminal.progress)
         _show_dataset(folder, as_json)
 
-    _run(run, debug)
+    _run(run, debug, "no dataset is left; the same command begins it again, and reuses the characters that it drew")
 
 
 @data_app.command("inspect", epilog="Example: mutual-forcing data inspect runs/demo/data")
@@ -106,6 +109,7 @@ def generate(
     moves: Annotated[int, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk.")] = 4,
     guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale of mode multi.")] = 2.0,
     seed: Annotated[int, typer.Option("--seed", help="Noise seed.")] = 0,
+    set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -116,7 +120,7 @@ def generate(
         from .runs import generate_clip
 
         with Terminal(console) as terminal:
-            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, terminal.progress)
+            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, set_ or [], terminal.progress)
         _print(record, as_json)
 
     _run(work, debug)
@@ -148,7 +152,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         record = examine()
         _print({k: v for k, v in record.items() if k != "problems"} if not as_json else record, as_json)
         for problem in record["problems"] if not as_json else []:
-            console.print(f"[yellow]will not work:[/yellow] {problem}")
+            console.print(Text.assemble(("will not work:", "yellow"), " ", problem), soft_wrap=True)
 
     _run(run, debug)
 
@@ -185,13 +189,13 @@ def app_entry() -> None:
     app()
 
 
-def _run(action: Any, debug: bool) -> None:
+def _run(action: Any, debug: bool, kept: str = "nothing was finished; give the command again to start over") -> None:
     """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130."""
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     try:
         action()
     except KeyboardInterrupt:
-        console.print("[red]stopped:[/red] what was finished is kept; the same command continues from there")
+        console.print(Text.assemble(("stopped:", "red"), " ", kept), soft_wrap=True)
         raise typer.Exit(130) from None
     except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
         if debug:
@@ -216,8 +220,8 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
         return
     table = Table(show_header=False, box=None)
     for key, value in record.items():
-        table.add_row(f"[bold]{key}[/bold]", str(value))
-    Console().print(table)
+        table.add_row(Text(key, style="bold"), printable(str(value)))
+    plain_console().print(table)
 
 
 def _show_dataset(folder: Path, as_json: bool) -> None:
@@ -233,8 +237,8 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
         "source", "status", "clips", "seconds", "reason or note", title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes"
     )
     for s in sources:
-        table.add_row(s["source"], s["status"], str(s["clips"]), f"{s['seconds']:.2f}", s["reason"] or s["note"])
-    Console().print(table)
+        table.add_row(printable(s["source"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(s["reason"] or s["note"]))
+    plain_console().print(table)
     quality = manifest.codec_quality
     typer.echo(
         f"codecs, from latents back to media: video {quality['video_psnr_db']:.1f} dB PSNR, audio {quality['audio_snr_db']:.1f} dB SNR"
@@ -242,13 +246,22 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
     typer.echo(f"contact sheet: {folder / 'contact.png'}")
 
 
-def _summary(run_dir: Path) -> None:
+def _show_outcome(run_dir: Path, as_json: bool) -> None:
     from .runs import outcome
 
+    came_to = outcome(run_dir)
+    if as_json:
+        typer.echo(json.dumps(came_to))
+        return
     table = Table("stage", "steps", "seconds", "loss, first tenth", "loss, last tenth", title="Training")
-    stages, sync = outcome(run_dir)
-    for row in stages:
-        table.add_row(*row)
-    console.print(table)
-    for line in sync:
-        console.print(line, highlight=False)
+    for stage in came_to["stages"]:
+        losses = ("-" if value is None else f"{value:.3f}" for value in (stage["loss_first_tenth"], stage["loss_last_tenth"]))
+        table.add_row(stage["name"], str(stage["steps"]), f"{stage['seconds']:.0f}", *losses)
+    plain_console().print(table)
+    if came_to["sync"] is None:
+        typer.echo("Mouth/voice correlation: not measured, the proxy is for synthetic characters only.")
+    for name, s in (came_to["sync"] or {}).items():
+        figures = f"{s['matched']:.3f} own pairs, {s['shuffled']:.3f} shuffled; gap {s['gap']:.3f}"
+        interval = f"95 % interval {s['gap_ci'][0]:.3f} to {s['gap_ci'][1]:.3f}"
+        typer.echo(f"Mouth/voice correlation, {name} ({s['n']} clips): {figures}, {interval}")
+    typer.echo(f"Report: {came_to['report']}  (open it in a browser)")

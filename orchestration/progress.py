@@ -1,9 +1,20 @@
-"""The terminal: one line a stage of work with rate and ETA."""
+"""The terminal: consoles that print anyone's text as it is, and one line a stage of work with rate and ETA."""
 
 from __future__ import annotations
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """A console without markup: `[abc]` and `:smile:` in a file name are part of the name."""
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def printable(text: str) -> str:
+    """Text in one line whose control characters are spelled out: a file name must not steer the terminal."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class Terminal:
@@ -14,10 +25,10 @@ class Terminal:
         self._tasks: dict[str, TaskID] = {}
         self._done: set[str] = set()
         columns = (
-            TextColumn("{task.description:<26}"),
+            TextColumn("{task.description:<26}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -40,8 +51,11 @@ class Terminal:
         if done >= total and stage not in self._done:
             self._done.add(stage)
             if not self._console.is_terminal:
-                self._console.print(f"{stage}: {done} of {total} done", highlight=False)
+                self._say(Text(f"{stage}: {done} of {total} done"))
 
     def warn(self, line: str) -> None:
         """One line of warning."""
-        self._console.print(f"[yellow]warning:[/yellow] {line}", soft_wrap=True)
+        self._say(Text.assemble(("warning:", "yellow"), " ", printable(line)))
+
+    def _say(self, line: Text) -> None:
+        self._console.print(line, soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -47,9 +48,13 @@ def generate_clip(
     moves: int,
     guidance: float,
     seed: int,
+    settings: Sequence[str] = (),
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Generate one clip and write it; returns what was made. `progress` counts chunks."""
+    """Generate one clip and write it; returns what was made. `settings` change the run's configuration for this clip alone.
+
+    `progress` counts chunks.
+    """
     run_dir, path = local_path("run", run), local_path("--out", out)
     if path.suffix not in (".mp4", ".webm", ".mkv"):
         raise ValueError(f"--out={out!r}: the name must end in .mp4, .webm or .mkv")
@@ -57,7 +62,7 @@ def generate_clip(
         raise ValueError(f"--mode={mode!r}, --moves={moves}: mode is few or multi, with at least 1 move")
     if not 0 < seconds <= MAX_SECONDS:
         raise ValueError(f"--seconds={seconds}: between 0 and {MAX_SECONDS:g}")
-    config = open_run(run_dir)
+    config = with_settings(open_run(run_dir), settings)
     generator = open_generator(loop_config(config, run_dir), config)
     records = generator.dataset.held_out_records()
     if not 0 <= like < len(records):
@@ -88,26 +93,24 @@ def generate_clip(
     }
 
 
-def outcome(run_dir: Path) -> tuple[list[list[str]], list[str]]:
-    """Rows of the training table, and lines about sync, from the run folder."""
+def outcome(run_dir: Path) -> dict[str, Any]:
+    """What a finished run came to: its stages with their loss at both ends, and the sync figures (None where the measure does not hold)."""
     record = read_json(run_dir / "run.json", "run")
-    rows = []
+    stages = []
     for stage in record["stages"]:
         lines = (run_dir / "metrics" / f"{stage['name']}.jsonl").read_text().splitlines()
-        loss = [json.loads(line)["metrics"]["loss"] for line in lines]
+        loss = [value for line in lines if (value := json.loads(line)["metrics"]["loss"]) is not None]
         tenth = max(1, len(loss) // 10)
-        rows.append(
-            [stage["name"], str(stage["steps"]), f"{stage['seconds']:.0f}", f"{np.mean(loss[:tenth]):.3f}", f"{np.mean(loss[-tenth:]):.3f}"]
-        )
+        first, last = (round(float(np.mean(part)), 4) if part else None for part in (loss[:tenth], loss[-tenth:]))
+        stages.append({k: stage[k] for k in ("name", "steps", "seconds")} | {"loss_first_tenth": first, "loss_last_tenth": last})
     samples = read_json(run_dir / "samples" / "samples.json", "samples")
-    if not samples["proxy_valid"]:
-        return rows, ["Mouth/voice correlation: not measured, the proxy is for synthetic characters only."]
-    lines = [
-        f"Mouth/voice correlation, {name} ({s['n']} clips): {s['matched']:.3f} own pairs, {s['shuffled']:.3f} shuffled; "
-        f"gap {s['gap']:.3f} [{s['gap_ci'][0]:.3f}, {s['gap_ci'][1]:.3f}]"
-        for name, s in samples["sync"].items()
-    ]
-    return rows, lines
+    return {
+        "run": str(run_dir),
+        "report": str(run_dir / "report.html"),
+        "total_seconds": record["total_seconds"],
+        "stages": stages,
+        "sync": samples["sync"] if samples["proxy_valid"] else None,
+    }
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import nn
@@ -22,6 +23,19 @@ class OptimizerConfig:
     warmup: float = 0.02
     decay: float = 0.0
     final_lr_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < inf:
+            raise ValueError(f"optimizer.lr={self.lr}: must be positive")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be at least 0 and below 1")
+        for name in ("warmup", "decay", "final_lr_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be a share from 0 to 1")
+        for name in ("weight_decay", "clip"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)}: must be 0 (off) or more")
 
     def rate(self, step: int, steps: int) -> float:
         """Learning rate of optimizer step `step` of `steps`."""

@@ -18,29 +18,35 @@ from typing import Literal, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from ..datasets.loader import LatentDataset
 from ..datasets.order import rank_positions
 from ..model.ema import ema_decay, ema_update
+from ..model.health import GradientMeter, history_health, mode_disagreement
 from ..model.noise import PositionalNoise, position_seed
 from ..model.objective import ObjectiveConfig
+from ..model.sampler import roll_out
 from ..model.timeline import Timeline
 from ..model.transformer import AVTransformer, TransformerConfig
-from ..model.types import MODALITIES, Rollout
+from ..model.types import MODALITIES, AVBatch, Rollout
 from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_stage
 from .engine import Engine, EngineConfig
 from .metrics import MetricSpool
 from .optimizer import OptimizerConfig
-from .train_step import Networks, flow_step, mutual_step
+from .train_step import Metrics, Networks, flow_step, mutual_step, probe
 from .wire import Snapshot, pack_weights
 
 Objective = Literal["flow", "mutual"]
 
+MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
+
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: what is trained (`modalities`), on which objective, for how many optimizer steps of `batch` clips."""
+    """One stage: what is trained (`modalities`), on which objective, for how many optimizer steps of `batch` clips.
+
+    health_every: steps between measurements of gradient norms by part and of the health signals in a mutual stage (0 = never).
+    """
 
     name: str
     steps: int
@@ -49,10 +55,13 @@ class StageConfig:
     modalities: tuple[str, ...] = MODALITIES
     optimizer: OptimizerConfig = OptimizerConfig()
     ema: float = 0.999
+    health_every: int = 20
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1:
             raise ValueError(f"stage {self.name!r}: steps={self.steps} and batch={self.batch} must be at least 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"stage {self.name!r}: ema={self.ema}: must be at least 0 and below 1, for example 0.999")
         if not self.modalities or not set(self.modalities) <= set(MODALITIES):
             raise ValueError(f"stage {self.name!r}: modalities={self.modalities}: name one or both of {', '.join(MODALITIES)}")
         if self.objective == "mutual" and set(self.modalities) != set(MODALITIES):
@@ -178,24 +187,55 @@ class _StageRun:
     def _step(self, step: int) -> None:
         start = time.monotonic()
         positions = rank_positions(step, self._stage.batch, self._rank, self._world)
-        batch = self._dataset.batch(self._config.seed, self._stage.name, positions)
-        noise = PositionalNoise([(self._config.seed, self._stage.name, p) for p in positions])
+        batch, noise = self._clips(positions)
         rate = self._stage.optimizer.rate(step, self._stage.steps)
         ages: Counter[str] = Counter()
         waited = 0.0
+        measured = self._probe() if step == 0 else {}
         if self._stage.objective == "flow":
-            only = replace(batch, latents=batch.latents.only(self._stage.modalities))
-            metrics = flow_step(self._networks, only, noise, self._config.objective, rate)
+            metrics = flow_step(self._networks, batch, noise, self._config.objective, rate)
         else:
             rollout = self._rollouts.take(step, self._rank) if self._rolls else None
             waited = time.monotonic() - start
             if rollout is not None:
                 ages[f"age/{step - rollout.version_low}"] = len(positions)
-            metrics = mutual_step(self._networks, batch, rollout, noise, self._config.objective, rate)
+            metrics = self._mutual(step, batch, rollout, noise, rate)
         self._average(step, skipped=bool(metrics["skipped"]))
         if self._rolls and step + 1 < self._stage.steps:
             self._publish(step + 1)
-        self._record(step, metrics, {"lr": rate, "rollout_wait_s": waited, "step_s": time.monotonic() - start}, ages)
+        local = {"lr": rate, "rollout_wait_s": waited, "step_s": time.monotonic() - start}
+        if step + 1 == self._stage.steps:
+            measured = self._probe()
+        self._record(step, metrics | measured, local, ages)
+
+    def _mutual(self, step: int, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, rate: float) -> Metrics:
+        """A dual-mode step, with its health signals at every `health_every`-th."""
+        objective = self._config.objective
+        if not self._stage.health_every or step % self._stage.health_every:
+            return mutual_step(self._networks, batch, rollout, noise, objective, rate)
+        network = self._live.network
+        meter = GradientMeter({m: network.branch_parameters((m,)) for m in self._stage.modalities})
+        metrics = mutual_step(self._networks, batch, rollout, noise, objective, rate, meter)
+        meter.close()
+        signals: Metrics = {"mode_disagreement": mode_disagreement(self._ema, batch, objective, MULTI_STEPS, noise)}
+        if rollout is not None:
+            signals |= history_health(rollout.history, batch.latents)
+        return metrics | {f"health/{name}": value for name, value in signals.items()}
+
+    def _clips(self, positions: range, use: str = "train") -> tuple[AVBatch, PositionalNoise]:
+        """The clips at `positions` in the stage's modalities, and their noise."""
+        batch = self._dataset.batch(self._config.seed, self._stage.name, positions)
+        key = (self._config.seed, self._stage.name) if use == "train" else (self._config.seed, self._stage.name, use)
+        return replace(batch, latents=batch.latents.only(self._stage.modalities)), PositionalNoise([(*key, p) for p in positions])
+
+    def _probe(self) -> Metrics:
+        """The averaged weights on the stage's first clips, with noise of their own; histories are made on the spot."""
+        objective, mutual = self._config.objective, self._stage.objective == "mutual"
+        batch, noise = self._clips(rank_positions(0, self._stage.batch, self._rank, self._world), "probe")
+        rollout = None
+        if mutual and objective.generated_history:
+            rollout = roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
+        return probe(self._ema, batch, rollout, noise, objective, mutual)
 
     def _average(self, step: int, skipped: bool) -> None:
         """Follow the live weights; a skipped step left them as they were."""
@@ -203,7 +243,7 @@ class _StageRun:
             with self._live.gathered() as live:
                 ema_update(self._ema.parameters(), live, ema_decay(self._stage.ema, step))
 
-    def _record(self, step: int, metrics: dict[str, Tensor | float], local: dict[str, float], ages: Counter[str]) -> None:
+    def _record(self, step: int, metrics: Metrics, local: dict[str, float], ages: Counter[str]) -> None:
         names = sorted(metrics)
         mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
         dist.all_reduce(mean)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from ..model.health import GradientMeter
 from ..model.losses import Loss, Models, dmd, fake_score, flow_matching, jump_to_zero, shortcut
 from ..model.noise import PositionalNoise
 from ..model.objective import ObjectiveConfig, Teacher
@@ -73,12 +75,18 @@ def flow_step(networks: Networks, batch: AVBatch, noise: PositionalNoise, object
 
 
 def mutual_step(
-    networks: Networks, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, objective: ObjectiveConfig, rate: float
+    networks: Networks,
+    batch: AVBatch,
+    rollout: Rollout | None,
+    noise: PositionalNoise,
+    objective: ObjectiveConfig,
+    rate: float,
+    meter: GradientMeter | None = None,
 ) -> Metrics:
     """The dual-mode step (method 5): w_fm L_fm + w_distil (w_sc L_sc + w_dmd L_dmd), then the fake-score updates on the same clips.
 
     `loss` is the sum of the regressions, w_fm L_fm + w_distil w_sc L_sc. The DMD part is minimised with them, but its value is the size
-    of its direction and no distance to a target (`losses.dmd`), so it stands apart as `dmd`.
+    of its direction and no distance to a target (`losses.dmd`), so it stands apart as `dmd`. `meter` adds the gradient norm of each part.
     """
     o, models, live = objective, networks.models(objective.teacher), networks.live
     assert rollout is not None or not o.needs_rollouts, "this objective reads rollouts"
@@ -90,17 +98,20 @@ def mutual_step(
         return dmd(models, jumps[0], batch, rollout, noise, o)
 
     parts: list[tuple[str, float, Callable[[], Loss]]] = [
-        ("loss", o.w_fm, lambda: flow_matching(models, batch, rollout, noise, o)),
-        ("loss", o.w_shortcut, lambda: shortcut(models, batch, rollout, noise, o)),
+        ("fm", o.w_fm, lambda: flow_matching(models, batch, rollout, noise, o)),
+        ("sc", o.w_shortcut, lambda: shortcut(models, batch, rollout, noise, o)),
         ("dmd", o.w_dmd, distribution_matching),
     ]
     parts = [part for part in parts if part[1] > 0]
     metrics: Metrics = {}
-    for i, (total, weight, forward) in enumerate(parts):  # one at a time: less memory, and the engine wants a forward before each backward
+    for i, (name, weight, forward) in enumerate(parts):  # one at a time: less memory, and the engine wants a forward before each backward
         loss = forward()
         live.backward(Loss(weight * loss.value, {}), last=i + 1 == len(parts))
         metrics |= _named(loss)
+        total = "dmd" if name == "dmd" else "loss"
         metrics[total] = metrics.get(total, 0.0) + weight * loss.value.detach()
+        if meter is not None:
+            metrics |= {f"grad/{name}_{branch}": norm for branch, norm in meter.take().items()}
     done = live.step(rate)
     metrics |= {"grad_norm": done.grad_norm, "skipped": float(not done.applied)}
     if jumps and rollout is not None:
@@ -134,3 +145,20 @@ def _fake_updates(
 
 def _named(loss: Loss) -> Metrics:
     return {f"loss/{name}": value for name, value in loss.parts.items()}
+
+
+@torch.no_grad()
+def probe(
+    network: AVTransformer, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, objective: ObjectiveConfig, mutual: bool
+) -> Metrics:
+    """The regressions of a stage for fixed weights on a fixed batch and fixed noise: what two moments of a stage are compared by.
+
+    A step's own losses draw other clips and times at every step, and that spread hides what a short stage learns.
+    """
+    models = Models(network, network)
+    loss = flow_matching(models, batch, rollout, noise, objective)
+    total, parts = objective.w_fm * loss.value if mutual else loss.value, loss.parts
+    if mutual and objective.w_shortcut > 0:
+        loss = shortcut(models, batch, rollout, noise, objective)
+        total, parts = total + objective.w_shortcut * loss.value, parts | loss.parts
+    return {f"probe/{name}": value for name, value in parts.items()} | {"probe/loss": total}

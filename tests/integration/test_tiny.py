@@ -51,7 +51,19 @@ def test_nothing_of_ray_is_left(run: Trained) -> None:
 def test_the_report_is_one_file_that_names_every_stage(run: Trained) -> None:
     report = (run.folder / "report.html").read_text()
     assert all(stage in report for stage in STAGES)
-    assert str(run.folder / "report.html") in run.done.error
+    assert f"Report: {run.folder / 'report.html'}" in run.done.out
+
+
+def test_long_work_says_how_far_it_came(run: Trained) -> None:
+    for stage in (
+        "draw talking characters",
+        "encode clips",
+        "train mutual",
+        "generate chunks, few4",
+        "generate chunks, multi",
+        "embed clips",
+    ):
+        assert any(line.startswith(f"{stage}: ") for line in run.done.error.splitlines()), stage
 
 
 def test_every_stage_left_a_verified_checkpoint(run: Trained) -> None:
@@ -114,7 +126,10 @@ def test_generate_writes_a_clip_that_plays(run: Trained, tmp_path: Path) -> None
 def test_running_again_returns_at_once(run: Trained) -> None:
     files = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()}
     start = time.monotonic()
-    done = command("train", "tiny", "--out", str(run.folder))
+    done = command("train", "tiny", "--out", str(run.folder), "--json")
     assert done.code == 0, done.error[-2000:]
     assert time.monotonic() - start < 60
+    came_to = json.loads(done.out)
+    assert [(s["name"], s["steps"]) for s in came_to["stages"]] == [(s.name, s.steps) for s in CONFIG.stages]
+    assert came_to["report"] == str(run.folder / "report.html")
     assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()} == files

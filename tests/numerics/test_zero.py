@@ -1,11 +1,13 @@
-"""DeepSpeed against plain torch: two processes at every ZeRO stage train exactly as one process does on the same global batch."""
+"""DeepSpeed against plain torch: two processes at every ZeRO stage train exactly as one process does on the same global batch.
+
+And where the loss of one process is not finite, no process takes the step: it leaves no trace in weights, moments or step counts.
+"""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,69 +16,29 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from zero_material import BATCH, OBJECTIVE, OPTIMIZER, WORLD, clips, network, plain, sharded, together, whole
 
 from mutual_forcing.datasets.order import rank_positions
 from mutual_forcing.model.ema import ema_decay, ema_update
 from mutual_forcing.model.losses import Loss, Models, flow_matching
 from mutual_forcing.model.noise import PositionalNoise
-from mutual_forcing.model.objective import DmdConfig, FakeConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig
-from mutual_forcing.model.path import few_grid
-from mutual_forcing.model.text import TextConfig, Word, make_controls
-from mutual_forcing.model.timeline import Layout, Timeline
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
-from mutual_forcing.model.types import AV, AVBatch, Rollout
-from mutual_forcing.workers.engine import Engine, EngineConfig
-from mutual_forcing.workers.optimizer import OptimizerConfig
-from mutual_forcing.workers.plain_engine import PlainEngine
-from mutual_forcing.workers.train_step import Networks, Trained, flow_step, mutual_step
+from mutual_forcing.model.types import AV, AVBatch
+from mutual_forcing.workers.engine import EngineConfig
+from mutual_forcing.workers.train_step import Metrics, Networks, Trained, flow_step, mutual_step
 
 pytestmark = pytest.mark.timeout(600)
 
 Stage = Literal[0, 1, 2, 3]
-Kind = Literal["flow", "mutual", "apart", "summed"]
+Kind = Literal["flow", "mutual", "self-taught", "apart", "summed"]
+Bad = Literal["clip", "history", "exit"]
 Trace = dict[str, list[float]]
 
-WORLD, BATCH, STEPS, CHUNKS = 2, 4, 3, 2
+STEPS = 3
 TOLERANCE = 1e-5
-CLOCK = Timeline(audio_hop=2048)
-TEXT = TextConfig(max_caption_words=2, max_words=3, max_bytes=6)
-NETWORK = TransformerConfig(
-    video_channels=3, audio_channels=5, video_width=16, audio_width=16, depth=2, heads=2, head_dim=8, ffn_ratio=2, text=TEXT
-)
-OBJECTIVE = ObjectiveConfig(
-    history=HistoryConfig(real_share=0.5),
-    shortcut=ShortcutConfig(guidance=1.5),
-    dmd=DmdConfig(guidance=1.5),
-    fake=FakeConfig(updates=2, lr_ratio=2.0),
-)
-OPTIMIZER = OptimizerConfig(lr=1e-3, clip=0.5)
+SELF_TAUGHT = replace(OBJECTIVE, teacher="live")
 
 
-def network() -> AVTransformer:
-    """The same random weights every time, the zero-initialised ones too."""
-    torch.manual_seed(0)
-    net, g = AVTransformer(NETWORK, CLOCK), torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for p in net.parameters():
-            p += 0.1 * torch.randn(p.shape, generator=g)
-    return net
-
-
-def clips(positions: range) -> tuple[AVBatch, Rollout, PositionalNoise]:
-    """Random clips, rollouts and noise, all a function of the positions."""
-    noise, layout = PositionalNoise([(11, "zero", p) for p in positions]), Layout(CLOCK, CHUNKS)
-
-    def draw(first_frames: int, tag: str) -> AV:
-        frames = CLOCK.video_latents(CHUNKS) - 1 + first_frames
-        return AV(video=noise.normal((frames, 3, 2, 2), tag, "video"), audio=noise.normal((CLOCK.audio_latents(CHUNKS), 5), tag, "audio"))
-
-    controls = make_controls([f"clip {p}" for p in positions], [[Word("hi", 0.1, 0.4 + 0.01 * (p % 9))] for p in positions], TEXT)
-    batch = AVBatch(draw(1, "real"), controls, layout, tuple(positions), tuple(str(p) for p in positions))
-    times = few_grid(OBJECTIVE.few.moves)[(noise.uniform((CHUNKS,), "exit") * OBJECTIVE.few.moves).long()]
-    return batch, Rollout(draw(1, "history"), draw(0, "exit"), times, 0, 0), noise
-
-
-def two_parts(engine: Trained, batch: AVBatch, noise: PositionalNoise, rate: float, apart: bool) -> dict[str, Tensor | float]:
+def two_parts(engine: Trained, batch: AVBatch, noise: PositionalNoise, rate: float, apart: bool) -> Metrics:
     """A step on two losses: with a `backward` each, or with one for their sum."""
     other = PositionalNoise([(12, "zero", p) for p in batch.positions])
     models = Models(engine, engine)
@@ -91,15 +53,15 @@ def two_parts(engine: Trained, batch: AVBatch, noise: PositionalNoise, rate: flo
 def train(kind: Kind, engine: Callable[[nn.Module], Trained], rank: int, world: int) -> Trace:
     """Some steps of a kind; every metric of every step, averaged over the ranks, and a probe of the trained weights."""
     ema = network().requires_grad_(False)
-    nets = Networks(engine(network()), ema, engine(network()) if kind == "mutual" else None)
+    nets = Networks(engine(network()), ema, engine(network()) if kind in ("mutual", "self-taught") else None)
     trace: Trace = {}
     for step in range(STEPS):
         batch, rollout, noise = clips(rank_positions(step, BATCH, rank, world))
         rate = OPTIMIZER.rate(step, STEPS)
         if kind == "flow":
             metrics = flow_step(nets, batch, noise, OBJECTIVE, rate)
-        elif kind == "mutual":
-            metrics = mutual_step(nets, batch, rollout, noise, OBJECTIVE, rate)
+        elif kind in ("mutual", "self-taught"):
+            metrics = mutual_step(nets, batch, rollout, noise, OBJECTIVE if kind == "mutual" else SELF_TAUGHT, rate)
         else:
             metrics = two_parts(nets.live, batch, noise, rate, kind == "apart")
         with whole(nets.live) as weights:
@@ -110,48 +72,111 @@ def train(kind: Kind, engine: Callable[[nn.Module], Trained], rank: int, world: 
     return trace
 
 
-def whole(engine: Trained) -> AbstractContextManager[list[Tensor]]:
-    """All weights of either kind of engine."""
-    return engine.gathered() if isinstance(engine, Engine) else nullcontext([p.data for p in engine.network.parameters()])
-
-
 def mean_over_ranks(value: float) -> float:
+    values = of_all_ranks(value)
+    return sum(values) / len(values)
+
+
+def of_all_ranks(value: float) -> list[float]:
     if not dist.is_initialized():
-        return value
-    total = torch.tensor(value, dtype=torch.float64)
-    dist.all_reduce(total)
-    return float(total) / dist.get_world_size()
+        return [value]
+    values = [0.0] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+# --- a step that is not finite --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Three steps of which the second was bad on rank 1; beside them the two good steps alone."""
+
+    losses: list[float]
+    skipped: list[float]
+    before: list[Tensor]
+    after: list[Tensor]
+    end: list[Tensor]
+    without: list[Tensor]
+
+
+def weights_of(nets: Networks) -> list[Tensor]:
+    """All weights under training, those of the fake score too."""
+    copies = []
+    for engine in (nets.live, nets.fake):
+        if engine is not None:
+            with whole(engine) as weights:
+                copies += [x.detach().clone() for x in weights]
+    return copies
+
+
+def damaged(x: AV) -> AV:
+    return x.map(lambda y: y * float("nan"))
+
+
+def take(nets: Networks, step: int, rank: int, bad: Bad | None = None) -> Metrics:
+    """A step of flow matching (a bad clip), or of the dual mode (a bad rollout), at the full rate."""
+    batch, rollout, noise = clips(rank_positions(step, BATCH, rank, WORLD))
+    if nets.fake is None:
+        here = replace(batch, latents=damaged(batch.latents)) if bad == "clip" else batch
+        return flow_step(nets, here, noise, OBJECTIVE, OPTIMIZER.lr)
+    if bad == "history":
+        rollout = replace(rollout, history=damaged(rollout.history))
+    if bad == "exit":
+        assert rollout.exit_state is not None
+        rollout = replace(rollout, exit_state=damaged(rollout.exit_state))
+    return mutual_step(nets, batch, rollout, noise, OBJECTIVE, OPTIMIZER.lr)
+
+
+def skip(bad: Bad, engine: Callable[[nn.Module], Trained], rank: int) -> Skipped:
+    def fresh() -> Networks:
+        return Networks(engine(network()), network().requires_grad_(False), None if bad == "clip" else engine(network()))
+
+    nets = fresh()
+    take(nets, 0, rank)
+    before = weights_of(nets)
+    metrics = take(nets, 5, rank, bad if rank == 1 else None)
+    after = weights_of(nets)
+    take(nets, 1, rank)
+    end = weights_of(nets)
+    alone = fresh()
+    for step in (0, 1):
+        take(alone, step, rank)
+    name = "dmd" if bad == "exit" else "loss"
+    return Skipped(of_all_ranks(float(metrics[name])), of_all_ranks(float(metrics["skipped"])), before, after, end, weights_of(alone))
+
+
+# --- the processes --------------------------------------------------------------------------------------------------------
 
 
 def worker(rank: int, folder: str) -> None:
     """One of the processes: every ZeRO stage, every kind of step."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
-    traces = {}
-    for stage in get_args(Stage):
-        config = EngineConfig(zero_stage=stage)
+    made: dict[str, dict] = {"traces": {}, "skips": {}}
+    with together(rank, folder):
+        for stage in get_args(Stage):
+            config = EngineConfig(zero_stage=stage)
 
-        def engine(net: nn.Module, config: EngineConfig = config) -> Engine:
-            return Engine(net, list(net.parameters()), OPTIMIZER, config, BATCH // WORLD)
+            def engine(net: nn.Module, config: EngineConfig = config) -> Trained:
+                return sharded(net, config)
 
-        for kind in ("flow", "mutual", "apart"):
-            traces[stage, kind] = train(kind, engine, rank, WORLD)
-    if rank == 0:
-        torch.save(traces, f"{folder}/traces.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+            for kind in ("flow", "mutual", "self-taught", "apart"):
+                made["traces"][stage, kind] = train(kind, engine, rank, WORLD)
+            for bad in get_args(Bad):
+                made["skips"][stage, bad] = vars(skip(bad, engine, rank))
+        torch.save(made, f"{folder}/made-{rank}.pt")
 
 
 @pytest.fixture(scope="module")
-def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], Trace]:
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
+    """What each process has to tell."""
     folder = tmp_path_factory.mktemp("zero")
     spawn(worker, (str(folder),), nprocs=WORLD)
-    return torch.load(Path(folder) / "traces.pt", weights_only=True)
+    return [torch.load(Path(folder) / f"made-{rank}.pt", weights_only=True) for rank in range(WORLD)]
 
 
-def plain(net: nn.Module) -> PlainEngine:
-    return PlainEngine(net, list(net.parameters()), OPTIMIZER)
+@pytest.fixture(scope="module")
+def traces(made: list[dict[str, dict]]) -> dict[tuple[int, str], Trace]:
+    return made[0]["traces"]
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +193,10 @@ def assert_same(together: Trace, single: Trace, stage: Stage) -> None:
             assert together[name] == pytest.approx(values, rel=TOLERANCE, abs=TOLERANCE), name
 
 
-@pytest.mark.parametrize("kind", ["flow", "mutual"])
+@pytest.mark.parametrize("kind", ["flow", "mutual", "self-taught"])
 @pytest.mark.parametrize("stage", get_args(Stage))
 def test_two_processes_train_as_one(traces: dict, alone: dict[str, Trace], stage: Stage, kind: Kind) -> None:
+    """`self-taught` is the dual mode with the network under training as its own teacher, the same partitioned weights."""
     assert_same(traces[stage, kind], alone[kind], stage)
 
 
@@ -180,7 +206,27 @@ def test_parts_apart_are_parts_summed(traces: dict, alone: dict[str, Trace], sta
 
 
 def test_training_moves_the_losses(alone: dict[str, Trace]) -> None:
-    """The comparisons above would hold for an optimizer that does nothing."""
+    """The comparisons above would hold for an optimizer that does nothing, and for a teacher that does not matter."""
     still = [float(p.double().norm()) for p in network().requires_grad_(False).parameters()]
     for kind in get_args(Kind):
         assert max(abs(a - b) for a, b in zip(alone[kind]["ema"], still, strict=True)) > 100 * TOLERANCE
+    assert alone["mutual"]["loss/sc_video"][2] != pytest.approx(alone["self-taught"]["loss/sc_video"][2], rel=100 * TOLERANCE)
+
+
+@pytest.mark.parametrize("bad", get_args(Bad))
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_a_step_that_is_bad_on_one_rank_is_skipped_on_all_and_leaves_no_trace(made: list[dict[str, dict]], stage: Stage, bad: Bad) -> None:
+    """A bad clip (flow matching), or a bad history or exit state of a rollout (one part of the dual-mode step).
+
+    The good step that follows ends with the same bits as a run that never met the bad one.
+    """
+    ranks = [Skipped(**m["skips"][stage, bad]) for m in made]
+    for r in ranks:
+        assert math.isfinite(r.losses[0])
+        assert math.isnan(r.losses[1])
+        assert r.skipped == [1.0, 1.0]
+        assert all(torch.equal(a, b) for a, b in zip(r.before, r.after, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(r.end, r.without, strict=True))
+        assert not any(bool(x.isnan().any()) for x in r.end)
+        assert not all(torch.equal(a, b) for a, b in zip(r.after, r.end, strict=True)), "good steps move the weights"
+    assert all(torch.equal(a, b) for a, b in zip(ranks[0].end, ranks[1].end, strict=True))

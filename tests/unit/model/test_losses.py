@@ -25,7 +25,7 @@ from mutual_forcing.model.losses import (
     shortcut,
 )
 from mutual_forcing.model.noise import PositionalNoise
-from mutual_forcing.model.objective import FewConfig, ObjectiveConfig
+from mutual_forcing.model.objective import FewConfig, FewSampler, ObjectiveConfig
 from mutual_forcing.model.path import PathConfig
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.types import AV, MODALITIES, AVBatch, Controls, Rollout, future
@@ -140,7 +140,7 @@ def loop_target(teacher: Field, x: Tensor, past: Tensor, raw: tuple[float, float
 
 @pytest.mark.parametrize("sampler", ["ode", "renoise"])
 @pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_shortcut_equals_the_loop(sampler: str, guidance: float) -> None:
+def test_shortcut_equals_the_loop(sampler: FewSampler, guidance: float) -> None:
     config = replace(CONFIG, few=FewConfig(sampler=sampler), shortcut=replace(CONFIG.shortcut, guidance=guidance))
     batch, noise, field, teacher = clip_batch(CHUNKS), clip_noise(), Field(0), Field(1)
     rollout, clean = rollout_of(batch), future(batch.latents)
@@ -170,7 +170,7 @@ def test_the_shortcut_target_is_stopped_even_for_a_model_that_teaches_itself() -
 
 
 @pytest.mark.parametrize("sampler", ["ode", "renoise"])
-def test_shortcut_intervals_are_moves_of_the_sampler_or_jumps_to_zero(sampler: str) -> None:
+def test_shortcut_intervals_are_moves_of_the_sampler_or_jumps_to_zero(sampler: FewSampler) -> None:
     """No interval is shorter than the smallest move; with renoise every move is a jump to 0."""
     count = 300
     one = clip_batch(1, batch=1)

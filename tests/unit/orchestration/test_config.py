@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any
@@ -114,13 +115,13 @@ def test_a_value_of_the_wrong_type_is_refused(tiny: RunConfig, assignment: str, 
     ("assignment", "message"),
     [
         ("workers.count=0", r"workers\.count=0"),
-        ("rollouts.max_age=-1", r"max_age=-1 at least 0"),
+        ("rollouts.max_age=-1", r"rollouts\.max_age=-1: must be at least 0"),
         ("engine.zero_stage=4", r"engine\.zero_stage=4"),
         ("data.held_out_share=1", r"data\.held_out_share=1(\.0)?: a share between 0 and 1"),
         ("data.width=40", r"data\.width=40, data\.height=32: must be multiples of 16"),
         ("model.video_channels=7", r"model\.video_channels=7: must equal data\.video_codec\.channels=32"),
         ("model.audio_channels=7", r"model\.audio_channels=7: must equal data\.audio_codec\.channels=128"),
-        ("model.head_dim=12", r"model\.head_dim=12: must be a multiple of 8"),
+        ("model.head_dim=12", r"model\.head_dim=12: must be a positive multiple of 8"),
         ("objective.drop.all=0.95", r"objective\.drop: .*shares of clips must not exceed 1"),
         ("stages.joint.steps=0", r"stage 'joint': steps=0"),
         ("stages.joint.modalities=[vidoe]", r"stage 'joint': modalities=.*vidoe.*video"),
@@ -134,6 +135,61 @@ def test_a_value_that_its_section_refuses_is_named(tiny: RunConfig, assignment: 
     with pytest.raises(ValueError, match=message) as caught:
         with_settings(tiny, [assignment])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "field", "remedy"),
+    [
+        ("workers.count=3", "workers.count=3", "does not divide stages.pretrain-video.batch=4; change one of them"),
+        ("workers.threads=0", "workers.threads=0", "must be at least 1"),
+        ("workers.max_failures=-1", "workers.max_failures=-1", "must be at least 0"),
+        ("rollouts.actors=0", "rollouts.actors=0", "must be at least 1"),
+        ("rollouts.max_failures=-1", "rollouts.max_failures=-1", "must be at least 0"),
+        ("samples.clips=0", "samples.clips=0", "must be at least 1"),
+        ("samples.shown=-1", "samples.shown=-1", "must be at least 1"),
+        ("samples.multi_steps=0", "samples.multi_steps=0", "must be at least 1"),
+        ("samples.multi_guidance=.nan", "samples.multi_guidance=nan", "must be a number from 0"),
+        ("samples.multi_guidance=.inf", "samples.multi_guidance=inf", "must be a number from 0"),
+        ("stages.joint.optimizer.lr=-1", "optimizer.lr=-1.0", "must be positive"),
+        ("stages.joint.optimizer.lr=.nan", "optimizer.lr=nan", "must be positive"),
+        ("stages.joint.optimizer.beta2=1", "optimizer.beta2=1.0", "below 1"),
+        ("stages.joint.optimizer.clip=-1", "optimizer.clip=-1.0", "must be 0 (off) or more"),
+        ("stages.joint.optimizer.weight_decay=.inf", "optimizer.weight_decay=inf", "must be 0 (off) or more"),
+        ("stages.joint.optimizer.warmup=1.5", "optimizer.warmup=1.5", "a share from 0 to 1"),
+        ("stages.joint.optimizer.decay=-0.1", "optimizer.decay=-0.1", "a share from 0 to 1"),
+        ("stages.joint.optimizer.final_lr_share=2", "optimizer.final_lr_share=2.0", "a share from 0 to 1"),
+        ("stages.joint.ema=2", "stage 'joint': ema=2.0", "below 1, for example 0.999"),
+        ("stages.joint.ema=1", "stage 'joint': ema=1.0", "below 1, for example 0.999"),
+        ("stages.joint.objective=mutual", "stages=['joint', 'mutual']", "start the second from a new run"),
+        ("seed=-1", "seed=-1", "choose one from 0"),
+        ("data.seed=-1", "data.seed=-1", "choose one from 0"),
+        ("data.clip_chunks=9", "data.clip_chunks=9: a clip takes 4.54 s, but only 2.6 s are drawn (data.synthetic_seconds)", "lower it"),
+        ("data.synthetic_count=1", "data.synthetic_count=1", "drawn from 2 to 99999"),
+        ("data.synthetic_seconds=-1", "data.synthetic_seconds=-1.0", "drawn from 1 to 600"),
+        ("data.synthetic_seconds=.inf", "data.synthetic_seconds=inf", "drawn from 1 to 600"),
+        ("data.width=16", "data.width=16", "drawn from 32 to 2048"),
+        ("data.height=-32", "data.height=-32", "must be positive multiples"),
+        ("data.timeline.fps=4", "data.timeline.fps=4", "drawn from 8 to 120"),
+        ("data.held_out_share=.nan", "data.held_out_share=nan", "a share between 0 and 1"),
+        ("data.filters.min_luma=.nan", "data.filters.min_luma=nan", "must be a finite number"),
+        ("model.head_dim=0", "model.head_dim=0", "must be a positive multiple of 8"),
+        ("model.word_lookahead_s=-1", "model.word_lookahead_s=-1.0", "must be 0 or more seconds"),
+        ("model.text.max_words=0", "model.text.max_words=0", "must be at least 1"),
+        ("model.rope.time_share=1.5", "model.rope.time_share=1.5", "a share from 0 to 1"),
+        ("model.rope.time_wavelengths=[0, 20]", "model.rope.time_wavelengths=[0.0, 20.0]", "need 0 < shortest <= longest"),
+        ("objective.guidance=.inf", "guidance=inf", "must be"),
+    ],
+)
+def test_a_value_that_would_fail_late_is_refused_at_once(tiny: RunConfig, assignment: str, field: str, remedy: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(field)) as caught:
+        with_settings(tiny, [assignment])
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_clip_longer_than_what_is_read_of_a_source_is_refused(tiny: RunConfig) -> None:
+    with pytest.raises(ValueError, match=r"data\.clip_chunks=200: a clip takes 100\.04 s, but only 60 s of a source are read; lower it"):
+        with_settings(tiny, ["data.media=clips", "data.clip_chunks=200"])
 
 
 def test_half_precision_without_partitions_is_refused(tiny: RunConfig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from run_material import untrained_run
 from mutual_forcing.orchestration.config import RunConfig
 from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.report import build_report
-from mutual_forcing.orchestration.runs import generate_clip
+from mutual_forcing.orchestration.runs import generate_clip, outcome
 from mutual_forcing.orchestration.samples import make_samples, open_generator
 
 Steps = list[tuple[str, int, int]]
@@ -53,10 +55,46 @@ def test_samples_count_their_chunks_and_the_report_reads_what_they_wrote(run_dir
         assert figures["gap_ci"][0] <= figures["gap"] <= figures["gap_ci"][1]
 
 
+def test_settings_change_one_clip_but_not_the_architecture(run_dir: Path, tmp_path: Path) -> None:
+    def made(*settings: str) -> bytes:
+        generate_clip(str(run_dir), str(tmp_path / "clip.mp4"), 0, None, 1.0, "few", 4, 2.0, 0, settings)
+        return (tmp_path / "clip.mp4").read_bytes()
+
+    assert made() == made()
+    assert made("objective.few_sampler=renoise") != made(), "it re-noises between moves instead of walking on"
+    with pytest.raises(ValueError, match=r"checkpoint .*: made with model\.window=8, this run has model\.window=4"):
+        made("model.window=4")
+    with pytest.raises(ValueError, match="did you mean 'few_sampler'"):
+        made("objective.few_samplr=ode")
+
+
+def test_the_outcome_is_what_the_run_recorded(run_dir: Path, config: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(run_dir, folder)
+    make_samples(open_generator(loop_config(config, folder), config), folder)
+    losses = [2.0] * 5 + [None] + [1.0] * 5  # a value that was not finite is null
+    (folder / "metrics").mkdir()
+    lines = [json.dumps({"stage": "mutual", "step": i, "metrics": {"loss": value}}) for i, value in enumerate(losses)]
+    (folder / "metrics" / "mutual.jsonl").write_text("\n".join(lines) + "\n")
+    record = json.loads((folder / "run.json").read_text())
+    stage = {"name": "mutual", "steps": 11, "seconds": 3.0, "samples": 44}
+    (folder / "run.json").write_text(json.dumps(record | {"stages": [stage], "total_seconds": 9.5}))
+    came_to = outcome(folder)
+    assert json.loads(json.dumps(came_to)) == came_to
+    assert came_to["stages"] == [
+        {"name": "mutual", "steps": 11, "seconds": 3.0, "loss_first_tenth": 2.0, "loss_last_tenth": 1.0},
+    ]
+    assert came_to["report"] == str(folder / "report.html")
+    samples = folder / "samples" / "samples.json"
+    assert came_to["sync"] == json.loads(samples.read_text())["sync"]
+    samples.write_text(samples.read_text().replace('"proxy_valid": true', '"proxy_valid": false'))
+    assert outcome(folder)["sync"] is None
+
+
 def test_a_generated_clip_counts_its_chunks(run_dir: Path, tmp_path: Path) -> None:
     steps: Steps = []
     clip = tmp_path / "clip.mp4"
-    record = generate_clip(str(run_dir), str(clip), 0, None, 1.4, "few", 4, 2.0, 0, lambda *step: steps.append(step))
+    record = generate_clip(str(run_dir), str(clip), 0, None, 1.4, "few", 4, 2.0, 0, [], lambda *step: steps.append(step))
     assert heard(steps, "generate chunks") == [0, 1, 2, 3]
     assert clip.stat().st_size > 0
     assert record["frames"] == 37

@@ -1,0 +1,85 @@
+"""Signals that tell a healthy dual-mode training from a sick one, before the losses do (they are means over everything)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from .noise import PositionalNoise
+from .objective import ObjectiveConfig
+from .sampler import SamplerConfig, few_mode, generate
+from .transformer import AVTransformer
+from .types import AV, AVBatch, at_least_fp32, future
+
+SATURATED = 4.0  # latents have unit variance: beyond this many deviations real ones are rare
+
+
+def history_health(history: AV, real: AV) -> dict[str, Tensor]:
+    """Generated histories against the real clips: `loudness` and `motion` (ratios of root mean squares, 1 is healthy, towards 0 is a
+    collapse to silence or a still), `saturation_*` (share of latents beyond 4 deviations, minus the real clips' share).
+    """
+    made, true = future(history), future(real)
+    signals: dict[str, Tensor] = {}
+    if made.audio is not None and true.audio is not None:
+        signals["loudness"] = _rms(made.audio) / _rms(true.audio)
+    if made.video is not None and true.video is not None and true.video.shape[1] > 1:
+        signals["motion"] = _rms(made.video.diff(dim=1)) / _rms(true.video.diff(dim=1))
+    for name, x in made.items():
+        signals[f"saturation_{name}"] = _beyond(x) - _beyond(true.get(name))
+    return signals
+
+
+@torch.no_grad()
+def mode_disagreement(net: AVTransformer, batch: AVBatch, objective: ObjectiveConfig, steps: int, noise: PositionalNoise) -> float:
+    """Relative distance |FEW - MULTI| / |MULTI - its mean| of chunk 0 from the same noise: guided MULTI in `steps` steps against FEW.
+
+    0 is full agreement; near 1.4 the modes are as far apart as two unrelated clips.
+    """
+    first = None if batch.latents.video is None else batch.latents.video[:, :1]
+    audio = None if batch.latents.audio is None else (batch.latents.audio.shape[0], batch.latents.audio.shape[2])
+    multi = SamplerConfig("multi", steps, guidance=objective.shortcut.guidance, path=objective.path)
+    few, slow = (next(generate(net, batch.controls, first, audio, 1, s, noise)) for s in (few_mode(objective), multi))
+    apart = few.map(lambda a, b: (a - b).square().sum(), slow)
+    spread = slow.map(lambda b: (b - b.mean(dim=0, keepdim=True)).square().sum())
+    total = torch.stack([x for _, x in apart.items()]).sum() / torch.stack([x for _, x in spread.items()]).sum().clamp(min=1e-12)
+    return float(total.sqrt())
+
+
+class GradientMeter:
+    """Norms of the gradient that one backward adds, by group of parameters; this rank's share of the batch, before any reduction.
+
+    It hooks the parameters themselves, so it sees whole gradients under every ZeRO stage.
+    """
+
+    def __init__(self, groups: dict[str, Iterable[nn.Parameter]]) -> None:
+        self._squares: dict[str, Tensor] = {}
+        self._hooks = [
+            p.register_hook(lambda gradient, name=name: self._add(name, gradient))
+            for name, parameters in groups.items()
+            for p in parameters
+            if p.requires_grad
+        ]
+
+    def _add(self, name: str, gradient: Tensor) -> None:
+        square = at_least_fp32(gradient.detach()).square().sum()
+        self._squares[name] = self._squares.get(name, torch.zeros_like(square)) + square
+
+    def take(self) -> dict[str, Tensor]:
+        """Norms since the last call."""
+        squares, self._squares = self._squares, {}
+        return {name: x.sqrt() for name, x in squares.items()}
+
+    def close(self) -> None:
+        """Remove the hooks."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def _rms(x: Tensor) -> Tensor:
+    return at_least_fp32(x).square().mean().sqrt().clamp(min=1e-12)
+
+
+def _beyond(x: Tensor) -> Tensor:
+    return (x.abs() > SATURATED).to(torch.float32).mean()
