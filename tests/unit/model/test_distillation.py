@@ -13,14 +13,17 @@ from torch import Tensor
 
 from mutual_forcing.model.losses import Models, dmd, fake_score, jump_to_zero
 from mutual_forcing.model.noise import PositionalNoise
+from mutual_forcing.model.objective import HistoryConfig
 from mutual_forcing.model.types import AV, AVBatch, future
 
 
-def test_the_jump_to_zero_equals_the_loop_and_carries_gradient() -> None:
+@pytest.mark.parametrize("history", [HistoryConfig(real_share=1.0), HistoryConfig(source="true")])
+def test_the_jump_to_zero_equals_the_loop_and_carries_gradient(history: HistoryConfig) -> None:
+    """It too continues from the rollout's own history."""
     batch, field = clip_batch(CHUNKS), Field(0)
     rollout = rollout_of(batch)
     state, times = exits_of(rollout)
-    g = jump_to_zero(Models(field, Field(1)), batch, rollout, CONFIG)
+    g = jump_to_zero(Models(field, Field(1)), batch, rollout, replace(CONFIG, history=history))
     for m, b, i, k in every_latent(g):
         t, y = shift(times[b, k].item(), m), state.get(m)[b, i]
         want = y - t * field.rule(y, rollout.history.get(m)[b, i], t, 0.0, text_of(batch.controls, b))
@@ -49,12 +52,15 @@ def loop_direction(real: Field, fake: Field, g: AV, history: AV, batch: AVBatch,
     return AV(**made)
 
 
-def test_dmd_equals_the_loop_and_its_gradient_is_the_direction() -> None:
+@pytest.mark.parametrize("history", [HistoryConfig(real_share=0.0), HistoryConfig(real_share=1.0), HistoryConfig(source="true")])
+def test_dmd_equals_the_loop_and_its_gradient_is_the_direction(history: HistoryConfig) -> None:
+    """Scores see the rollout's own history whatever flow matching and ShortCut see: the state was made on it."""
+    config = replace(CONFIG, history=history)
     batch, noise, real, fake = clip_batch(CHUNKS), clip_noise(), Field(1), Field(2)
     rollout = rollout_of(batch)
     g = future(latents(CHUNKS, seed=30)).map(lambda x: x.requires_grad_())
     d = loop_direction(real, fake, g, rollout.history, batch, noise)
-    loss = dmd(Models(Field(0), real, fake), g, batch, rollout, noise, CONFIG)
+    loss = dmd(Models(Field(0), real, fake), g, batch, rollout, noise, config)
     assert_loss(loss, {m: [0.5 * x.square().flatten()] for m, x in d.items()}, "dmd")
     loss.value.backward()
     for m, weight in (("video", CONFIG.video_weight), ("audio", CONFIG.audio_weight)):
@@ -110,3 +116,17 @@ def test_each_fake_update_draws_afresh() -> None:
     values = [fake_score(models, g, batch, rollout, clip_noise(), CONFIG, update).value.item() for update in (0, 1, 0)]
     assert values[0] == values[2]
     assert values[0] != values[1]
+
+
+def test_what_dmd_needs_is_named() -> None:
+    """Exit states, and a fake-score model."""
+    batch, g = clip_batch(CHUNKS), future(latents(CHUNKS, seed=30))
+    rollout, models = rollout_of(batch), Models(Field(0), Field(1))
+    with pytest.raises(ValueError, match=r"no exit states; .*objective\.dmd\.weight"):
+        jump_to_zero(models, batch, replace(rollout, exit_state=None, exit_time_BK=None), CONFIG)
+    for use in (
+        lambda: dmd(models, g, batch, rollout, clip_noise(), CONFIG),
+        lambda: fake_score(models, g, batch, rollout, clip_noise(), CONFIG, 0),
+    ):
+        with pytest.raises(ValueError, match=r"models\.fake"):
+            use()

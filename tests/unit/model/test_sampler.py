@@ -12,7 +12,7 @@ from model_material import CHANNELS, CLOCK, assert_near, clip_noise, controls, l
 from torch import Tensor
 
 from mutual_forcing.model.noise import PositionalNoise
-from mutual_forcing.model.objective import FewConfig, FewSampler, HistoryConfig, HistorySource, ObjectiveConfig
+from mutual_forcing.model.objective import DmdConfig, FewConfig, FewSampler, HistoryConfig, HistorySource, ObjectiveConfig
 from mutual_forcing.model.path import PathConfig
 from mutual_forcing.model.sampler import SamplerConfig, chunk_latents, few_mode, generate, roll_out
 from mutual_forcing.model.timeline import Layout
@@ -122,6 +122,17 @@ def test_generation_equals_the_slow_reference(config: SamplerConfig) -> None:
     assert_follows(joined(history), streamed)
 
 
+def slow_exits(
+    net: AVTransformer, clips: AV, history: list[AV], chunk: int, picked: list[int], text: Controls, config: SamplerConfig
+) -> AV:
+    """States of a chunk after as many moves from pure noise as each clip's `picked` says, on the past `history`."""
+    first, like = clips.get("video")[:, :1], chunk_latents(clips, Layout(CLOCK, CHUNKS), chunk)
+    states = [clip_noise(clips.batch).normal_like(like, "chunk", chunk)]
+    for index in range(config.moves - 1):
+        states.append(slow_move(net, states[-1], history, first, index, chunk, text, config))
+    return AV(*(torch.stack([states[i].get(m)[b] for b, i in enumerate(picked)]) for m in MODALITIES))
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("strength", [1.0, 0.5, 0.25])
 def test_rollouts_equal_the_slow_reference(strength: float, sampler: FewSampler) -> None:
@@ -135,11 +146,8 @@ def test_rollouts_equal_the_slow_reference(strength: float, sampler: FewSampler)
     for chunk in range(CHUNKS):
         real = chunk_latents(clips, layout, chunk)
         e = clip_noise().normal_like(real, "chunk", chunk)
-        states = [e]
-        for index in range(3):
-            states.append(slow_move(net, states[-1], history, first, index, chunk, text, config))
         picked = [round((1 - t) * 4) for t in exit_times[:, chunk].tolist()]
-        exits.append(AV(*(torch.stack([states[i].get(m)[b] for b, i in enumerate(picked)]) for m in MODALITIES)))
+        exits.append(slow_exits(net, clips, history, chunk, picked, text, config))
         at = lines(strength)
         x = AV(*((1 - at[m]) * real.get(m) + at[m] * e.get(m) for m in MODALITIES))
         for index in range(round((1 - strength) * 4), 4):
@@ -148,6 +156,40 @@ def test_rollouts_equal_the_slow_reference(strength: float, sampler: FewSampler)
     want = joined(history)
     assert_follows(AV(torch.cat([first, want.get("video")], dim=1), want.audio), made.history)
     assert_follows(joined(exits), made_exits)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_true_histories_are_the_clips_and_exit_states_are_made_on_them(sampler: FewSampler) -> None:
+    """Teacher forcing: nothing is generated but the exit states, and their past is real."""
+    config, net, clips, text = replace(FEW, few_sampler=sampler), network(small_config(window=2)), latents(CHUNKS), controls()
+    made = rolled(net, clips, choices(sampler=sampler, source="true", exit_last=0.3))
+    for m, x in clips.items():
+        assert torch.equal(made.history.get(m), x)
+    states, times = exits_of(made)
+    true, exits = [chunk_latents(clips, Layout(CLOCK, CHUNKS), chunk) for chunk in range(CHUNKS)], []
+    for chunk in range(CHUNKS):
+        picked = [round((1 - t) * 4) for t in times[:, chunk].tolist()]
+        exits.append(slow_exits(net, clips, true[:chunk], chunk, picked, text, config))
+    assert_follows(joined(exits), states)
+    generated, same_times = exits_of(rolled(net, clips, choices(sampler=sampler, exit_last=0.3)))
+    assert torch.equal(times, same_times)
+    assert (generated.get("audio") - states.get("audio")).abs().max() > 1e-3, "the past matters"
+
+
+@pytest.mark.parametrize("changes", [{"w_distil": 0.0}, {"dmd": DmdConfig(weight=0.0)}])
+def test_without_dmd_no_exit_state_is_made(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost up to as much as the histories: only the history's moves are left, and its bits are the same."""
+    net, clips, counts = network(dtype=torch.float32), latents(CHUNKS, dtype=torch.float32), []
+    velocity = AVTransformer.velocity
+    monkeypatch.setattr(AVTransformer, "velocity", lambda self, *a: (counts.append(1), velocity(self, *a))[1])
+    with_dmd = rolled(net, clips, choices(0.5, 0.5))
+    both = len(counts)
+    without = rolled(net, clips, replace(choices(0.5, 0.5), **changes))
+    assert (without.exit_state, without.exit_time_BK) == (None, None)
+    assert len(counts) - both == 2 * CHUNKS, "from strength 0.5 two of four moves are left"
+    assert both > 2 * CHUNKS
+    for m, x in with_dmd.history.items():
+        assert torch.equal(without.history.get(m), x)
 
 
 # --- rollouts -------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ BASE = ObjectiveConfig(
     audio_weight=0.6,
     w_fm=0.7,
     w_distil=0.9,
-    drop=DropConfig(0.3, 0.2, 0.1),
+    drop=DropConfig(0.5, 0.2, 0.1),
     history=HistoryConfig(real_share=0.5),
     shortcut=ShortcutConfig(weight=0.4, sub_steps=3, guidance=2.0),
     dmd=DmdConfig(weight=0.2, guidance=3.0),
@@ -76,8 +76,8 @@ class Watched:
 
 
 def material(exits: bool = True) -> tuple[AVBatch, Rollout, PositionalNoise]:
-    """Some clips, rollouts of their own, and noise."""
-    noise = PositionalNoise([(3, "step", p) for p in range(CLIPS)])
+    """Some clips, rollouts of their own, and noise under which one clip takes its rollout as its past and the others do not."""
+    noise = PositionalNoise([(5, "step", p) for p in range(CLIPS)])
 
     def draw(first_frames: int, tag: str) -> AV:
         frames = CLOCK.video_latents(CHUNKS) - 1 + first_frames

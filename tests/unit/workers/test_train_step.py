@@ -170,8 +170,8 @@ def test_the_teacher_is_the_network_that_was_asked_for(teacher: Teacher) -> None
     assert nets.forwards() == want
     for part in ("sc", "dmd"):
         assert_value(metrics[f"loss/{part}_video"], float(parts[part].parts[f"{part}_video"]))
-    others = [parts_of(Nets(), replace(BASE, teacher=t))["sc"].value for t in ("ema", "live", "frozen") if t != teacher]
-    assert all(float(x) != float(parts["sc"].value) for x in others)
+    others = [parts_of(Nets(), replace(BASE, teacher=t))["sc"].parts["sc_video"] for t in ("ema", "live", "frozen") if t != teacher]
+    assert all(float(x) != float(parts["sc"].parts["sc_video"]) for x in others)
     for module in (nets.ema, nets.frozen):
         assert module.weight.grad is None
 
