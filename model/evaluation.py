@@ -97,6 +97,8 @@ def history_use(model: Velocity, batch: AVBatch, noise: PositionalNoise) -> dict
 
     The first frame, the controls, noise and times stay the clip's own.
     """
+    if batch.latents.batch < 2:
+        raise ValueError(f"history_use: needs at least 2 clips, the batch has {batch.latents.batch}: one alone has no other's history")
     objective = ObjectiveConfig(drop=DropConfig(0, 0, 0), history=HistoryConfig(real_share=0.0))
     other = batch.latents.map(lambda x: x.roll(1, dims=0))
     if batch.latents.video is not None and other.video is not None:
