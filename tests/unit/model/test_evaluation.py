@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from loss_material import chunk_of
-from model_material import CLOCK, assert_near, clip_batch, clip_noise, controls, latents, rows_of
+from model_material import CLOCK, assert_near, clip_batch, clip_noise, controls, latents, network, rows_of
 from scipy.linalg import sqrtm
 from torch import Tensor
 
@@ -51,8 +52,8 @@ def test_frechet_in_many_dimensions_equals_the_matrix_root() -> None:
     g = torch.Generator().manual_seed(3)
     mix = [torch.randn(12, 12, generator=g, dtype=torch.float64) for _ in range(2)]
     a, b = (torch.randn(80, 12, generator=g, dtype=torch.float64) @ m for m in mix)
-    root = sqrtm((torch.cov(a.T) @ torch.cov(b.T)).numpy())
-    want = (a.mean(0) - b.mean(0)).square().sum() + torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * root.real.trace()
+    root = np.asarray(sqrtm((torch.cov(a.T) @ torch.cov(b.T)).numpy()))
+    want = (a.mean(0) - b.mean(0)).square().sum() + torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * np.trace(root).real
     assert frechet(a, b) == pytest.approx(float(want), rel=1e-8)
 
 
@@ -188,7 +189,7 @@ def test_a_velocity_that_needs_its_past_loses_what_another_past_costs() -> None:
 def test_one_clip_alone_has_no_other_to_take_a_past_from() -> None:
     """Its own past in both passes would tell of every model that it uses none."""
     with pytest.raises(ValueError, match="history_use: needs at least 2 clips, the batch has 1"):
-        history_use(lambda noisy, *_: noisy, clip_batch(CHUNKS, batch=1), clip_noise(1))
+        history_use(network(), clip_batch(CHUNKS, batch=1), clip_noise(1))
 
 
 def test_only_the_past_is_exchanged() -> None:
