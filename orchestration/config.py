@@ -110,8 +110,6 @@ class RunConfig:
         self._check_stages()
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}: choose one from 0 to {2**63 - 1}")
-        if self.fake_lr_ratio <= 0:
-            raise ValueError(f"fake_lr_ratio={self.fake_lr_ratio}: must be positive")
         _require_finite(asdict(self), "")
 
     def _check_stages(self) -> None:

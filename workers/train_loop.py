@@ -145,7 +145,7 @@ class _StageRun:
         local = stage.batch // world
         mutual, objective = stage.objective == "mutual", config.objective
         self._rolls = mutual and objective.needs_rollouts
-        live = self._network(weights)
+        self._theta = live = self._network(weights)
         fake = self._network(weights) if mutual and objective.w_dmd > 0 else None
         self._live = Engine(live, live.branch_parameters(stage.modalities), stage.optimizer, config.engine, local)
         self._fake = None if fake is None else Engine(fake, list(fake.parameters()), stage.optimizer, config.engine, local)
@@ -213,8 +213,7 @@ class _StageRun:
         objective = self._config.objective
         if not self._stage.health_every or step % self._stage.health_every:
             return mutual_step(self._networks, batch, rollout, noise, objective, rate)
-        network = self._live.network
-        meter = GradientMeter({m: network.branch_parameters((m,)) for m in self._stage.modalities})
+        meter = GradientMeter({m: self._theta.branch_parameters((m,)) for m in self._stage.modalities})
         metrics = mutual_step(self._networks, batch, rollout, noise, objective, rate, meter)
         meter.close()
         signals: Metrics = {"mode_disagreement": mode_disagreement(self._ema, batch, objective, MULTI_STEPS, noise)}

@@ -161,4 +161,4 @@ def probe(
     if mutual and objective.w_shortcut > 0:
         loss = shortcut(models, batch, rollout, noise, objective)
         total, parts = total + objective.w_shortcut * loss.value, parts | loss.parts
-    return {f"probe/{name}": value for name, value in parts.items()} | {"probe/loss": total}
+    return {"probe/loss": total, **{f"probe/{name}": value for name, value in parts.items()}}
