@@ -25,7 +25,7 @@ from ..model.codecs.mdct import MdctAudioCodec
 from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.noise import position_seed
 from .contact_sheet import SheetClip, contact_sheet
-from .manifest import MANIFEST, SOURCES, Manifest, ShardEntry, read_manifest
+from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_manifest
 from .progress import Progress, silent
 from .shards import ClipRecord, Shard
 from .sources import is_text, list_sources
@@ -219,8 +219,17 @@ def _write_sources(out: Path, media: Path, survey: list[Row], by_source: dict[st
 
 
 def read_sources(out: Path) -> list[dict[str, Any]]:
-    """The account of every source: source, status (used or refused), reason, note, clips, seconds."""
-    return [json.loads(line) for line in (out / SOURCES).read_text(encoding="utf-8").split("\n") if line]
+    """The account of every source: source, status (used or refused), reason, note, clips, seconds.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    path = out / SOURCES
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not JSON lines"
+        raise ValueError(f"account of sources: {path} cannot be read ({why}); {REMEDY}") from error
 
 
 def _collect(dataset: ray.data.Dataset, stage: str, total: int, progress: Progress) -> list[Row]:

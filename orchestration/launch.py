@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
 import logging
 import os
-import platform
+import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,11 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 import ray.data
 import ray.train
-import torch
 from ray.train.torch import TorchTrainer
 
 from ..datasets.pipeline import prepare
@@ -35,13 +31,13 @@ from ..workers.checkpoint import is_finished
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
+from .machine import git_state, machine, versions
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
 from .samples import make_samples, open_generator
 from .tracking import Tracker, redacted
 
 RUN = "run.json"
-PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -80,8 +76,11 @@ def open_run(run_dir: Path) -> RunConfig:
     Raises:
         ValueError: the folder holds no run.
     """
-    record = read_json(run_dir / RUN, f"run {str(run_dir)!r} (make it with `mutual-forcing train RECIPE`)")
-    return from_tree(record["config"])
+    tree = _record(run_dir)["config"]
+    try:
+        return from_tree(tree)
+    except ValueError as error:  # of a release that names its fields otherwise
+        raise ValueError(f"run {str(run_dir)!r}: {RUN}: {error}; train the run again") from error
 
 
 @contextmanager
@@ -105,6 +104,14 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _record(run_dir: Path) -> dict[str, Any]:
+    """The run's own record."""
+    record = read_json(run_dir / RUN, f"run {str(run_dir)!r} (make it with `mutual-forcing train RECIPE`)")
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise ValueError(f"run {str(run_dir)!r}: its {RUN} holds no configuration; remove the folder and train the run again")
+    return record
 
 
 def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> Path:
@@ -240,7 +247,7 @@ class _SpoolWatcher:
 def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, Any]:
     """The run's record; a folder with a run of other settings is refused."""
     if (run_dir / RUN).is_file():
-        record = read_json(run_dir / RUN, f"run {str(run_dir)!r}")
+        record = _record(run_dir)
         if record.get("settings") != config.settings():
             raise ValueError(f"run folder {str(run_dir)!r}: holds a run of another configuration; choose another with --out, or remove it")
         return record
@@ -250,10 +257,10 @@ def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, A
         "name": config.name,
         "recipe": config.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
+        **git_state(),
         "settings": config.settings(),
         "config": asdict(config),
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "versions": versions(),
         "machine": machine(),
         "commands": commands,
         "stages": [],
@@ -261,22 +268,6 @@ def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, A
     }
     write_json(run_dir / RUN, record)
     return record
-
-
-def machine() -> dict[str, Any]:
-    """What this machine is."""
-    return {
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _git_commit() -> str:
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "not a git checkout"
 
 
 def _log_artifacts(tracker: Tracker, run_dir: Path, report: Path) -> None:
@@ -289,4 +280,4 @@ def _log_artifacts(tracker: Tracker, run_dir: Path, report: Path) -> None:
 
 def command_line() -> str:
     """The command that started this process, as a user would type it."""
-    return " ".join(["mutual-forcing", *sys.argv[1:]])
+    return shlex.join(["mutual-forcing", *sys.argv[1:]])

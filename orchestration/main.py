@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -150,9 +151,10 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         from .doctor import examine
 
         record = examine()
-        _print({k: v for k, v in record.items() if k != "problems"} if not as_json else record, as_json)
-        for problem in record["problems"] if not as_json else []:
-            console.print(Text.assemble(("will not work:", "yellow"), " ", problem), soft_wrap=True)
+        problems = [] if as_json else record.pop("problems")
+        _print(record, as_json)
+        for problem in problems:
+            plain_console().print(Text.assemble((f"{problem['kind']}:", "yellow"), " ", problem["text"]), soft_wrap=True)
 
     _run(run, debug)
 
@@ -218,10 +220,21 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(record))
         return
-    table = Table(show_header=False, box=None)
+    rows = dict(_rows(record))
+    width = max(map(len, rows))
+    for key, value in rows.items():  # lines, not a table: a terminal wraps a long path, a table would cut it
+        plain_console().print(Text.assemble((f"{key:<{width}}", "bold"), "  ", printable(value)), soft_wrap=True)
+
+
+def _rows(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A record as names and texts; the fields of a record in it are rows of their own."""
     for key, value in record.items():
-        table.add_row(Text(key, style="bold"), printable(str(value)))
-    plain_console().print(table)
+        if isinstance(value, dict):
+            yield from _rows(value)
+        elif isinstance(value, list):
+            yield key, ", ".join(map(str, value)) or "none"
+        else:
+            yield key, "unknown" if value is None else str(value)
 
 
 def _show_dataset(folder: Path, as_json: bool) -> None:
@@ -233,9 +246,9 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
         totals = {"clips": manifest.clips, "hours": manifest.hours, **manifest.codec_quality}
         typer.echo(json.dumps({**totals, "sources": sources, "contact_sheet": str(folder / "contact.png")}))
         return
-    table = Table(
-        "source", "status", "clips", "seconds", "reason or note", title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes"
-    )
+    table = Table(title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes")
+    for name in ("source", "status", "clips", "seconds", "reason or note"):
+        table.add_column(name, overflow="fold")
     for s in sources:
         table.add_row(printable(s["source"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(s["reason"] or s["note"]))
     plain_console().print(table)

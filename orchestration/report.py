@@ -56,6 +56,7 @@ class Head:
     recipe: str
     created: str
     commit: str
+    dirty: bool
     machine: str
     compute: str
     total_seconds: float | None
@@ -124,6 +125,7 @@ def _head(run: Entry) -> Head:
         recipe=run.text("recipe", "unknown"),
         created=_date(run.text("created", "")),
         commit=run.text("git_commit", "")[:12],
+        dirty=run.has("git_dirty") and run.flag("git_dirty"),
         machine=", ".join(parts),
         compute=f"{len(gpus)} × {gpus[0]} and {cores}" if gpus else f"{cores}, without a GPU",
         total_seconds=run.number("total_seconds") if run.has("total_seconds") else None,

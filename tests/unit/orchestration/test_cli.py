@@ -17,8 +17,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from mutual_forcing.datasets.pipeline import read_sources
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.orchestration.config import with_settings
+from mutual_forcing.orchestration.launch import command_line
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.recipes import recipe
 
@@ -175,6 +177,31 @@ def test_generate_needs_a_run_and_a_finished_stage(tmp_path: Path) -> None:
 )
 def test_bad_words_of_generate(tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
     assert_one_line(say("generate", str(tmp_path), *words), *parts)
+
+
+@pytest.mark.parametrize("record", [{}, [], {"config": None}, {"config": {}}])
+def test_a_run_record_without_a_configuration(tmp_path: Path, record: Any) -> None:
+    write_json(tmp_path / "run.json", record)
+    assert_one_line(say("generate", str(tmp_path), "--out", str(tmp_path / "clip.mp4")), "run.json", "train the run again")
+
+
+def test_the_account_of_sources_is_missing_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sources\.jsonl cannot be read \(No such file.*prepare the data again"):
+        read_sources(tmp_path)
+    (tmp_path / "sources.jsonl").write_text("{")
+    with pytest.raises(ValueError, match="it is not JSON lines"):
+        read_sources(tmp_path)
+
+
+def test_a_file_is_no_dataset(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    assert_one_line(say("data", "inspect", str(tmp_path / "notes.txt")), "dataset manifest", "notes.txt", "Not a directory")
+
+
+def test_the_command_of_a_run_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "demo", "--media", "my clips/a'b", "--set", "seed=1"]
+    monkeypatch.setattr("sys.argv", ["mutual-forcing", *words])
+    assert shlex.split(command_line()) == ["mutual-forcing", *words]
 
 
 @pytest.mark.parametrize("verb", ["report", "data inspect"])

@@ -160,6 +160,12 @@ def test_a_complete_run_has_no_gaps_and_every_figure_comes_from_the_data(run_dir
     assert page.words.index("b.mp4") < page.words.index("a.mp4"), "refused sources come first"
 
 
+@pytest.mark.parametrize(("dirty", "shown"), [(True, True), (False, False), (None, False)])
+def test_uncommitted_changes_stand_beside_the_commit(run_dir: Path, dirty: bool | None, shown: bool) -> None:
+    (run_dir / "run.json").write_text(json.dumps(run_record() | {"git_dirty": dirty}))
+    assert ("commit 0123456789ab with uncommitted changes" in page_of(run_dir).words) == shown
+
+
 def test_the_clips_on_the_page_are_the_files_of_the_run(run_dir: Path, media: dict[str, bytes]) -> None:
     videos = page_of(run_dir).all("video")
     assert [video["aria-label"] for video in videos] == ["Real, held-out-0", "FEW 4, held-out-0", "MULTI, held-out-0"]
