@@ -34,10 +34,9 @@ from .config import RunConfig, from_tree
 from .machine import git_state, machine, versions
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
+from .run_folder import RUN, locked, require_ours
 from .samples import make_samples, open_generator
 from .tracking import Tracker, redacted
-
-RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -120,10 +119,16 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
     Raises:
         ValueError: bad input, or the folder holds a run of another configuration.
     """
-    begin = time.monotonic()
     if config.data.media != "synthetic" and not (run_dir / RUN).is_file():
         list_sources(local_path("data.media", config.data.media))  # a mistyped folder must not claim the run folder
     make_folder("run", run_dir)
+    require_ours(run_dir)
+    with locked(run_dir):
+        return _train(config, run_dir, commands, progress, warn)
+
+
+def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> Path:
+    begin = time.monotonic()
     record = _claim(config, run_dir, commands)
     loop = loop_config(config, run_dir)
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
@@ -191,12 +196,9 @@ def _worker(settings: dict[str, Any]) -> list[dict]:
 
 
 def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:
-    mutual = [s for s in config.stages if s.objective == "mutual"]
-    if not mutual:
+    stage, objective = next((s for s in config.stages if s.objective == "mutual"), None), config.objective
+    if stage is None:
         return NoRollouts()
-    if len(mutual) > 1:
-        raise ValueError(f"stages={[s.name for s in mutual]}: one mutual stage a run is supported; start the second from a new run")
-    stage, objective = mutual[0], config.objective
     actor = RolloutActorConfig(
         data=loop.data,
         network=loop.network,
@@ -251,8 +253,6 @@ def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, A
         if record.get("settings") != config.settings():
             raise ValueError(f"run folder {str(run_dir)!r}: holds a run of another configuration; choose another with --out, or remove it")
         return record
-    if any(run_dir.iterdir()):
-        raise ValueError(f"run folder {str(run_dir)!r}: is not empty and holds no run; choose another with --out")
     record = {
         "name": config.name,
         "recipe": config.name,
