@@ -21,8 +21,11 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from .spool_reader import SpoolReader
+
 PARAM_LIMIT = 500
 BATCH = 500
+PATIENCE = 30.0
 
 
 class Tracker:
@@ -44,9 +47,9 @@ class Tracker:
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / 'mlflow.db'}"
         self.run_id: str | None = run_id
         self._warn, self._name, self._warned = warn, name, False
-        self._follows = list(stages)
         self._spools = run_dir / "metrics"
-        self._read: dict[str, int] = {}
+        self._readers = {stage: SpoolReader(self._spools / f"{stage}.jsonl") for stage in stages}
+        self._broken: set[bytes] = set()
         self._stages: dict[str, str] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._forward_until_stopped, daemon=True, name="mlflow")
@@ -66,8 +69,13 @@ class Tracker:
         """Forward what is left and close all runs with FINISHED, FAILED or KILLED."""
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=30)
-        self._guard(self._forward)
+            self._thread.join(PATIENCE)
+        if self._thread.is_alive():  # a second forwarder would send the same lines
+            self._warn(f"MLflow at {redacted(self.uri)} is slow: its last metrics were not sent, they stay in {self._spools}")
+        else:
+            self._guard(self._forward)
+        if self._broken:
+            self._warn(f"{len(self._broken)} broken lines of the metric spools in {self._spools} were not sent to MLflow")
         for run_id in (*self._stages.values(), self.run_id):
             if run_id is not None:
                 self._guard(lambda r=run_id: self._use().set_terminated(r, status))
@@ -87,17 +95,33 @@ class Tracker:
             self._guard(self._forward)
 
     def _forward(self) -> None:
-        for spool in (path for stage in self._follows if (path := self._spools / f"{stage}.jsonl").is_file()):
-            with spool.open() as file:
-                file.seek(self._read.get(spool.stem, 0))
-                lines = file.readlines()
-            whole = [line for line in lines if line.endswith("\n")]
-            for start in range(0, len(whole), 20):
-                part = whole[start : start + 20]
-                metrics = [m for line in part for m in _metrics(json.loads(line))]
-                for i in range(0, len(metrics), BATCH):
-                    self._use().log_batch(self._stage(spool.stem), metrics=metrics[i : i + BATCH])
-                self._read[spool.stem] = self._read.get(spool.stem, 0) + sum(len(line.encode()) for line in part)
+        for stage, reader in self._readers.items():
+            lines: list[bytes] = []
+            metrics: list[Metric] = []
+            for line in reader.pending():
+                made = self._metrics(line)
+                if len(metrics) + len(made) > BATCH:
+                    self._send(stage, metrics)
+                    reader.confirm(lines)
+                    lines, metrics = [], []
+                lines.append(line)
+                metrics += made
+            self._send(stage, metrics)
+            reader.confirm(lines)
+
+    def _send(self, stage: str, metrics: list[Metric]) -> None:
+        if metrics:
+            self._use().log_batch(self._stage(stage), metrics=metrics)
+
+    def _metrics(self, line: bytes) -> list[Metric]:
+        """A line's metrics; a broken line is counted and has none."""
+        try:
+            record = json.loads(line)
+            at, step = int(record["time"] * 1000), int(record["step"])
+            return [Metric(k.replace("/", "."), float(v), at, step) for k, v in record["metrics"].items() if v is not None]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._broken.add(line)
+            return []
 
     def _stage(self, stage: str) -> str:
         if stage not in self._stages:
@@ -143,11 +167,6 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def redacted(uri: str) -> str:
     """A URI without user and password."""
     return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def _metrics(line: dict[str, Any]) -> list[Metric]:
-    at = int(line["time"] * 1000)
-    return [Metric(k.replace("/", "."), v, at, line["step"]) for k, v in line["metrics"].items() if v is not None]
 
 
 def tracking_version() -> str:
