@@ -2,8 +2,9 @@
 
     run folder --run_reader--> checked entries --report_sections--> records --report.html.j2--> report.html
 
-The page needs no network and no script: clips, pictures and plots are embedded, and its content security policy forbids all else, so a
-crafted caption or file name can neither call home nor run. A part that the run did not leave is shown as a box with the reason.
+The page needs no network: clips, pictures and plots are embedded. Its content security policy allows its own short script, by hash, and
+nothing else, so a crafted caption or file name can neither call home nor run. A part that the run did not leave is shown as a box with
+the reason.
 """
 
 import base64
@@ -22,21 +23,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
+from .report_losses import StageLosses, losses_section
 from .report_sections import (
     ClipsSection,
     DataSection,
-    StageLosses,
     SyncRow,
     SyncSection,
     clips_section,
     data_section,
-    losses_section,
     rollout_section,
     sources_section,
     sync_section,
     timing_section,
 )
-from .run_reader import STAGES, Entry, UnavailableError, read_run
+from .run_reader import Entry, StageInfo, UnavailableError, read_run, read_stages
 
 S = TypeVar("S")
 
@@ -86,7 +86,9 @@ def build_report(run_dir: Path, progress: Progress = silent) -> Path:
     sync = _section(lambda: sync_section(run_dir))
     data = _section(lambda: data_section(run_dir))
     timing = _section(lambda: timing_section(run))
-    losses = [(stage, _section(lambda stage=stage: losses_section(run_dir, stage))) for stage in STAGES]
+    stages = _section(lambda: read_stages(run))
+    known = () if isinstance(stages, Missing) else stages
+    losses = [(stage, _section(lambda stage=stage: losses_section(run_dir, stage))) for stage in known]
     head = _section(lambda: _head(run))
     if isinstance(head, Missing):
         raise ValueError(f"run folder {str(run_dir)!r}: {head.reason}; repair run.json or make the run again")
@@ -95,8 +97,9 @@ def build_report(run_dir: Path, progress: Progress = silent) -> Path:
         facts=_facts(head, clips, sync, data, losses),
         clips=clips,
         sync=sync,
+        stages=stages,
         losses=losses,
-        rollouts=_section(lambda: rollout_section(run_dir)),
+        rollouts=_section(lambda: rollout_section(run_dir, known)),
         data=data,
         sources=_section(lambda: sources_section(run_dir)),
         timing=timing,
@@ -153,14 +156,14 @@ def _facts(
     clips: ClipsSection | Missing,
     sync: SyncSection | Missing,
     data: DataSection | Missing,
-    losses: list[tuple[str, StageLosses | Missing]],
+    losses: list[tuple[StageInfo, StageLosses | Missing]],
 ) -> list[Fact]:
     facts = []
     if head.total_seconds is not None:
         facts.append(Fact(duration(head.total_seconds), "for the whole run"))
     if isinstance(data, DataSection):
         facts.append(Fact(f"{data.clips}", f"clips, {duration(data.seconds)} of picture and sound"))
-    totals = [curve for _, part in losses if isinstance(part, StageLosses) for curve in part.curves[:1]]
+    totals = [part.total for _, part in losses if isinstance(part, StageLosses)]
     if totals:
         falling = sum(curve.last < curve.first for curve in totals)
         facts.append(Fact(f"{falling} of {len(totals)}", "stages end at a lower loss than they began"))

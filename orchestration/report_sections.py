@@ -6,6 +6,7 @@ pictures, clips and plots come ready to embed.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,23 +14,11 @@ from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
 from .report_embed import Take, embed
-from .report_plots import Interval, age_chart, loss_chart, sync_chart
-from .run_reader import STAGES, Entry, Series, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
+from .report_plots import Interval, age_chart, sync_chart
+from .run_reader import Entry, StageInfo, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
 
 MAX_CLIPS = 24
 MAX_SOURCES = 200
-
-# Metric name -> how it is called in the report, in the order of the legend. The total comes first.
-LOSSES = {
-    "loss": "total",
-    "loss/fm_video": "flow matching, video",
-    "loss/fm_audio": "flow matching, audio",
-    "loss/sc_video": "ShortCut, video",
-    "loss/sc_audio": "ShortCut, audio",
-    "loss/dmd_video": "DMD, video",
-    "loss/dmd_audio": "DMD, audio",
-    "loss/fake": "fake score",
-}
 
 
 @dataclass(frozen=True)
@@ -76,28 +65,6 @@ class SyncRow:
 class SyncSection:
     rows: tuple[SyncRow, ...]
     chart: Markup
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a loss plot: mean of the first and of the last tenth of its values."""
-
-    css_class: str
-    title: str
-    first: float
-    last: float
-
-    @property
-    def change(self) -> float:
-        return (self.last - self.first) / abs(self.first) if self.first else math.nan
-
-
-@dataclass(frozen=True)
-class StageLosses:
-    stage: str
-    chart: Markup
-    curves: tuple[Curve, ...]
-    note: str
 
 
 @dataclass(frozen=True)
@@ -194,29 +161,18 @@ def sync_section(run_dir: Path) -> SyncSection:
     return SyncSection(rows, chart)
 
 
-def losses_section(run_dir: Path, stage: str) -> StageLosses:
-    """Loss curves of one stage."""
-    metrics = read_metrics(run_dir, stage)
-    known = {name: metrics.series[name] for name in LOSSES if name in metrics.series}
-    if not known:
-        raise UnavailableError(f"metrics/{stage}.jsonl holds no loss")
-    curves = tuple(_curve(name, series) for name, series in known.items())
-    drawn = [(curve.css_class, series) for curve, series in zip(curves, known.values(), strict=True)]
-    return StageLosses(stage, loss_chart(drawn, f"Loss against step, stage {stage}"), curves, _note(metrics))
-
-
-def rollout_section(run_dir: Path) -> RolloutSection:
+def rollout_section(run_dir: Path, stages: Sequence[StageInfo]) -> RolloutSection:
     """Ages of the rollouts that were trained on, and the share of the time spent waiting for them, over all stages."""
-    stages = [metrics for metrics in (_metrics_or_none(run_dir, stage) for stage in STAGES) if metrics is not None]
+    logged = [metrics for metrics in (_metrics_or_none(run_dir, stage.name) for stage in stages) if metrics is not None]
     counts: dict[int, float] = {}
-    for metrics in stages:
+    for metrics in logged:
         for name in metrics.series:
             if age := re.fullmatch(r"age/(\d{1,3})", name):
                 counts[int(age[1])] = counts.get(int(age[1]), 0.0) + metrics.total(name)
     if not sum(counts.values()) > 0:
         raise UnavailableError("no rollout was trained on: the run did not reach a stage that uses them")
     total = sum(counts.values())
-    using = [metrics for metrics in stages if any(name.startswith("age/") for name in metrics.series)]
+    using = [metrics for metrics in logged if any(name.startswith("age/") for name in metrics.series)]
     waited, spent = (sum(metrics.total(name) for metrics in using) for name in ("rollout_wait_s", "step_s"))
     mean_age = sum(age * count for age, count in counts.items()) / total
     oldest = max(age for age, count in counts.items() if count > 0)
@@ -293,21 +249,6 @@ def _sync_row(name: str, row: Entry) -> SyncRow:
     lag = row.number("lag_s") * 1000 if row.has("lag_s") else math.nan
     gap = Interval(row.number("gap"), low, high)
     return SyncRow(mode_title(name), row.number("matched"), row.number("shuffled"), gap, lag, round(_finite(row, "n")))
-
-
-def _curve(name: str, series: Series) -> Curve:
-    tenth = max(1, len(series.values) // 10)
-    css_class = "total" if name == "loss" else name.removeprefix("loss/").replace("_", " ")
-    return Curve(css_class, LOSSES[name], float(series.values[:tenth].mean()), float(series.values[-tenth:].mean()))
-
-
-def _note(metrics: StageMetrics) -> str:
-    parts = []
-    if metrics.not_finite:
-        parts.append(f"values that are not finite numbers: {metrics.not_finite}")
-    if metrics.torn_lines:
-        parts.append(f"torn lines skipped: {metrics.torn_lines}")
-    return "; ".join(parts)
 
 
 def _metrics_or_none(run_dir: Path, stage: str) -> StageMetrics | None:
