@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import datetime
-import logging
-import os
+import json
 import shlex
-import shutil
+import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.data
 import ray.train
 from ray.train.torch import TorchTrainer
 
@@ -29,13 +24,14 @@ from ..datasets.storage import local_path, make_folder, read_json, write_json
 from ..model.sampler import SamplerConfig
 from ..workers.checkpoint import is_finished
 from ..workers.rollout_actor import RolloutActorConfig
-from ..workers.train_loop import TrainLoopConfig, train_stages
+from ..workers.train_loop import StageConfig, TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
 from .machine import git_state, machine, versions
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
 from .run_folder import RUN, locked, require_ours
 from .samples import make_samples, open_generator
+from .session import kept_signals, ray_session, uninterrupted
 from .tracking import Tracker, redacted
 
 
@@ -82,29 +78,6 @@ def open_run(run_dir: Path) -> RunConfig:
         raise ValueError(f"run {str(run_dir)!r}: {RUN}: {error}; train the run again") from error
 
 
-@contextmanager
-def ray_session(cpus: int | None = None) -> Iterator[None]:
-    """A Ray cluster of this machine that ends with the block, or the one that RAY_ADDRESS names."""
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    address = os.environ.get("RAY_ADDRESS")
-    scratch = None if address else Path(tempfile.mkdtemp(prefix="mf-"))
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        ray.init(num_cpus=cpus or max(2, os.cpu_count() or 2), include_dashboard=False, _temp_dir=str(scratch), **quiet)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings stay in Ray's log files
-    try:
-        yield
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _record(run_dir: Path) -> dict[str, Any]:
     """The run's own record."""
     record = read_json(run_dir / RUN, f"run {str(run_dir)!r} (make it with `mutual-forcing train RECIPE`)")
@@ -132,25 +105,31 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
     record = _claim(config, run_dir, commands)
     loop = loop_config(config, run_dir)
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
-    if not todo and (run_dir / "report.html").is_file():
+    if not todo and record.get("finished") and (run_dir / "report.html").is_file():
         return run_dir / "report.html"
-    tracker = Tracker(run_dir, config.name, asdict(config), todo, warn, record.get("mlflow", {}).get("run_id"))
-    record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": tracker.run_id}
-    write_json(run_dir / RUN, record)  # an interrupted run continues under the same id
-    status = "FAILED"
+    tracker = Tracker(run_dir, config.name, todo, warn, record.get("mlflow", {}).get("run_id"))
+    spent, status = record["total_seconds"], "FAILED"
+
+    def keep() -> None:
+        """Write the record as it is now: an interrupted run continues from it, under the same id of MLflow."""
+        record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": tracker.run_id}
+        record["stages"] = [_stage_record(s, run_dir) for s in config.stages if is_finished(loop.checkpoints, s.name)]
+        record["total_seconds"] = round(spent + time.monotonic() - begin, 1)
+        record["finished"] = status == "FINISHED"
+        write_json(run_dir / RUN, record)
+
     try:
+        tracker.open(asdict(config))
+        keep()
         with ray_session():
             prepare(config.data, run_dir / "data", progress)
             if todo:
                 for name in todo:  # left by an interrupted attempt: the stage begins again
                     (run_dir / "metrics" / f"{name}.jsonl").unlink(missing_ok=True)
                 tracker.follow()
-                made = _fit(config, loop, run_dir, progress)
-                kept = [s for s in record["stages"] if s["name"] not in {m["name"] for m in made}]
-                record["stages"] = kept + made
+                _fit(config, loop, run_dir, progress)
         make_samples(open_generator(loop, config), run_dir, progress)
-        record["total_seconds"] = round(record["total_seconds"] + time.monotonic() - begin, 1)
-        write_json(run_dir / RUN, record)
+        keep()
         report = build_report(run_dir, progress)
         _log_artifacts(tracker, run_dir, report)
         status = "FINISHED"
@@ -159,10 +138,19 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
         status = "KILLED"
         raise
     finally:
-        tracker.finish(status)
+        with uninterrupted():
+            tracker.finish(status, {s.name for s in config.stages if is_finished(loop.checkpoints, s.name)})
+            keep()
 
 
-def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress) -> list[dict]:
+def _stage_record(stage: StageConfig, run_dir: Path) -> dict[str, Any]:
+    """What a finished stage was, from its spool: of a stage that an earlier, interrupted call finished, nothing else is left."""
+    lines = (run_dir / "metrics" / f"{stage.name}.jsonl").read_text().splitlines()
+    seconds = sum(json.loads(line)["metrics"]["step_s"] for line in lines)
+    return {"name": stage.name, "steps": stage.steps, "seconds": round(seconds, 2), "samples": stage.steps * stage.batch}
+
+
+def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress) -> None:
     workers = config.workers
     trainer = TorchTrainer(
         _worker,
@@ -180,19 +168,14 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},
         ),
     )
-    watcher = _SpoolWatcher(loop, progress)
-    with watcher:
-        try:
-            result = trainer.fit()
-        except SystemExit as stop:  # Ray Train's own handler of Ctrl-C ends the process without a word
-            raise KeyboardInterrupt from stop
-    return list(result.return_value or [])
+    with _SpoolWatcher(loop, progress), kept_signals(signal.SIGINT):
+        trainer.fit()
 
 
-def _worker(settings: dict[str, Any]) -> list[dict]:
+def _worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     settings["rollouts"].join(context.get_world_rank())
-    return train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
+    train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
 
 
 def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import traceback
@@ -20,6 +21,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Turn media files into aligned
 app.add_typer(data_app, name="data")
 
 console = plain_console(stderr=True)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value (repeatable).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -68,9 +70,9 @@ def data_prepare(
     def run() -> None:
         from ..datasets.pipeline import prepare
         from ..datasets.storage import local_path
-        from .launch import ray_session
         from .progress import Terminal
         from .runs import configured
+        from .session import ray_session
 
         config, folder = configured("demo", media, set_ or []), local_path("--out", out)
         with Terminal(console) as terminal, ray_session():
@@ -192,13 +194,20 @@ def app_entry() -> None:
 
 
 def _run(action: Any, debug: bool, kept: str = "nothing was finished; give the command again to start over") -> None:
-    """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130."""
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130, SIGTERM 143."""
+    code = 128 + signal.SIGINT
+
+    def stop(number: int, _: object) -> None:
+        nonlocal code
+        code = 128 + number  # kept here: Ray raises a KeyboardInterrupt of its own in place of this one
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         action()
     except KeyboardInterrupt:
         console.print(Text.assemble(("stopped:", "red"), " ", kept), soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(code) from None
     except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
         if debug:
             traceback.print_exc()
@@ -212,6 +221,8 @@ def _one_line(error: BaseException) -> str:
 
     cause = root_cause(error)
     text = " ".join(str(cause).split()) or type(cause).__name__
+    if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+        return f"{cause.filename or 'a file'}: {cause.strerror}; make room or choose another folder; the same command continues"
     known = isinstance(cause, ValueError)
     return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
 

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,24 @@ PATIENCE = 30.0
 
 
 class Tracker:
-    """One parent run; `follow` forwards the spools of `stages` until `finish`. `run_id` continues an interrupted run, whose finished
-    stages are there already. `warn` is called with one line when the tracker cannot be reached.
+    """One parent run: `open` it, `follow` forwards the spools of `stages` until `finish`. `run_id` continues an interrupted run, whose
+    finished stages are there already. `warn` is called with one line when the tracker cannot be reached.
     """
 
     def __init__(
         self,
         run_dir: Path,
         name: str,
-        params: dict[str, Any],
         stages: Sequence[str],
         warn: Callable[[str], None],
         run_id: str | None = None,
     ) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails here is said once, in one line, by _guard
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / 'mlflow.db'}"
         self.run_id: str | None = run_id
         self._warn, self._name, self._warned = warn, name, False
+        self._run_dir = run_dir
         self._spools = run_dir / "metrics"
         self._readers = {stage: SpoolReader(self._spools / f"{stage}.jsonl") for stage in stages}
         self._broken: set[bytes] = set()
@@ -55,7 +55,10 @@ class Tracker:
         self._thread = threading.Thread(target=self._forward_until_stopped, daemon=True, name="mlflow")
         self._client: MlflowClient | None = None
         self._experiment = ""
-        self._guard(lambda: self._open(run_dir, params))
+
+    def open(self, params: dict[str, Any]) -> None:
+        """Open the store, and in it the run."""
+        self._guard(lambda: self._open(params))
 
     def follow(self) -> None:
         """Start to forward metrics in the background."""
@@ -65,8 +68,10 @@ class Tracker:
         """Log a file with the parent run."""
         self._guard(lambda: self._use().log_artifact(self._require(), str(path), folder))
 
-    def finish(self, status: str) -> None:
-        """Forward what is left and close all runs with FINISHED, FAILED or KILLED."""
+    def finish(self, status: str, finished: Set[str]) -> None:
+        """Forward what is left and close all runs with FINISHED, FAILED or KILLED; `finished` stages are FINISHED however the run ended."""
+        if self._client is None:  # it was not opened, or said so already
+            return
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(PATIENCE)
@@ -76,14 +81,16 @@ class Tracker:
             self._guard(self._forward)
         if self._broken:
             self._warn(f"{len(self._broken)} broken lines of the metric spools in {self._spools} were not sent to MLflow")
-        for run_id in (*self._stages.values(), self.run_id):
-            if run_id is not None:
-                self._guard(lambda r=run_id: self._use().set_terminated(r, status))
+        ends = {run_id: "FINISHED" if stage in finished else status for stage, run_id in self._stages.items()}
+        if self.run_id is not None:
+            ends[self.run_id] = status
+        for run_id, end in ends.items():
+            self._guard(lambda r=run_id, e=end: self._use().set_terminated(r, e))
 
-    def _open(self, run_dir: Path, params: dict[str, Any]) -> None:
+    def _open(self, params: dict[str, Any]) -> None:
         self._client = MlflowClient(tracking_uri=self.uri)
         experiment = self._client.get_experiment_by_name("mutual-forcing")
-        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (run_dir / "mlartifacts").as_uri()
+        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (self._run_dir / "mlartifacts").as_uri()
         self._experiment = experiment.experiment_id if experiment else self._client.create_experiment("mutual-forcing", artifacts)
         if self.run_id is None:
             self.run_id = self._client.create_run(self._experiment, run_name=self._name).info.run_id
