@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_material import Said, command
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -23,8 +21,6 @@ from mutual_forcing.orchestration.config import with_settings
 from mutual_forcing.orchestration.launch import command_line
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.recipes import recipe
-
-COMMAND = Path(sys.executable).with_name("mutual-forcing")
 
 
 def verbs(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -39,15 +35,6 @@ def verbs(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 VERBS = dict(verbs(get_command(app)))
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a command answered."""
-
-    code: int
-    out: str
-    error: str
-
-
 def say(*words: str) -> Said:
     """Run in this process: for what fails before any work begins."""
     handler = signal.getsignal(signal.SIGTERM)
@@ -56,13 +43,6 @@ def say(*words: str) -> Said:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return Said(result.exit_code, result.stdout, result.stderr)
-
-
-def say_outside(*words: str) -> Said:
-    """Run the installed command, which may start Ray."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    done = subprocess.run([str(COMMAND), *words], capture_output=True, text=True, timeout=180, env=environment, check=False)
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 def assert_one_line(said: Said, *parts: str) -> None:
@@ -148,7 +128,7 @@ def test_a_folder_without_a_usable_clip(tmp_path: Path, verb: str) -> None:
     media.mkdir()
     (media / "broken.mp4").write_bytes(b"this is no film")
     words = ("train", "tiny", "--media", str(media)) if verb == "train" else ("data", "prepare", str(media))
-    said = say_outside(*words, "--out", str(out))
+    said = command(*words, "--out", str(out))
     assert said.code == 1
     errors = [line for line in said.error.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
