@@ -24,11 +24,11 @@ from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
 from .report_losses import StageLosses, losses_section
+from .report_plots import Interval
 from .report_sections import (
     ClipsSection,
-    DataSection,
-    SyncRow,
     SyncSection,
+    TimingSection,
     clips_section,
     data_section,
     rollout_section,
@@ -68,10 +68,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure of the strip under the title."""
+    """One answer of the strip under the title: the question, a figure, and what it says."""
 
+    question: str
     value: str
-    label: str
+    detail: str
 
 
 def build_report(run_dir: Path, progress: Progress = silent) -> Path:
@@ -94,7 +95,7 @@ def build_report(run_dir: Path, progress: Progress = silent) -> Path:
         raise ValueError(f"run folder {str(run_dir)!r}: {head.reason}; repair run.json or make the run again")
     page = _render(
         head=head,
-        facts=_facts(head, clips, sync, data, losses),
+        facts=_facts(head, clips, sync, losses, timing),
         clips=clips,
         sync=sync,
         stages=stages,
@@ -155,31 +156,55 @@ def _facts(
     head: Head,
     clips: ClipsSection | Missing,
     sync: SyncSection | Missing,
-    data: DataSection | Missing,
     losses: list[tuple[StageInfo, StageLosses | Missing]],
+    timing: TimingSection | Missing,
 ) -> list[Fact]:
-    facts = []
-    if head.total_seconds is not None:
-        facts.append(Fact(duration(head.total_seconds), "for the whole run"))
-    if isinstance(data, DataSection):
-        facts.append(Fact(f"{data.clips}", f"clips, {duration(data.seconds)} of picture and sound"))
-    totals = [part.total for _, part in losses if isinstance(part, StageLosses)]
-    if totals:
-        falling = sum(curve.last < curve.first for curve in totals)
-        facts.append(Fact(f"{falling} of {len(totals)}", "stages end at a lower loss than they began"))
-    if generated := _best_row(sync):
-        interval = f"[{number(generated.gap.low)}, {number(generated.gap.high)}]"
-        facts.append(Fact(number(generated.gap.value), f"mouth/voice correlation of {generated.title} above shuffled pairs {interval}"))
-    elif isinstance(clips, ClipsSection):
-        facts.append(Fact(f"{len(clips.clips)}", "held-out clips generated again"))
-    return facts
+    made = [_learned(losses), _in_sync(sync), _cost(head, timing), _speed(clips)]
+    return [fact for fact in made if fact is not None]
 
 
-def _best_row(sync: SyncSection | Missing) -> SyncRow | None:
-    """The generated row that the strip shows: the first one, FEW, not the best one, so that the figure is not chosen by its size."""
-    if isinstance(sync, Missing):
+def _learned(losses: list[tuple[StageInfo, StageLosses | Missing]]) -> Fact | None:
+    totals = [(stage.name, part.total) for stage, part in losses if isinstance(part, StageLosses)]
+    if not totals:
         return None
-    return next((row for row in sync.rows if row.title != "Real"), None)
+    falling = sum(curve.last < curve.first for _, curve in totals)
+    ends = ", ".join(
+        f"{name}{' (with DMD)' if 'DMD' in curve.title else ''} {significant(curve.first)} → {significant(curve.last)}"
+        for name, curve in totals
+    )
+    return Fact("Did it learn?", f"{falling} of {len(totals)}", f"stages end at a lower loss than they began: {ends}")
+
+
+def _in_sync(sync: SyncSection | Missing) -> Fact | None:
+    """The first generated row, FEW, not the best one, so that the figure is not chosen by its size."""
+    rows = () if isinstance(sync, Missing) else sync.rows
+    row = next((row for row in rows if row.title != "Real"), None)
+    if row is None:
+        return Fact("Is it in sync?", "–", "mouth against voice is not measured here (see Sync)")
+    real = "".join(f"; real clips: gap {number(other.gap.value)}" for other in rows if other.title == "Real")
+    verdict = "the mouth follows the voice" if row.in_sync else "not shown: the interval reaches zero"
+    figures = f"{row.title}: own pairs correlate {number(row.matched)}, shuffled {number(row.shuffled)}"
+    return Fact("Is it in sync?", f"+{number(row.gap.value)}".replace("+−", "−"), f"{figures}; gap {_range(row.gap)}, {verdict}{real}")
+
+
+def _cost(head: Head, timing: TimingSection | Missing) -> Fact | None:
+    if head.total_seconds is None:
+        return None
+    trained = "" if isinstance(timing, Missing) else f"; {duration(sum(s.seconds for s in timing.stages))} of it in training steps"
+    return Fact("What did it cost?", duration(head.total_seconds), f"on {head.compute}{trained}")
+
+
+def _speed(clips: ClipsSection | Missing) -> Fact | None:
+    timed = [] if isinstance(clips, Missing) else [mode for mode in clips.modes if mode.frames_per_s is not None]
+    if not timed:
+        return None
+    first, *others = timed
+    rest = "".join(f"; {mode.title}: {mode.detail}" for mode in others)
+    return Fact("How fast does it generate?", first.rate, f"{first.title}, {first.effort}, all held-out clips in one batch{rest}")
+
+
+def _range(interval: Interval) -> str:
+    return f"[{number(interval.low)}, {number(interval.high)}]"
 
 
 def duration(seconds: float) -> str:

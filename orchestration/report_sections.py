@@ -37,10 +37,31 @@ class ClipView:
 
 
 @dataclass(frozen=True)
+class Mode:
+    """A mode of generation, and what it took."""
+
+    title: str
+    evaluations: float | None
+    frames_per_s: float | None
+
+    @property
+    def effort(self) -> str:
+        return "" if self.evaluations is None else f"{self.evaluations:g} evaluations a chunk"
+
+    @property
+    def rate(self) -> str:
+        return "" if self.frames_per_s is None else f"{self.frames_per_s:.3g} frames/s"
+
+    @property
+    def detail(self) -> str:
+        return ", ".join(part for part in (self.effort, self.rate) if part)
+
+
+@dataclass(frozen=True)
 class ClipsSection:
     clips: tuple[ClipView, ...]
     left_out: int
-    modes: tuple[tuple[str, str], ...]
+    modes: tuple[Mode, ...]
     contact: Take
 
 
@@ -131,7 +152,7 @@ class TimingSection:
 def clips_section(run_dir: Path, progress: Progress = silent) -> ClipsSection:
     """Held-out clips next to what each mode made of them, from samples/samples.json."""
     samples = read_object(run_dir, "samples/samples.json")
-    details = _mode_details(samples)
+    modes = _modes(samples)
     entries = samples.entries("clips")
     if not entries:
         raise UnavailableError("samples/samples.json lists no clips: nothing was generated")
@@ -139,11 +160,10 @@ def clips_section(run_dir: Path, progress: Progress = silent) -> ClipsSection:
     clips = []
     for done, entry in enumerate(shown):
         progress("embed clips", done, len(shown))
-        clips.append(_clip(run_dir, entry, details))
+        clips.append(_clip(run_dir, entry, modes))
     progress("embed clips", len(shown), len(shown))
     contact = embed(run_dir, f"samples/{samples.text('contact', 'contact.png')}", "contact sheet")
-    modes = tuple((mode_title(mode), detail) for mode, detail in details.items())
-    return ClipsSection(tuple(clips), len(entries) - len(clips), modes, contact)
+    return ClipsSection(tuple(clips), len(entries) - len(clips), tuple(modes.values()), contact)
 
 
 def sync_section(run_dir: Path) -> SyncSection:
@@ -220,28 +240,24 @@ def mode_title(mode: str) -> str:
     return {"multi": "MULTI", "real": "Real"}.get(mode, mode)
 
 
-def _clip(run_dir: Path, clip: Entry, details: dict[str, str]) -> ClipView:
+def _clip(run_dir: Path, clip: Entry, modes: dict[str, Mode]) -> ClipView:
     takes = [embed(run_dir, f"samples/{clip.text('real')}", "Real", "held out")]
     generated = clip.entry("generated")
     for mode in generated.fields:
-        takes.append(embed(run_dir, f"samples/{generated.text(mode)}", mode_title(mode), details.get(mode, "")))
+        detail = modes[mode].detail if mode in modes else ""
+        takes.append(embed(run_dir, f"samples/{generated.text(mode)}", mode_title(mode), detail))
     listed = clip.entries("words") if clip.has("words") else []
     words = tuple(Word(word.text("word"), word.number("start"), word.number("end")) for word in listed)
     return ClipView(str(clip.fields.get("id", "")), clip.text("caption", ""), words, tuple(takes))
 
 
-def _mode_details(samples: Entry) -> dict[str, str]:
+def _modes(samples: Entry) -> dict[str, Mode]:
     generation = samples.entry("generation") if samples.has("generation") else Entry({}, "samples/samples.json")
-    details = {}
-    for mode in generation.fields:
-        entry = generation.entry(mode)
-        parts = []
-        if entry.has("evaluations_per_chunk"):
-            parts.append(f"{entry.number('evaluations_per_chunk'):g} evaluations a chunk")
-        if entry.has("frames_per_s"):
-            parts.append(f"{entry.number('frames_per_s'):.3g} frames/s")
-        details[mode] = ", ".join(parts)
-    return details
+    made = {mode: generation.entry(mode) for mode in generation.fields}
+    return {
+        mode: Mode(mode_title(mode), _optional(entry, "evaluations_per_chunk"), _optional(entry, "frames_per_s"))
+        for mode, entry in made.items()
+    }
 
 
 def _sync_row(name: str, row: Entry) -> SyncRow:
