@@ -144,6 +144,8 @@ class Survey:
             content = sha256_file(path)
         except (MediaError, ValueError) as error:
             return surveyed(row["source"], str(error))
+        except OSError as error:
+            return surveyed(row["source"], f"cannot be read ({error.strerror})")
         return surveyed(row["source"], "", note, seconds, content, self._moments(cuts) if row["measure"] else b"")
 
     def _look(self, path: Path) -> tuple[list[Cut], str, float]:
@@ -188,6 +190,9 @@ class Encode:
             sidecar = read_sidecar(path)
         except (MediaError, ValueError) as error:
             yield _clip_row(row["source"], reason=str(error))
+            return
+        except OSError as error:
+            yield _clip_row(row["source"], reason=f"cannot be read ({error.strerror})")
             return
         seconds = self._config.timeline.seconds(self._config.clip_chunks)
         for cut in cut_clips(decoded, self._config):
@@ -290,6 +295,6 @@ def _record(row: Row) -> ClipRecord:
 
 def settings_of(config: DataConfig, sources: list[Path]) -> str:
     """Hash of everything that shapes the dataset: the settings and the sources' names, sizes and modification times."""
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in sources]
+    stats = [(str(p), p.lstat().st_size, p.lstat().st_mtime_ns) for p in sources]  # of a link, not of its target
     sidecars = [(str(s), s.stat().st_size, s.stat().st_mtime_ns) for p in sources if (s := p.with_suffix(".json")).is_file()]
     return hashlib.sha256(json.dumps([asdict(config), stats, sidecars]).encode()).hexdigest()
