@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import signal
 import traceback
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Turn media files into aligned
 app.add_typer(data_app, name="data")
 
 console = plain_console(stderr=True)
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value (repeatable).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -29,12 +30,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback on failu
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
+Data = Annotated[str | None, typer.Option("--data", help="Dataset that `data prepare` made, instead of making one.")]
 
 
 @app.command(epilog="Example: mutual-forcing train demo --media my/clips --set stages.joint.steps=500")
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe: demo, tiny.")],
     media: Media = None,
+    data: Data = None,
     out: Out = None,
     set_: Set = None,
     as_json: Json = False,
@@ -48,24 +51,27 @@ def train(
         from .progress import Terminal
         from .runs import configured, default_run_dir
 
-        config = configured(recipe, media, set_ or [])
-        run_dir = local_path("--out", out) if out else default_run_dir(config, media)
+        config = configured(recipe, media, set_ or [], data)
+        run_dir = local_path("--out", out) if out else default_run_dir(config)
         with Terminal(console) as terminal:
-            launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
+            worked = launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
+        if not worked:
+            console.print("nothing to do: this run is finished, and its settings and data have not changed")
         _show_outcome(run_dir, as_json)
 
     _run(run, debug, KEPT)
 
 
-@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --out runs/mine/data")
+@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --recipe demo --out datasets/mine")
 def data_prepare(
     media: Annotated[str, typer.Argument(help="Folder of video files, or `synthetic`.")],
     out: Annotated[str, typer.Option("--out", help="Folder for the dataset.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe that will train on it: demo, tiny.")] = "demo",
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Decode, align, cut and encode media files to latent shards with a manifest."""
+    """Decode, align, cut and encode media files to latent shards with a manifest, for `train RECIPE --data FOLDER`."""
 
     def run() -> None:
         from ..datasets.pipeline import prepare
@@ -74,7 +80,7 @@ def data_prepare(
         from .runs import configured
         from .session import ray_session
 
-        config, folder = configured("demo", media, set_ or []), local_path("--out", out)
+        config, folder = configured(recipe, media, set_ or []), local_path("--out", out)
         with Terminal(console) as terminal, ray_session():
             prepare(config.data, folder, terminal.progress)
         _show_dataset(folder, as_json)
@@ -221,9 +227,9 @@ def _one_line(error: BaseException) -> str:
 
     cause = root_cause(error)
     text = " ".join(str(cause).split()) or type(cause).__name__
-    if isinstance(cause, OSError) and cause.errno in NO_ROOM:
-        return f"{cause.filename or 'a file'}: {cause.strerror}; make room or choose another folder; the same command continues"
     known = isinstance(cause, ValueError)
+    if not known and any(reason in text for reason in NO_ROOM):  # by its words: not every library raises it as an OSError
+        return f"{text[:600]}; make room or choose another folder; the same command continues"
     return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
 
 
