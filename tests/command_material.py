@@ -39,14 +39,18 @@ class Running:
         self._out = tempfile.TemporaryFile()  # noqa: SIM115  closed by __exit__
         self._error = tempfile.TemporaryFile()  # noqa: SIM115
         inherited = {k: v for k, v in os.environ.items() if k not in HIDDEN}
-        self._driver = subprocess.Popen(
-            [*prefix, str(COMMAND), *words],
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._error,
-            env=inherited | (environment or {}),
-            start_new_session=True,
-        )
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child of a shell's background job would ignore Ctrl-C
+        try:
+            self._driver = subprocess.Popen(
+                [*prefix, str(COMMAND), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=self._out,
+                stderr=self._error,
+                env=inherited | (environment or {}),
+                start_new_session=True,
+            )
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def __enter__(self) -> Running:
         return self
