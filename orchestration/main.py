@@ -110,8 +110,8 @@ def generate(
     text: Annotated[str | None, typer.Option("--text", help="Sidecar JSON with caption and transcript to use instead.")] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Length of the clip.")] = 2.5,
     mode: Annotated[str, typer.Option("--mode", help="few or multi.")] = "few",
-    moves: Annotated[int, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk.")] = 4,
-    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale of mode multi.")] = 2.0,
+    moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk [default: the run's].")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi [default: the run's].")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Noise seed.")] = 0,
     set_: Set = None,
     as_json: Json = False,
@@ -124,7 +124,7 @@ def generate(
         from .runs import generate_clip
 
         with Terminal(console) as terminal:
-            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, set_ or [], terminal.progress)
+            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, set_ or [], terminal.progress, terminal.warn)
         _print(record, as_json)
 
     _run(work, debug)
