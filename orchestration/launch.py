@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shlex
 import signal
 import sys
@@ -22,9 +21,9 @@ from ..datasets.progress import Progress
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path, make_folder, read_json, write_json
 from ..model.sampler import SamplerConfig
-from ..workers.checkpoint import is_finished
+from ..workers.checkpoint import is_finished, stage_record
 from ..workers.rollout_actor import RolloutActorConfig
-from ..workers.train_loop import StageConfig, TrainLoopConfig, train_stages
+from ..workers.train_loop import TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
 from .machine import git_state, machine, versions
 from .report import build_report
@@ -107,13 +106,17 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
     if not todo and record.get("finished") and (run_dir / "report.html").is_file():
         return run_dir / "report.html"
-    tracker = Tracker(run_dir, config.name, todo, warn, record.get("mlflow", {}).get("run_id"))
+
+    def finished(stage: str) -> bool:
+        return is_finished(loop.checkpoints, stage)
+
+    tracker = Tracker(run_dir, config.name, todo, finished, warn, record.get("mlflow", {}).get("run_id"))
     spent, status = record["total_seconds"], "FAILED"
 
     def keep() -> None:
         """Write the record as it is now: an interrupted run continues from it, under the same id of MLflow."""
         record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": tracker.run_id}
-        record["stages"] = [_stage_record(s, run_dir) for s in config.stages if is_finished(loop.checkpoints, s.name)]
+        record["stages"] = [stage_record(loop.checkpoints, s.name) for s in config.stages if finished(s.name)]
         record["total_seconds"] = round(spent + time.monotonic() - begin, 1)
         record["finished"] = status == "FINISHED"
         write_json(run_dir / RUN, record)
@@ -139,15 +142,8 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
         raise
     finally:
         with uninterrupted():
-            tracker.finish(status, {s.name for s in config.stages if is_finished(loop.checkpoints, s.name)})
+            tracker.finish(status)
             keep()
-
-
-def _stage_record(stage: StageConfig, run_dir: Path) -> dict[str, Any]:
-    """What a finished stage was, from its spool: of a stage that an earlier, interrupted call finished, nothing else is left."""
-    lines = (run_dir / "metrics" / f"{stage.name}.jsonl").read_text().splitlines()
-    seconds = sum(json.loads(line)["metrics"]["step_s"] for line in lines)
-    return {"name": stage.name, "steps": stage.steps, "seconds": round(seconds, 2), "samples": stage.steps * stage.batch}
 
 
 def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress) -> None:

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ PATIENCE = 30.0
 
 class Tracker:
     """One parent run: `open` it, `follow` forwards the spools of `stages` until `finish`. `run_id` continues an interrupted run, whose
-    finished stages are there already. `warn` is called with one line when the tracker cannot be reached.
+    finished stages are there already. `finished` tells whether a stage has ended well: its own run then ends too, whatever becomes of the
+    others. `warn` is called with one line when the tracker cannot be reached.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Tracker:
         run_dir: Path,
         name: str,
         stages: Sequence[str],
+        finished: Callable[[str], bool],
         warn: Callable[[str], None],
         run_id: str | None = None,
     ) -> None:
@@ -46,11 +48,13 @@ class Tracker:
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / 'mlflow.db'}"
         self.run_id: str | None = run_id
         self._warn, self._name, self._warned = warn, name, False
+        self._finished = finished
         self._run_dir = run_dir
         self._spools = run_dir / "metrics"
         self._readers = {stage: SpoolReader(self._spools / f"{stage}.jsonl") for stage in stages}
         self._broken: set[bytes] = set()
         self._stages: dict[str, str] = {}
+        self._closed: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._forward_until_stopped, daemon=True, name="mlflow")
         self._client: MlflowClient | None = None
@@ -68,8 +72,8 @@ class Tracker:
         """Log a file with the parent run."""
         self._guard(lambda: self._use().log_artifact(self._require(), str(path), folder))
 
-    def finish(self, status: str, finished: Set[str]) -> None:
-        """Forward what is left and close all runs with FINISHED, FAILED or KILLED; `finished` stages are FINISHED however the run ended."""
+    def finish(self, status: str) -> None:
+        """Forward what is left and close the parent run, and those of stages that did not end well, with FINISHED, FAILED or KILLED."""
         if self._client is None:  # it was not opened, or said so already
             return
         self._stop.set()
@@ -81,11 +85,9 @@ class Tracker:
             self._guard(self._forward)
         if self._broken:
             self._warn(f"{len(self._broken)} broken lines of the metric spools in {self._spools} were not sent to MLflow")
-        ends = {run_id: "FINISHED" if stage in finished else status for stage, run_id in self._stages.items()}
-        if self.run_id is not None:
-            ends[self.run_id] = status
-        for run_id, end in ends.items():
-            self._guard(lambda r=run_id, e=end: self._use().set_terminated(r, e))
+        for stage in self._stages:
+            self._guard(lambda s=stage: self._close(s, "FINISHED" if self._finished(s) else status))
+        self._guard(lambda: self._use().set_terminated(self._require(), status))
 
     def _open(self, params: dict[str, Any]) -> None:
         self._client = MlflowClient(tracking_uri=self.uri)
@@ -103,6 +105,7 @@ class Tracker:
 
     def _forward(self) -> None:
         for stage, reader in self._readers.items():
+            ended = self._finished(stage)  # asked first: whatever comes after the answer is read below
             lines: list[bytes] = []
             metrics: list[Metric] = []
             for line in reader.pending():
@@ -115,6 +118,13 @@ class Tracker:
                 metrics += made
             self._send(stage, metrics)
             reader.confirm(lines)
+            if ended and stage in self._stages:
+                self._close(stage, "FINISHED")
+
+    def _close(self, stage: str, status: str) -> None:
+        if stage not in self._closed:
+            self._use().set_terminated(self._stages[stage], status)
+            self._closed.add(stage)
 
     def _send(self, stage: str, metrics: list[Metric]) -> None:
         if metrics:

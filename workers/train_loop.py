@@ -112,7 +112,7 @@ def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, wo
             continue
         run = _StageRun(config, stage, dataset, rollouts, rank, world, weights)
         records.append(run.train())
-        weights = run.finish()
+        weights = run.finish(records[-1])
         dist.barrier()
     return records
 
@@ -156,8 +156,8 @@ class _StageRun:
             "samples": self._stage.steps * self._stage.batch,
         }
 
-    def finish(self) -> Weights:
-        """Commit the stage's checkpoint (rank 0) and release the engines; returns the averaged weights for the next stage."""
+    def finish(self, record: dict) -> Weights:
+        """Commit the stage's checkpoint and record (rank 0) and release the engines; returns the averaged weights for the next stage."""
         ema = {name: x.detach().clone() for name, x in self._ema.state_dict().items()}
         roles = {"ema": ema, "live": self._whole(self._networks.live)}
         if self._networks.fake is not None:
@@ -166,7 +166,9 @@ class _StageRun:
             self._spool.close()
             save_stage(
                 self._config.checkpoints,
-                StageCheckpoint(self._stage.name, self._stage.steps, self._config.architecture(), roles),
+                StageCheckpoint(
+                    self._stage.name, self._stage.steps, self._config.architecture(), roles, record["seconds"], record["samples"]
+                ),
             )
         self._networks.live.close()
         if self._networks.fake is not None:

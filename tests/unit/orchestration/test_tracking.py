@@ -40,15 +40,17 @@ class Store:
 
 
 class Stubbed(Tracker):
-    """A tracker of one stage with a store in this process."""
+    """A tracker of two stages with a store in this process."""
 
     def __init__(self, run_dir: Path, store: Store) -> None:
         self.warnings: list[str] = []
-        super().__init__(run_dir, "tiny", ["joint"], self.warnings.append, "parent")
+        self.ended: set[str] = set()
+        super().__init__(run_dir, "tiny", ["joint", "mutual"], self.ended.__contains__, self.warnings.append, "parent")
         client: Any = store
         self._client = client
 
     def _stage(self, stage: str) -> str:
+        assert stage not in self._closed
         self._stages[stage] = stage
         return stage
 
@@ -63,8 +65,8 @@ def tracker(tmp_path: Path, store: Store) -> Stubbed:
     return Stubbed(tmp_path, store)
 
 
-def write(run_dir: Path, steps: range, loss: float, spool: MetricSpool | None = None) -> MetricSpool:
-    spool = spool or MetricSpool(run_dir / "metrics", "joint")
+def write(run_dir: Path, steps: range, loss: float, spool: MetricSpool | None = None, stage: str = "joint") -> MetricSpool:
+    spool = spool or MetricSpool(run_dir / "metrics", stage)
     for step in steps:
         spool.write(step, {"loss": loss})
     return spool
@@ -77,7 +79,7 @@ def test_each_line_is_sent_once_an_attempt(tmp_path: Path, store: Store, tracker
     tracker._forward()
     write(tmp_path, range(2, 5), 2.0, restarted)
     tracker._forward()
-    tracker.finish("FINISHED", set())
+    tracker.finish("FINISHED")
     assert store.metrics["joint"] == [(s, 1.0) for s in range(3)] + [(s, 2.0) for s in range(5)]
     assert tracker.warnings == []
 
@@ -93,6 +95,19 @@ def test_what_the_store_refused_is_sent_again_and_nothing_twice(tmp_path: Path, 
     assert store.metrics["joint"] == [(s, 1.0) for s in range(5)]
 
 
+def test_the_run_of_a_stage_ends_with_the_stage(tmp_path: Path, store: Store, tracker: Stubbed) -> None:
+    write(tmp_path, range(3), 1.0)
+    tracker._forward()
+    assert store.ends == {}
+    tracker.ended.add("joint")
+    for _ in range(2):
+        tracker._forward()
+        assert store.ends == {"joint": "FINISHED"}
+    write(tmp_path, range(1), 1.0, stage="mutual")
+    tracker.finish("KILLED")
+    assert store.ends == {"joint": "FINISHED", "mutual": "KILLED", "parent": "KILLED"}
+
+
 @pytest.mark.parametrize("broken", [b"{\n", b"[]\n", b'{"step": 1}\n', b"\xff\xfe\n", b'{"step": "x", "time": 1, "metrics": {}}\n', b"\n"])
 def test_a_broken_line_is_skipped_and_counted(tmp_path: Path, store: Store, tracker: Stubbed, broken: bytes) -> None:
     write(tmp_path, range(1), 1.0).close()
@@ -103,7 +118,7 @@ def test_a_broken_line_is_skipped_and_counted(tmp_path: Path, store: Store, trac
     with pytest.raises(MlflowException):
         tracker._forward()  # counting it again when it is read again would be wrong
     store.away = False
-    tracker.finish("FINISHED", set())
+    tracker.finish("FINISHED")
     assert store.metrics["joint"] == [(0, 1.0), (1, 1.0)]
     assert ["1 broken lines" in line for line in tracker.warnings] == [True]
 
@@ -115,7 +130,7 @@ def test_a_slow_store_gets_no_second_forwarder(tmp_path: Path, store: Store, tra
     tracker.follow()
     while not store.inside:
         threading.Event().wait(0.05)
-    tracker.finish("FINISHED", set())
+    tracker.finish("FINISHED")
     store.gate.set()
     tracker._thread.join(20)
     assert store.most_inside == 1
