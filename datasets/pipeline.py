@@ -24,6 +24,7 @@ from ..model.codecs.dct import DctVideoCodec
 from ..model.codecs.mdct import MdctAudioCodec
 from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.noise import position_seed
+from .adopt import adopt
 from .contact_sheet import SheetClip, contact_sheet
 from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_manifest
 from .progress import Progress, silent
@@ -38,13 +39,15 @@ SHEET_CLIPS = 8
 
 
 def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
-    """Make (or reuse) the dataset of `config` in the folder `out`; Ray must be running.
+    """Make (or reuse, or take over) the dataset of `config` in the folder `out`; Ray must be running.
 
     progress(stage, done, total) is called as work advances. Rerunning with the same settings and sources returns at once.
 
     Raises:
         ValueError: no source could be used, the folder is missing or empty, or `out` lies within it or holds another dataset.
     """
+    if config.prepared:
+        return adopt(config, out, progress)
     media = source_folder(config, out, progress)
     if out.resolve().is_relative_to(media.resolve()):
         raise ValueError(

@@ -35,13 +35,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Everything that shapes a dataset. media: a folder of video files, or "synthetic" for generated talking characters.
+    """Everything that shapes a dataset. media: a folder of video files, or "synthetic" for generated talking characters. prepared:
+    a folder that `data prepare` made, to be used instead of media; it must have been made with the same sizes, rates and codecs.
 
     width, height in pixels; clip_chunks: chunks a clip; held_out_share: share of sources kept from training (at least one);
     codec_fit_sources: how many sources the embedded codecs are measured on.
     """
 
     media: str = "synthetic"
+    prepared: str = ""
     synthetic_count: int = 64
     synthetic_seconds: float = 5.2
     width: int = 64
@@ -74,6 +76,8 @@ class DataConfig:
             raise ValueError(
                 f"data.timeline.video_stride={self.timeline.video_stride}: must equal data.video_codec.temporal={self.video_codec.temporal}"
             )
+        if self.prepared:
+            return  # what follows is about making a dataset
         self._check_clip(self.decoding.max_seconds, "of a source are read")
         if self.media == "synthetic":
             self._check_synthetic()

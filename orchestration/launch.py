@@ -16,6 +16,7 @@ from typing import Any
 import ray.train
 from ray.train.torch import TorchTrainer
 
+from ..datasets.adopt import prepared_dataset
 from ..datasets.pipeline import prepare
 from ..datasets.progress import Progress
 from ..datasets.sources import list_sources
@@ -91,8 +92,11 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
     Raises:
         ValueError: bad input, or the folder holds a run of another configuration.
     """
-    if config.data.media != "synthetic" and not (run_dir / RUN).is_file():
-        list_sources(local_path("data.media", config.data.media))  # a mistyped folder must not claim the run folder
+    if not (run_dir / RUN).is_file():  # a mistyped folder must not claim the run folder
+        if config.data.prepared:
+            prepared_dataset(config.data, verify=False)
+        elif config.data.media != "synthetic":
+            list_sources(local_path("data.media", config.data.media))
     make_folder("run", run_dir)
     require_ours(run_dir)
     with locked(run_dir):

@@ -30,12 +30,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback on failu
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
+Data = Annotated[str | None, typer.Option("--data", help="Dataset that `data prepare` made, instead of making one.")]
 
 
 @app.command(epilog="Example: mutual-forcing train demo --media my/clips --set stages.joint.steps=500")
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe: demo, tiny.")],
     media: Media = None,
+    data: Data = None,
     out: Out = None,
     set_: Set = None,
     as_json: Json = False,
@@ -49,8 +51,8 @@ def train(
         from .progress import Terminal
         from .runs import configured, default_run_dir
 
-        config = configured(recipe, media, set_ or [])
-        run_dir = local_path("--out", out) if out else default_run_dir(config, media)
+        config = configured(recipe, media, set_ or [], data)
+        run_dir = local_path("--out", out) if out else default_run_dir(config)
         with Terminal(console) as terminal:
             launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
         _show_outcome(run_dir, as_json)
@@ -58,15 +60,16 @@ def train(
     _run(run, debug, KEPT)
 
 
-@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --out runs/mine/data")
+@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --recipe demo --out datasets/mine")
 def data_prepare(
     media: Annotated[str, typer.Argument(help="Folder of video files, or `synthetic`.")],
     out: Annotated[str, typer.Option("--out", help="Folder for the dataset.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe that will train on it: demo, tiny.")] = "demo",
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Decode, align, cut and encode media files to latent shards with a manifest."""
+    """Decode, align, cut and encode media files to latent shards with a manifest, for `train RECIPE --data FOLDER`."""
 
     def run() -> None:
         from ..datasets.pipeline import prepare
@@ -75,7 +78,7 @@ def data_prepare(
         from .runs import configured
         from .session import ray_session
 
-        config, folder = configured("demo", media, set_ or []), local_path("--out", out)
+        config, folder = configured(recipe, media, set_ or []), local_path("--out", out)
         with Terminal(console) as terminal, ray_session():
             prepare(config.data, folder, terminal.progress)
         _show_dataset(folder, as_json)

@@ -27,17 +27,23 @@ MAX_SECONDS = 600.0
 Words = tuple[tuple[str, float, float], ...]
 
 
-def configured(name: str, media: str | None, assignments: list[str]) -> RunConfig:
-    """A recipe with the user's media and settings."""
+def configured(name: str, media: str | None, assignments: list[str], data: str | None = None) -> RunConfig:
+    """A recipe with the user's media or prepared dataset (`data`), and settings."""
     config = recipe(name)
+    if data is not None:
+        if media is not None:
+            raise ValueError(f"--data={data!r}, --media={media!r}: a prepared dataset is used as it is; give one of the two")
+        assignments = [f"data.prepared={json.dumps(str(local_path('--data', data)))}", *assignments]
     if media is not None and media != "synthetic":
         config = replace(config, data=replace(config.data, media=str(local_path("--media", media))))
     return with_settings(config, assignments)
 
 
-def default_run_dir(config: RunConfig, media: str | None) -> Path:
-    """runs/NAME, with a suffix for the user's own media, so that two folders never share a run."""
-    suffix = "" if media in (None, "synthetic") else "-" + hashlib.sha256(config.data.media.encode()).hexdigest()[:6]
+def default_run_dir(config: RunConfig) -> Path:
+    """runs/NAME, with a suffix for the user's own media or dataset, so that two folders never share a run."""
+    data = config.data
+    own = data.prepared or ("" if data.media == "synthetic" else data.media)
+    suffix = "-" + hashlib.sha256(own.encode()).hexdigest()[:6] if own else ""
     return local_path("--out", Path("runs") / f"{config.name}{suffix}")
 
 

@@ -89,11 +89,19 @@ def test_no_words_print_the_help() -> None:
         (("tiny", "--set", "seed"), ("--set 'seed'", "for example")),
         (("tiny", "--media", "s3://bucket/clips"), ("--media='s3://bucket/clips'", "local")),
         (("tiny", "--media", ""), ("--media", "give a path")),
+        (("tiny", "--data", "s3://bucket/data"), ("--data='s3://bucket/data'", "local")),
+        (("tiny", "--data", "mine", "--media", "clips"), ("--data='mine'", "--media='clips'", "one of the two")),
         (("tiny", "--out", "s3://bucket/run"), ("--out='s3://bucket/run'", "local")),
     ],
 )
 def test_bad_words_of_train(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
     assert_one_line(say("train", *words), *parts)
+
+
+def test_a_folder_without_a_prepared_dataset_leaves_no_run_behind(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert_one_line(say("train", "tiny", "--data", str(tmp_path), "--out", str(run)), "manifest.json", "mutual-forcing data prepare")
+    assert not run.exists()
 
 
 def test_a_run_folder_of_another_configuration(tmp_path: Path) -> None:
