@@ -204,9 +204,9 @@ class _StageRun:
         values = dict(zip(names, mean.tolist(), strict=True))
         if not all(torch.isfinite(mean[i]) for i, n in enumerate(names) if n != "grad_norm"):
             raise FloatingPointError(f"stage {self._stage.name!r}, step {step}: a loss is not finite ({values}); lower stage optimizer.lr")
+        counts = over_ranks(ages) if ages else {}
         if self._spool is not None:
-            scaled = {name: float(count * self._world) for name, count in ages.items()}
-            self._spool.write(step, values | local | scaled | {"samples_per_s": self._stage.batch / local["step_s"]})
+            self._spool.write(step, values | local | counts | {"samples_per_s": self._stage.batch / local["step_s"]})
 
     def _publish(self, version: int) -> None:
         """Offer the averaged weights: they are what is served, and the teacher of the targets."""
@@ -224,6 +224,13 @@ class _StageRun:
         names = [name for name, _ in engine.network.named_parameters()]
         with engine.gathered() as tensors:
             return {name: x.detach().cpu().clone() for name, x in zip(names, tensors, strict=True)}
+
+
+def over_ranks(counts: Counter[str]) -> dict[str, float]:
+    """The counts of all ranks together; every rank must call it."""
+    gathered: list[Counter[str]] = [Counter()] * dist.get_world_size()
+    dist.all_gather_object(gathered, counts)
+    return {name: float(count) for name, count in sum(gathered, Counter()).items()}
 
 
 def _plain(value):
