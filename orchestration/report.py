@@ -11,8 +11,6 @@ import base64
 import hashlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
+from ..datasets.storage import atomic_path
 from .report_losses import StageLosses, losses_section
 from .report_plots import Interval
 from .report_sections import (
@@ -105,7 +104,10 @@ def build_report(run_dir: Path, progress: Progress = silent) -> Path:
         sources=_section(lambda: sources_section(run_dir)),
         timing=timing,
     )
-    return _write_atomically(run_dir / "report.html", page)
+    path = run_dir / "report.html"
+    with atomic_path(path) as part:  # a lone surrogate from a broken file name must not cost the whole report
+        part.write_text(page, encoding="utf-8", errors="replace")
+    return path
 
 
 def _section(make: Callable[[], S]) -> S | Missing:
@@ -248,14 +250,3 @@ def _render(**sections: object) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
-
-
-def _write_atomically(path: Path, text: str) -> Path:
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        # A lone surrogate from a broken file name must not cost the whole report.
-        part.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

@@ -16,7 +16,6 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_ENABLE_TELEMETRY", "false")
 
-import mlflow
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -184,8 +183,3 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def redacted(uri: str) -> str:
     """A URI without user and password."""
     return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def tracking_version() -> str:
-    """The version of MLflow in use."""
-    return mlflow.__version__
