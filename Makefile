@@ -9,6 +9,8 @@ SHELL := bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Builds of torch without CUDA, taken where there is no NVIDIA GPU: PyPI's build for Linux brings several GB of it. Empty: never.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -43,6 +45,9 @@ clean:  ## Remove .venv, caches and build output; runs/ stays
 
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 
+# Does this URL answer within 3 seconds? The alarm also ends a name look-up, which no timeout of Python reaches.
+ANSWERS := import signal, sys, urllib.request; signal.alarm(3); urllib.request.urlopen(sys.argv[1])
+
 # The stamp is written last: an install that was interrupted is done again.
 $(READY): pyproject.toml constraints.txt
 	@rm -f $@
@@ -55,6 +60,12 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear .venv; \
 	fi
 	@echo "Installing the versions of constraints.txt into .venv (some minutes, once; log: .venv/install.log)"
+	@if [ -n '$(TORCH_CPU_INDEX)' ] && [ ! -e /dev/nvidiactl ] && [ "$$(uname -s)" = Linux ] \
+	  && $(BIN)/python -c '$(ANSWERS)' '$(TORCH_CPU_INDEX)/torch/' >/dev/null 2>&1; then \
+	  echo "No NVIDIA GPU here: taking torch from $(TORCH_CPU_INDEX)"; \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 0 --no-deps --index-url '$(TORCH_CPU_INDEX)' \
+	    "$$(grep '^torch==' constraints.txt)" >.venv/torch.log 2>&1 || echo "It is not there for this machine (log: .venv/torch.log); going on without"; \
+	fi
 	@# The variables reach the isolated builds of source packages too, which the option -c does not.
 	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
 	  $(BIN)/python -m pip install --quiet --editable '.[dev]' >.venv/install.log 2>&1 || { \

@@ -12,8 +12,6 @@ Drawn with Matplotlib's Agg canvas without pyplot: no global figure, so threads 
 """
 
 import math
-import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, MultipleLocator
+
+from .storage import atomic_path
 
 MAX_CLIPS = 12
 
@@ -73,7 +73,8 @@ def contact_sheet(clips: Sequence[SheetClip], path: Path, columns: int = 12) -> 
         _draw_frames(figure, clip, top + TITLE, frame_height, columns)
         _draw_sound(figure, clip, top + TITLE + frame_height)
         top += row_height + ROW_SPACE
-    _write_atomically(canvas, path)
+    with atomic_path(path) as part:
+        canvas.print_png(part)
 
 
 def _check(clips: Sequence[SheetClip], columns: int) -> None:
@@ -187,12 +188,3 @@ def _tick_step(seconds: float) -> float:
     """The finest pleasant step that leaves at most 15 labels."""
     steps = (0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 15, 30, 60, 300)
     return next((step for step in steps if seconds / step <= 15), seconds / 10)
-
-
-def _write_atomically(canvas: FigureCanvasAgg, path: Path) -> None:
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        canvas.print_png(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

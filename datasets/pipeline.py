@@ -24,11 +24,12 @@ from ..model.codecs.dct import DctVideoCodec
 from ..model.codecs.mdct import MdctAudioCodec
 from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.noise import position_seed
+from .adopt import adopt
 from .contact_sheet import SheetClip, contact_sheet
-from .manifest import MANIFEST, SOURCES, Manifest, ShardEntry, read_manifest
+from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_manifest
 from .progress import Progress, silent
 from .shards import ClipRecord, Shard
-from .sources import is_text, list_sources
+from .sources import is_text, list_sources, unfollowed
 from .stages import DataConfig, Encode, Row, Survey, WriteShard, settings_of, surveyed, unpack_moments
 from .storage import atomic_path, local_path, make_folder, sha256_file
 from .synthetic import SyntheticConfig, write_corpus
@@ -38,13 +39,15 @@ SHEET_CLIPS = 8
 
 
 def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
-    """Make (or reuse) the dataset of `config` in the folder `out`; Ray must be running.
+    """Make (or reuse, or take over) the dataset of `config` in the folder `out`; Ray must be running.
 
     progress(stage, done, total) is called as work advances. Rerunning with the same settings and sources returns at once.
 
     Raises:
         ValueError: no source could be used, the folder is missing or empty, or `out` lies within it or holds another dataset.
     """
+    if config.prepared:
+        return adopt(config, out, progress)
     media = source_folder(config, out, progress)
     if out.resolve().is_relative_to(media.resolve()):
         raise ValueError(
@@ -62,7 +65,7 @@ def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
         leftover.unlink()  # no manifest names it: an earlier job was killed
     survey = _survey(config, media, sources, out, progress)
     used = [row for row in survey if row["status"] == "used"]
-    video_codec, audio_codec = _fit_codecs(config, used)
+    video_codec, audio_codec = _fit_codecs(config, _measured(config, used, media, progress))
     clips = _encode(config, used, video_codec, audio_codec, out, progress)
     manifest = _account(config, settings, survey, clips, video_codec, audio_codec, media, out)
     draw_contact_sheet(out, manifest, progress)
@@ -84,10 +87,15 @@ def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
 
 
 def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, progress: Progress) -> list[Row]:
-    sample = set(sorted(sources, key=lambda p: position_seed(config.seed, "fit", _name(p, media)))[: config.codec_fit_sources])
-    items = [{"source": str(p), "measure": p in sample} for p in sources if is_text(str(p))]
-    strange = [str(p).encode(errors="backslashreplace").decode() for p in sources if not is_text(str(p))]
-    rows = [surveyed(name, "its name is not UTF-8: rename it") for name in strange]
+    guess = set(_sample(config, [str(p) for p in sources], media))
+    rows, items = [], []
+    for path in sources:
+        if not is_text(str(path)):
+            rows.append(surveyed(str(path).encode(errors="backslashreplace").decode(), "its name is not UTF-8: rename it"))
+        elif reason := unfollowed(path, media):
+            rows.append(surveyed(str(path), reason))
+        else:
+            items.append({"source": str(path), "measure": str(path) in guess})
     if items:
         dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
         rows += _collect(dataset, "look into sources", len(items), progress)
@@ -97,6 +105,23 @@ def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, pro
         reasons = "; ".join(sorted({row["reason"] for row in rows})[:3])
         raise ValueError(f"data.media={str(media)!r}: none of its {len(rows)} files can be used ({reasons}); all reasons: {out / SOURCES}")
     return rows
+
+
+def _sample(config: DataConfig, sources: list[str], media: Path) -> list[str]:
+    """The sources that the codecs are measured on: the same of the same folder, in any order of listing."""
+    return sorted(sources, key=lambda s: position_seed(config.seed, "fit", _name(Path(s), media)))[: config.codec_fit_sources]
+
+
+def _measured(config: DataConfig, used: list[Row], media: Path, progress: Progress) -> list[Row]:
+    """The rows of the sample with their moments. The survey measured a sample of all sources; where some of those were refused, usable
+    ones take their place here."""
+    sample = set(_sample(config, [row["source"] for row in used], media))
+    rows = [row for row in used if row["source"] in sample and row["moments"]]
+    items = [{"source": source, "measure": True} for source in sorted(sample - {row["source"] for row in rows})]
+    if items:
+        dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
+        rows += _collect(dataset, "measure codecs", len(items), progress)
+    return sorted(rows, key=lambda row: row["source"])
 
 
 def _without_twins(rows: list[Row], media: Path) -> list[Row]:
@@ -110,10 +135,10 @@ def _without_twins(rows: list[Row], media: Path) -> list[Row]:
     return sorted(kept, key=lambda r: r["source"])
 
 
-def _fit_codecs(config: DataConfig, used: list[Row]) -> tuple[DctVideoCodec, MdctAudioCodec]:
-    measured = [unpack_moments(row["moments"]) for row in used if row["moments"]]
+def _fit_codecs(config: DataConfig, rows: list[Row]) -> tuple[DctVideoCodec, MdctAudioCodec]:
+    measured = [unpack_moments(row["moments"]) for row in rows if row["moments"]]
     if not measured:
-        raise ValueError(f"data.codec_fit_sources={config.codec_fit_sources}: no usable source is in the sample; raise it")
+        raise ValueError("data.media: the sources that the codecs are measured on changed meanwhile; give the command again")
     video, audio = measured[0]
     for other_video, other_audio in measured[1:]:
         video, audio = video.merge(other_video), audio.merge(other_audio)
@@ -192,7 +217,10 @@ def draw_contact_sheet(out: Path, manifest: Manifest, progress: Progress = silen
 
 
 def _held_out(config: DataConfig, made: list[Row]) -> list[str]:
-    """Clips of the held-out sources: whole sources, chosen by the hash of their first clip, so growth does not move them."""
+    """Clips of the held-out sources: whole sources, those whose first clips hash lowest, whatever their files are called.
+
+    Their number is a share, so a dataset that grows may hold out more sources, or an added one in the place of another.
+    """
     first: dict[str, str] = {}
     for row in sorted(made, key=lambda r: r["start_s"]):
         first.setdefault(row["source"], row["clip_id"])
@@ -219,8 +247,17 @@ def _write_sources(out: Path, media: Path, survey: list[Row], by_source: dict[st
 
 
 def read_sources(out: Path) -> list[dict[str, Any]]:
-    """The account of every source: source, status (used or refused), reason, note, clips, seconds."""
-    return [json.loads(line) for line in (out / SOURCES).read_text(encoding="utf-8").split("\n") if line]
+    """The account of every source: source, status (used or refused), reason, note, clips, seconds.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+    """
+    path = out / SOURCES
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not JSON lines"
+        raise ValueError(f"account of sources: {path} cannot be read ({why}); {REMEDY}") from error
 
 
 def _collect(dataset: ray.data.Dataset, stage: str, total: int, progress: Progress) -> list[Row]:

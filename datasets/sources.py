@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ class Sidecar:
 
 
 def list_sources(folder: Path) -> list[Path]:
-    """Every file below `folder`, sorted, except hidden ones and the sidecars of listed files.
+    """Everything below `folder` but folders, hidden files and the sidecars of listed files, sorted.
+
+    Links are listed and not followed; so is a folder that cannot be opened. `unfollowed` says why such a one is refused.
 
     Raises:
         ValueError: the folder is missing, is no folder, is empty, or has a name that is not UTF-8.
@@ -30,7 +34,7 @@ def list_sources(folder: Path) -> list[Path]:
         raise ValueError(f"data.media={str(folder)!r}: this name is not UTF-8; rename the folder")
     if not folder.is_dir():
         raise ValueError(f"data.media={str(folder)!r}: no such folder; give one that holds video files")
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    files = sorted(_walk(folder))
     stems = {p.with_suffix("") for p in files if p.suffix.lower() not in NOT_MEDIA}
     listed = [p for p in files if not (p.suffix == ".json" and (p.with_suffix("") in stems or _is_corpus_ticket(p)))]
     if not listed:
@@ -38,6 +42,29 @@ def list_sources(folder: Path) -> list[Path]:
     if len(listed) > MAX_SOURCES:
         raise ValueError(f"data.media={str(folder)!r}: {len(listed)} files, at most {MAX_SOURCES} in one dataset; split the folder")
     return listed
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    closed: list[OSError] = []
+    for place, folders, files in os.walk(folder, onerror=closed.append):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        yield from (Path(place, name) for name in (*files, *links) if not name.startswith("."))
+    yield from (Path(error.filename) for error in closed)
+
+
+def unfollowed(path: Path, folder: Path) -> str:
+    """Why a listed path is not even looked into, or an empty text."""
+    if path.is_symlink():
+        if not os.path.exists(path):
+            return "a link to what is not there"
+        if path.is_dir():
+            return "a link to a folder, which is not followed: give that folder itself, or copy it here"
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+            return "a link that leads out of the folder: copy the file here"
+    elif path.is_dir():
+        return "a folder that cannot be opened: change its permissions"
+    return ""
 
 
 def _is_corpus_ticket(path: Path) -> bool:
@@ -48,15 +75,20 @@ def read_sidecar(media: Path) -> Sidecar:
     """The sidecar beside a media file, or an empty one.
 
     Raises:
-        ValueError: there is one, but it is too large, not JSON, or not of the documented form.
+        ValueError: there is one, but it cannot be read, is too large, not JSON, or not of the documented form.
     """
     path = media.with_suffix(".json")
-    if not path.is_file() or path == media:
-        return Sidecar()
-    if path.stat().st_size > MAX_SIDECAR_BYTES:
+    try:
+        if not path.is_file() or path == media:
+            return Sidecar()
+        with path.open("rb") as file:
+            written = file.read(MAX_SIDECAR_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"sidecar {path.name}: cannot be read ({error.strerror}); change its permissions or remove it") from error
+    if len(written) > MAX_SIDECAR_BYTES:
         raise ValueError(f"sidecar {path.name}: larger than {MAX_SIDECAR_BYTES} bytes; shorten its transcript")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(written.decode())
     except (ValueError, RecursionError) as error:  # ValueError: also numbers of too many digits
         raise ValueError(f"sidecar {path.name}: not JSON ({error}); mend or remove it") from error
     return parse_sidecar(data, path.name)

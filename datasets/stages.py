@@ -35,13 +35,15 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Everything that shapes a dataset. media: a folder of video files, or "synthetic" for generated talking characters.
+    """Everything that shapes a dataset. media: a folder of video files, or "synthetic" for generated talking characters. prepared:
+    a folder that `data prepare` made, to be used instead of media; it must have been made with the same sizes, rates and codecs.
 
     width, height in pixels; clip_chunks: chunks a clip; held_out_share: share of sources kept from training (at least one);
     codec_fit_sources: how many sources the embedded codecs are measured on.
     """
 
     media: str = "synthetic"
+    prepared: str = ""
     synthetic_count: int = 64
     synthetic_seconds: float = 5.2
     width: int = 64
@@ -74,6 +76,8 @@ class DataConfig:
             raise ValueError(
                 f"data.timeline.video_stride={self.timeline.video_stride}: must equal data.video_codec.temporal={self.video_codec.temporal}"
             )
+        if self.prepared:
+            return  # what follows is about making a dataset
         self._check_clip(self.decoding.max_seconds, "of a source are read")
         if self.media == "synthetic":
             self._check_synthetic()
@@ -144,6 +148,8 @@ class Survey:
             content = sha256_file(path)
         except (MediaError, ValueError) as error:
             return surveyed(row["source"], str(error))
+        except OSError as error:
+            return surveyed(row["source"], f"cannot be read ({error.strerror})")
         return surveyed(row["source"], "", note, seconds, content, self._moments(cuts) if row["measure"] else b"")
 
     def _look(self, path: Path) -> tuple[list[Cut], str, float]:
@@ -188,6 +194,9 @@ class Encode:
             sidecar = read_sidecar(path)
         except (MediaError, ValueError) as error:
             yield _clip_row(row["source"], reason=str(error))
+            return
+        except OSError as error:
+            yield _clip_row(row["source"], reason=f"cannot be read ({error.strerror})")
             return
         seconds = self._config.timeline.seconds(self._config.clip_chunks)
         for cut in cut_clips(decoded, self._config):
@@ -290,6 +299,6 @@ def _record(row: Row) -> ClipRecord:
 
 def settings_of(config: DataConfig, sources: list[Path]) -> str:
     """Hash of everything that shapes the dataset: the settings and the sources' names, sizes and modification times."""
-    stats = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in sources]
+    stats = [(str(p), p.lstat().st_size, p.lstat().st_mtime_ns) for p in sources]  # of a link, not of its target
     sidecars = [(str(s), s.stat().st_size, s.stat().st_mtime_ns) for p in sources if (s := p.with_suffix(".json")).is_file()]
     return hashlib.sha256(json.dumps([asdict(config), stats, sidecars]).encode()).hexdigest()

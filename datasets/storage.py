@@ -69,6 +69,8 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{what}: {path} does not exist") from error
+    except OSError as error:  # among them: a part of the path is a file
+        raise ValueError(f"{what}: {path} cannot be read ({error.strerror}); check the path and its permissions") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{what}: {path} is not JSON ({error}); make it again") from error
 

@@ -9,7 +9,6 @@ The files enter through the same door as anyone's media. Determinism: a clip dep
 from __future__ import annotations
 
 import json
-import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from .characters import Identity, describe, draw_identity, move, voice_of
 from .media import write_media
 from .portrait import paint_portrait
 from .progress import Progress, silent
+from .storage import write_json
 from .voice import Word, articulate, plan_speech, speak
 
 GENERATOR = 1  # raise it when the same settings give other pictures or sounds
@@ -116,7 +116,7 @@ def write_corpus(config: SyntheticConfig, out_dir: Path, workers: int = 2, progr
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    _write_json(out_dir / "corpus.json", _ticket(config, complete=True))
+    write_json(out_dir / "corpus.json", _ticket(config, complete=True))
     return [job.result() for job in jobs]
 
 
@@ -127,7 +127,7 @@ def _write_clip(config: SyntheticConfig, index: int, out_dir: Path) -> Path:
         return media
     clip = make_character_clip(config, index)
     transcript = [{"word": word.text, "start": word.start, "end": word.end} for word in clip.words]
-    _write_json(sidecar, {"caption": clip.caption, "transcript": transcript})
+    write_json(sidecar, {"caption": clip.caption, "transcript": transcript})
     write_media(media, clip.frames, config.fps, clip.audio, config.sample_rate)
     return media
 
@@ -143,17 +143,10 @@ def _claim(config: SyntheticConfig, out_dir: Path) -> None:
         strangers = [entry.name for entry in out_dir.iterdir() if not entry.name.startswith(".")]
         if strangers:
             raise ValueError(f"{out_dir} holds other files ({strangers[0]!r} ...): write the synthetic corpus into an empty folder")
-        return _write_json(ticket, mine)
+        return write_json(ticket, mine)
     try:
         found = json.loads(ticket.read_text())
     except ValueError as error:
         raise ValueError(f"{ticket} is not readable as JSON ({error}): delete the folder, or choose another") from error
     if not isinstance(found, dict) or {**found, "complete": False} != mine:
         raise ValueError(f"{out_dir} holds a corpus of other settings: delete the folder, or choose another")
-
-
-def _write_json(path: Path, value: object) -> None:
-    """Atomic: the file is there whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(part, path)

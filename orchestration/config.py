@@ -122,13 +122,6 @@ class RunConfig:
         if len(mutual) > 1:
             raise ValueError(f"stages={mutual}: one stage with the mutual objective a run; start the second from a new run")
 
-    def stage(self, name: str) -> StageConfig:
-        """The stage of that name."""
-        for stage in self.stages:
-            if stage.name == name:
-                return stage
-        raise ValueError(f"stage {name!r}: this recipe has {[s.name for s in self.stages]}")
-
     def settings(self) -> str:
         """Hash of everything that shapes the trained weights (not of what merely reports on them)."""
         value = asdict(replace(self, samples=SamplesConfig()))

@@ -3,44 +3,35 @@
 from __future__ import annotations
 
 import datetime
-import importlib.metadata
-import logging
-import os
-import platform
-import shutil
-import subprocess
+import shlex
+import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-import ray
-import ray.data
 import ray.train
-import torch
 from ray.train.torch import TorchTrainer
 
+from ..datasets.adopt import prepared_dataset
 from ..datasets.pipeline import prepare
 from ..datasets.progress import Progress
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path, make_folder, read_json, write_json
-from ..workers.checkpoint import is_finished
+from ..workers.checkpoint import is_finished, stage_record
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
+from .machine import git_state, machine, versions
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
+from .run_folder import RUN, locked, require_ours
 from .samples import make_samples, open_generator
+from .session import kept_signals, ray_session, uninterrupted
 from .tracking import Tracker, redacted
-
-RUN = "run.json"
-PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -79,31 +70,19 @@ def open_run(run_dir: Path) -> RunConfig:
     Raises:
         ValueError: the folder holds no run.
     """
-    record = read_json(run_dir / RUN, f"run {str(run_dir)!r} (make it with `mutual-forcing train RECIPE`)")
-    return from_tree(record["config"])
-
-
-@contextmanager
-def ray_session(cpus: int | None = None) -> Iterator[None]:
-    """A Ray cluster of this machine that ends with the block, or the one that RAY_ADDRESS names."""
-    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    address = os.environ.get("RAY_ADDRESS")
-    scratch = None if address else Path(tempfile.mkdtemp(prefix="mf-"))
-    quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
-    if address:
-        ray.init(address=address, **quiet)
-    else:
-        ray.init(num_cpus=cpus or max(2, os.cpu_count() or 2), include_dashboard=False, _temp_dir=str(scratch), **quiet)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings stay in Ray's log files
+    tree = _record(run_dir)["config"]
     try:
-        yield
-    finally:
-        ray.shutdown()
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        return from_tree(tree)
+    except ValueError as error:  # of a release that names its fields otherwise
+        raise ValueError(f"run {str(run_dir)!r}: {RUN}: {error}; train the run again") from error
+
+
+def _record(run_dir: Path) -> dict[str, Any]:
+    """The run's own record."""
+    record = read_json(run_dir / RUN, f"run {str(run_dir)!r} (make it with `mutual-forcing train RECIPE`)")
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        raise ValueError(f"run {str(run_dir)!r}: its {RUN} holds no configuration; remove the folder and train the run again")
+    return record
 
 
 def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> Path:
@@ -112,32 +91,51 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
     Raises:
         ValueError: bad input, or the folder holds a run of another configuration.
     """
-    begin = time.monotonic()
-    if config.data.media != "synthetic" and not (run_dir / RUN).is_file():
-        list_sources(local_path("data.media", config.data.media))  # a mistyped folder must not claim the run folder
+    if not (run_dir / RUN).is_file():  # a mistyped folder must not claim the run folder
+        if config.data.prepared:
+            prepared_dataset(config.data, verify=False)
+        elif config.data.media != "synthetic":
+            list_sources(local_path("data.media", config.data.media))
     make_folder("run", run_dir)
+    require_ours(run_dir)
+    with locked(run_dir):
+        return _train(config, run_dir, commands, progress, warn)
+
+
+def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> Path:
+    begin = time.monotonic()
     record = _claim(config, run_dir, commands)
     loop = loop_config(config, run_dir)
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
-    if not todo and (run_dir / "report.html").is_file():
+    if not todo and record.get("finished") and (run_dir / "report.html").is_file():
         return run_dir / "report.html"
-    tracker = Tracker(run_dir, config.name, asdict(config), todo, warn, record.get("mlflow", {}).get("run_id"))
-    record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": tracker.run_id}
-    write_json(run_dir / RUN, record)  # an interrupted run continues under the same id
-    status = "FAILED"
+
+    def finished(stage: str) -> bool:
+        return is_finished(loop.checkpoints, stage)
+
+    tracker = Tracker(run_dir, config.name, todo, finished, warn, record.get("mlflow", {}).get("run_id"))
+    spent, status = record["total_seconds"], "FAILED"
+
+    def keep() -> None:
+        """Write the record as it is now: an interrupted run continues from it, under the same id of MLflow."""
+        record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": tracker.run_id}
+        record["stages"] = [stage_record(loop.checkpoints, s.name) for s in config.stages if finished(s.name)]
+        record["total_seconds"] = round(spent + time.monotonic() - begin, 1)
+        record["finished"] = status == "FINISHED"
+        write_json(run_dir / RUN, record)
+
     try:
+        tracker.open(asdict(config))
+        keep()
         with ray_session():
             prepare(config.data, run_dir / "data", progress)
             if todo:
                 for name in todo:  # left by an interrupted attempt: the stage begins again
                     (run_dir / "metrics" / f"{name}.jsonl").unlink(missing_ok=True)
                 tracker.follow()
-                made = _fit(config, loop, run_dir, progress)
-                kept = [s for s in record["stages"] if s["name"] not in {m["name"] for m in made}]
-                record["stages"] = kept + made
+                _fit(config, loop, run_dir, progress)
         make_samples(open_generator(loop, config), run_dir, progress)
-        record["total_seconds"] = round(record["total_seconds"] + time.monotonic() - begin, 1)
-        write_json(run_dir / RUN, record)
+        keep()
         report = build_report(run_dir, progress)
         _log_artifacts(tracker, run_dir, report)
         status = "FINISHED"
@@ -146,10 +144,12 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
         status = "KILLED"
         raise
     finally:
-        tracker.finish(status)
+        with uninterrupted():
+            tracker.finish(status)
+            keep()
 
 
-def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress) -> list[dict]:
+def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress) -> None:
     workers = config.workers
     trainer = TorchTrainer(
         _worker,
@@ -167,28 +167,21 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},
         ),
     )
-    watcher = _SpoolWatcher(loop, progress)
-    with watcher:
-        try:
-            result = trainer.fit()
-        except SystemExit as stop:  # Ray Train's own handler of Ctrl-C ends the process without a word
-            raise KeyboardInterrupt from stop
-    return list(result.return_value or [])
+    with _SpoolWatcher(loop, progress), kept_signals(signal.SIGINT):
+        trainer.fit()
 
 
-def _worker(settings: dict[str, Any]) -> list[dict]:
+def _worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
     settings["rollouts"].join(context.get_world_rank())
-    return train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
+    train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
 
 
 def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:
     mutual = [s for s in config.stages if s.objective == "mutual" and config.objective.needs_rollouts]
     if not mutual:
         return NoRollouts()
-    if len(mutual) > 1:
-        raise ValueError(f"stages={[s.name for s in mutual]}: one mutual stage a run is supported; start the second from a new run")
-    stage = mutual[0]
+    (stage,) = mutual  # the configuration allows one
     actor = RolloutActorConfig(
         data=loop.data,
         network=loop.network,
@@ -238,20 +231,18 @@ class _SpoolWatcher:
 def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, Any]:
     """The run's record; a folder with a run of other settings is refused."""
     if (run_dir / RUN).is_file():
-        record = read_json(run_dir / RUN, f"run {str(run_dir)!r}")
+        record = _record(run_dir)
         if record.get("settings") != config.settings():
             raise ValueError(f"run folder {str(run_dir)!r}: holds a run of another configuration; choose another with --out, or remove it")
         return record
-    if any(run_dir.iterdir()):
-        raise ValueError(f"run folder {str(run_dir)!r}: is not empty and holds no run; choose another with --out")
     record = {
         "name": config.name,
         "recipe": config.name,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "git_commit": _git_commit(),
+        **git_state(),
         "settings": config.settings(),
         "config": asdict(config),
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
+        "versions": versions(),
         "machine": machine(),
         "commands": commands,
         "stages": [],
@@ -259,22 +250,6 @@ def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, A
     }
     write_json(run_dir / RUN, record)
     return record
-
-
-def machine() -> dict[str, Any]:
-    """What this machine is."""
-    return {
-        "cores": os.cpu_count(),
-        "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "system": f"{platform.system()} {platform.machine()}",
-    }
-
-
-def _git_commit() -> str:
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else "not a git checkout"
 
 
 def _log_artifacts(tracker: Tracker, run_dir: Path, report: Path) -> None:
@@ -287,4 +262,4 @@ def _log_artifacts(tracker: Tracker, run_dir: Path, report: Path) -> None:
 
 def command_line() -> str:
     """The command that started this process, as a user would type it."""
-    return " ".join(["mutual-forcing", *sys.argv[1:]])
+    return shlex.join(["mutual-forcing", *sys.argv[1:]])

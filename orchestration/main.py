@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import signal
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +22,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Turn media files into aligned
 app.add_typer(data_app, name="data")
 
 console = plain_console(stderr=True)
+NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value (repeatable).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -26,12 +30,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback on failu
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
+Data = Annotated[str | None, typer.Option("--data", help="Dataset that `data prepare` made, instead of making one.")]
 
 
 @app.command(epilog="Example: mutual-forcing train demo --media my/clips --set stages.joint.steps=500")
 def train(
     recipe: Annotated[str, typer.Argument(help="Name of a recipe: demo, tiny.")],
     media: Media = None,
+    data: Data = None,
     out: Out = None,
     set_: Set = None,
     as_json: Json = False,
@@ -45,8 +51,8 @@ def train(
         from .progress import Terminal
         from .runs import configured, default_run_dir
 
-        config = configured(recipe, media, set_ or [])
-        run_dir = local_path("--out", out) if out else default_run_dir(config, media)
+        config = configured(recipe, media, set_ or [], data)
+        run_dir = local_path("--out", out) if out else default_run_dir(config)
         with Terminal(console) as terminal:
             launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
         _show_outcome(run_dir, as_json)
@@ -54,24 +60,25 @@ def train(
     _run(run, debug, KEPT)
 
 
-@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --out runs/mine/data")
+@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --recipe demo --out datasets/mine")
 def data_prepare(
     media: Annotated[str, typer.Argument(help="Folder of video files, or `synthetic`.")],
     out: Annotated[str, typer.Option("--out", help="Folder for the dataset.")],
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe that will train on it: demo, tiny.")] = "demo",
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Decode, align, cut and encode media files to latent shards with a manifest."""
+    """Decode, align, cut and encode media files to latent shards with a manifest, for `train RECIPE --data FOLDER`."""
 
     def run() -> None:
         from ..datasets.pipeline import prepare
         from ..datasets.storage import local_path
-        from .launch import ray_session
         from .progress import Terminal
         from .runs import configured
+        from .session import ray_session
 
-        config, folder = configured("demo", media, set_ or []), local_path("--out", out)
+        config, folder = configured(recipe, media, set_ or []), local_path("--out", out)
         with Terminal(console) as terminal, ray_session():
             prepare(config.data, folder, terminal.progress)
         _show_dataset(folder, as_json)
@@ -106,8 +113,8 @@ def generate(
     text: Annotated[str | None, typer.Option("--text", help="Sidecar JSON with caption and transcript to use instead.")] = None,
     seconds: Annotated[float, typer.Option("--seconds", help="Length of the clip.")] = 2.5,
     mode: Annotated[str, typer.Option("--mode", help="few or multi.")] = "few",
-    moves: Annotated[int, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk.")] = 4,
-    guidance: Annotated[float, typer.Option("--guidance", help="Guidance scale of mode multi.")] = 2.0,
+    moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk [default: the run's].")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi [default: the run's].")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Noise seed.")] = 0,
     set_: Set = None,
     as_json: Json = False,
@@ -120,7 +127,7 @@ def generate(
         from .runs import generate_clip
 
         with Terminal(console) as terminal:
-            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, set_ or [], terminal.progress)
+            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, set_ or [], terminal.progress, terminal.warn)
         _print(record, as_json)
 
     _run(work, debug)
@@ -150,9 +157,10 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
         from .doctor import examine
 
         record = examine()
-        _print({k: v for k, v in record.items() if k != "problems"} if not as_json else record, as_json)
-        for problem in record["problems"] if not as_json else []:
-            console.print(Text.assemble(("will not work:", "yellow"), " ", problem), soft_wrap=True)
+        problems = [] if as_json else record.pop("problems")
+        _print(record, as_json)
+        for problem in problems:
+            plain_console().print(Text.assemble((f"{problem['kind']}:", "yellow"), " ", problem["text"]), soft_wrap=True)
 
     _run(run, debug)
 
@@ -190,13 +198,20 @@ def app_entry() -> None:
 
 
 def _run(action: Any, debug: bool, kept: str = "nothing was finished; give the command again to start over") -> None:
-    """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130."""
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130, SIGTERM 143."""
+    code = 128 + signal.SIGINT
+
+    def stop(number: int, _: object) -> None:
+        nonlocal code
+        code = 128 + number  # kept here: Ray raises a KeyboardInterrupt of its own in place of this one
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         action()
     except KeyboardInterrupt:
         console.print(Text.assemble(("stopped:", "red"), " ", kept), soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(code) from None
     except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
         if debug:
             traceback.print_exc()
@@ -211,6 +226,8 @@ def _one_line(error: BaseException) -> str:
     cause = root_cause(error)
     text = " ".join(str(cause).split()) or type(cause).__name__
     known = isinstance(cause, ValueError)
+    if not known and any(reason in text for reason in NO_ROOM):  # by its words: not every library raises it as an OSError
+        return f"{text[:600]}; make room or choose another folder; the same command continues"
     return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
 
 
@@ -218,10 +235,21 @@ def _print(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(record))
         return
-    table = Table(show_header=False, box=None)
+    rows = dict(_rows(record))
+    width = max(map(len, rows))
+    for key, value in rows.items():  # lines, not a table: a terminal wraps a long path, a table would cut it
+        plain_console().print(Text.assemble((f"{key:<{width}}", "bold"), "  ", printable(value)), soft_wrap=True)
+
+
+def _rows(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A record as names and texts; the fields of a record in it are rows of their own."""
     for key, value in record.items():
-        table.add_row(Text(key, style="bold"), printable(str(value)))
-    plain_console().print(table)
+        if isinstance(value, dict):
+            yield from _rows(value)
+        elif isinstance(value, list):
+            yield key, ", ".join(map(str, value)) or "none"
+        else:
+            yield key, "unknown" if value is None else str(value)
 
 
 def _show_dataset(folder: Path, as_json: bool) -> None:
@@ -233,9 +261,9 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
         totals = {"clips": manifest.clips, "hours": manifest.hours, **manifest.codec_quality}
         typer.echo(json.dumps({**totals, "sources": sources, "contact_sheet": str(folder / "contact.png")}))
         return
-    table = Table(
-        "source", "status", "clips", "seconds", "reason or note", title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes"
-    )
+    table = Table(title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes")
+    for name in ("source", "status", "clips", "seconds", "reason or note"):
+        table.add_column(name, overflow="fold")
     for s in sources:
         table.add_row(printable(s["source"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(s["reason"] or s["note"]))
     plain_console().print(table)

@@ -2,16 +2,15 @@
 
     run folder --run_reader--> checked entries --report_sections--> records --report.html.j2--> report.html
 
-The page needs no network and no script: clips, pictures and plots are embedded, and its content security policy forbids all else, so a
-crafted caption or file name can neither call home nor run. A part that the run did not leave is shown as a box with the reason.
+The page needs no network: clips, pictures and plots are embedded. Its content security policy allows its own short script, by hash, and
+nothing else, so a crafted caption or file name can neither call home nor run. A part that the run did not leave is shown as a box with
+the reason.
 """
 
 import base64
 import hashlib
 import json
 import math
-import os
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,21 +21,21 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
+from ..datasets.storage import atomic_path
+from .report_losses import StageLosses, losses_section
+from .report_plots import Interval
 from .report_sections import (
     ClipsSection,
-    DataSection,
-    StageLosses,
-    SyncRow,
     SyncSection,
+    TimingSection,
     clips_section,
     data_section,
-    losses_section,
     rollout_section,
     sources_section,
     sync_section,
     timing_section,
 )
-from .run_reader import STAGES, Entry, UnavailableError, read_run
+from .run_reader import Entry, StageInfo, UnavailableError, read_run, read_stages
 
 S = TypeVar("S")
 
@@ -56,6 +55,7 @@ class Head:
     recipe: str
     created: str
     commit: str
+    dirty: bool
     machine: str
     compute: str
     total_seconds: float | None
@@ -67,10 +67,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Fact:
-    """One figure of the strip under the title."""
+    """One answer of the strip under the title: the question, a figure, and what it says."""
 
+    question: str
     value: str
-    label: str
+    detail: str
 
 
 def build_report(run_dir: Path, progress: Progress = silent) -> Path:
@@ -85,22 +86,28 @@ def build_report(run_dir: Path, progress: Progress = silent) -> Path:
     sync = _section(lambda: sync_section(run_dir))
     data = _section(lambda: data_section(run_dir))
     timing = _section(lambda: timing_section(run))
-    losses = [(stage, _section(lambda stage=stage: losses_section(run_dir, stage))) for stage in STAGES]
+    stages = _section(lambda: read_stages(run))
+    known = () if isinstance(stages, Missing) else stages
+    losses = [(stage, _section(lambda stage=stage: losses_section(run_dir, stage))) for stage in known]
     head = _section(lambda: _head(run))
     if isinstance(head, Missing):
         raise ValueError(f"run folder {str(run_dir)!r}: {head.reason}; repair run.json or make the run again")
     page = _render(
         head=head,
-        facts=_facts(head, clips, sync, data, losses),
+        facts=_facts(head, clips, sync, losses, timing),
         clips=clips,
         sync=sync,
+        stages=stages,
         losses=losses,
-        rollouts=_section(lambda: rollout_section(run_dir)),
+        rollouts=_section(lambda: rollout_section(run_dir, known)),
         data=data,
         sources=_section(lambda: sources_section(run_dir)),
         timing=timing,
     )
-    return _write_atomically(run_dir / "report.html", page)
+    path = run_dir / "report.html"
+    with atomic_path(path) as part:  # a lone surrogate from a broken file name must not cost the whole report
+        part.write_text(page, encoding="utf-8", errors="replace")
+    return path
 
 
 def _section(make: Callable[[], S]) -> S | Missing:
@@ -124,6 +131,7 @@ def _head(run: Entry) -> Head:
         recipe=run.text("recipe", "unknown"),
         created=_date(run.text("created", "")),
         commit=run.text("git_commit", "")[:12],
+        dirty=run.has("git_dirty") and run.flag("git_dirty"),
         machine=", ".join(parts),
         compute=f"{len(gpus)} × {gpus[0]} and {cores}" if gpus else f"{cores}, without a GPU",
         total_seconds=run.number("total_seconds") if run.has("total_seconds") else None,
@@ -150,31 +158,55 @@ def _facts(
     head: Head,
     clips: ClipsSection | Missing,
     sync: SyncSection | Missing,
-    data: DataSection | Missing,
-    losses: list[tuple[str, StageLosses | Missing]],
+    losses: list[tuple[StageInfo, StageLosses | Missing]],
+    timing: TimingSection | Missing,
 ) -> list[Fact]:
-    facts = []
-    if head.total_seconds is not None:
-        facts.append(Fact(duration(head.total_seconds), "for the whole run"))
-    if isinstance(data, DataSection):
-        facts.append(Fact(f"{data.clips}", f"clips, {duration(data.seconds)} of picture and sound"))
-    totals = [curve for _, part in losses if isinstance(part, StageLosses) for curve in part.curves[:1]]
-    if totals:
-        falling = sum(curve.last < curve.first for curve in totals)
-        facts.append(Fact(f"{falling} of {len(totals)}", "stages end at a lower loss than they began"))
-    if generated := _best_row(sync):
-        interval = f"[{number(generated.gap.low)}, {number(generated.gap.high)}]"
-        facts.append(Fact(number(generated.gap.value), f"mouth/voice correlation of {generated.title} above shuffled pairs {interval}"))
-    elif isinstance(clips, ClipsSection):
-        facts.append(Fact(f"{len(clips.clips)}", "held-out clips generated again"))
-    return facts
+    made = [_learned(losses), _in_sync(sync), _cost(head, timing), _speed(clips)]
+    return [fact for fact in made if fact is not None]
 
 
-def _best_row(sync: SyncSection | Missing) -> SyncRow | None:
-    """The generated row that the strip shows: the first one, FEW, not the best one, so that the figure is not chosen by its size."""
-    if isinstance(sync, Missing):
+def _learned(losses: list[tuple[StageInfo, StageLosses | Missing]]) -> Fact | None:
+    totals = [(stage.name, part.total) for stage, part in losses if isinstance(part, StageLosses)]
+    if not totals:
         return None
-    return next((row for row in sync.rows if row.title != "Real"), None)
+    falling = sum(curve.last < curve.first for _, curve in totals)
+    ends = ", ".join(
+        f"{name}{' (with DMD)' if 'DMD' in curve.title else ''} {significant(curve.first)} → {significant(curve.last)}"
+        for name, curve in totals
+    )
+    return Fact("Did it learn?", f"{falling} of {len(totals)}", f"stages end at a lower loss than they began: {ends}")
+
+
+def _in_sync(sync: SyncSection | Missing) -> Fact | None:
+    """The first generated row, FEW, not the best one, so that the figure is not chosen by its size."""
+    rows = () if isinstance(sync, Missing) else sync.rows
+    row = next((row for row in rows if row.title != "Real"), None)
+    if row is None:
+        return Fact("Is it in sync?", "–", "mouth against voice is not measured here (see Sync)")
+    real = "".join(f"; real clips: gap {number(other.gap.value)}" for other in rows if other.title == "Real")
+    verdict = "the mouth follows the voice" if row.in_sync else "not shown: the interval reaches zero"
+    figures = f"{row.title}: own pairs correlate {number(row.matched)}, shuffled {number(row.shuffled)}"
+    return Fact("Is it in sync?", f"+{number(row.gap.value)}".replace("+−", "−"), f"{figures}; gap {_range(row.gap)}, {verdict}{real}")
+
+
+def _cost(head: Head, timing: TimingSection | Missing) -> Fact | None:
+    if head.total_seconds is None:
+        return None
+    trained = "" if isinstance(timing, Missing) else f"; {duration(sum(s.seconds for s in timing.stages))} of it in training steps"
+    return Fact("What did it cost?", duration(head.total_seconds), f"on {head.compute}{trained}")
+
+
+def _speed(clips: ClipsSection | Missing) -> Fact | None:
+    timed = [] if isinstance(clips, Missing) else [mode for mode in clips.modes if mode.frames_per_s is not None]
+    if not timed:
+        return None
+    first, *others = timed
+    rest = "".join(f"; {mode.title}: {mode.detail}" for mode in others)
+    return Fact("How fast does it generate?", first.rate, f"{first.title}, {first.effort}, all held-out clips in one batch{rest}")
+
+
+def _range(interval: Interval) -> str:
+    return f"[{number(interval.low)}, {number(interval.high)}]"
 
 
 def duration(seconds: float) -> str:
@@ -218,14 +250,3 @@ def _render(**sections: object) -> str:
 
 def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
-
-
-def _write_atomically(path: Path, text: str) -> Path:
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        # A lone surrogate from a broken file name must not cost the whole report.
-        part.write_text(text, encoding="utf-8", errors="replace")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

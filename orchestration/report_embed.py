@@ -19,7 +19,8 @@ MEDIA_TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".png": "image/png", 
 class Take:
     """A picture or a version of a clip (the real one, or what a mode made). `source` is a data URI, or None with the `reason`.
 
-    `poster`: of a clip, its first frame as a data URI, for readers whose browser does not play the clip; empty where there is none.
+    `poster`: of a clip, a frame from its middle as a data URI (the first one is given to the model and shows nothing), for readers whose
+    browser does not play the clip; empty where there is none.
     """
 
     title: str
@@ -52,11 +53,12 @@ def _poster(path: Path) -> str:
         found = probe(path)
         scale = min(1.0, MAX_POSTER_SIDE / max(found.width, found.height))
         width, height = (max(2, round(side * scale)) for side in (found.width, found.height))
-        first = decode(path, found, DecodeConfig(width=width, height=height, max_seconds=0.1)).frames[0]
+        seconds = max(0.1, (found.duration_s or 0.0) / 2)
+        frame = decode(path, found, DecodeConfig(width=width, height=height, max_seconds=seconds)).frames[-1]
     except MediaError as error:
         raise UnavailableError(str(error)) from error
     png = io.BytesIO()
-    imsave(png, first, format="png")
+    imsave(png, frame, format="png")
     return _data_uri("image/png", png.getvalue())
 
 

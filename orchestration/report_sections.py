@@ -6,6 +6,7 @@ pictures, clips and plots come ready to embed.
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,23 +14,11 @@ from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
 from .report_embed import Take, embed
-from .report_plots import Interval, age_chart, loss_chart, sync_chart
-from .run_reader import STAGES, Entry, Series, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
+from .report_plots import Interval, age_chart, sync_chart
+from .run_reader import Entry, StageInfo, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
 
 MAX_CLIPS = 24
 MAX_SOURCES = 200
-
-# Metric name -> how it is called in the report, in the order of the legend. The total comes first.
-LOSSES = {
-    "loss": "total",
-    "loss/fm_video": "flow matching, video",
-    "loss/fm_audio": "flow matching, audio",
-    "loss/sc_video": "ShortCut, video",
-    "loss/sc_audio": "ShortCut, audio",
-    "loss/dmd_video": "DMD, video",
-    "loss/dmd_audio": "DMD, audio",
-    "loss/fake": "fake score",
-}
 
 
 @dataclass(frozen=True)
@@ -48,10 +37,31 @@ class ClipView:
 
 
 @dataclass(frozen=True)
+class Mode:
+    """A mode of generation, and what it took."""
+
+    title: str
+    evaluations: float | None
+    frames_per_s: float | None
+
+    @property
+    def effort(self) -> str:
+        return "" if self.evaluations is None else f"{self.evaluations:g} evaluations a chunk"
+
+    @property
+    def rate(self) -> str:
+        return "" if self.frames_per_s is None else f"{self.frames_per_s:.3g} frames/s"
+
+    @property
+    def detail(self) -> str:
+        return ", ".join(part for part in (self.effort, self.rate) if part)
+
+
+@dataclass(frozen=True)
 class ClipsSection:
     clips: tuple[ClipView, ...]
     left_out: int
-    modes: tuple[tuple[str, str], ...]
+    modes: tuple[Mode, ...]
     contact: Take
 
 
@@ -76,28 +86,6 @@ class SyncRow:
 class SyncSection:
     rows: tuple[SyncRow, ...]
     chart: Markup
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a loss plot: mean of the first and of the last tenth of its values."""
-
-    css_class: str
-    title: str
-    first: float
-    last: float
-
-    @property
-    def change(self) -> float:
-        return (self.last - self.first) / abs(self.first) if self.first else math.nan
-
-
-@dataclass(frozen=True)
-class StageLosses:
-    stage: str
-    chart: Markup
-    curves: tuple[Curve, ...]
-    note: str
 
 
 @dataclass(frozen=True)
@@ -164,7 +152,7 @@ class TimingSection:
 def clips_section(run_dir: Path, progress: Progress = silent) -> ClipsSection:
     """Held-out clips next to what each mode made of them, from samples/samples.json."""
     samples = read_object(run_dir, "samples/samples.json")
-    details = _mode_details(samples)
+    modes = _modes(samples)
     entries = samples.entries("clips")
     if not entries:
         raise UnavailableError("samples/samples.json lists no clips: nothing was generated")
@@ -172,11 +160,10 @@ def clips_section(run_dir: Path, progress: Progress = silent) -> ClipsSection:
     clips = []
     for done, entry in enumerate(shown):
         progress("embed clips", done, len(shown))
-        clips.append(_clip(run_dir, entry, details))
+        clips.append(_clip(run_dir, entry, modes))
     progress("embed clips", len(shown), len(shown))
     contact = embed(run_dir, f"samples/{samples.text('contact', 'contact.png')}", "contact sheet")
-    modes = tuple((mode_title(mode), detail) for mode, detail in details.items())
-    return ClipsSection(tuple(clips), len(entries) - len(clips), modes, contact)
+    return ClipsSection(tuple(clips), len(entries) - len(clips), tuple(modes.values()), contact)
 
 
 def sync_section(run_dir: Path) -> SyncSection:
@@ -194,29 +181,18 @@ def sync_section(run_dir: Path) -> SyncSection:
     return SyncSection(rows, chart)
 
 
-def losses_section(run_dir: Path, stage: str) -> StageLosses:
-    """Loss curves of one stage."""
-    metrics = read_metrics(run_dir, stage)
-    known = {name: metrics.series[name] for name in LOSSES if name in metrics.series}
-    if not known:
-        raise UnavailableError(f"metrics/{stage}.jsonl holds no loss")
-    curves = tuple(_curve(name, series) for name, series in known.items())
-    drawn = [(curve.css_class, series) for curve, series in zip(curves, known.values(), strict=True)]
-    return StageLosses(stage, loss_chart(drawn, f"Loss against step, stage {stage}"), curves, _note(metrics))
-
-
-def rollout_section(run_dir: Path) -> RolloutSection:
+def rollout_section(run_dir: Path, stages: Sequence[StageInfo]) -> RolloutSection:
     """Ages of the rollouts that were trained on, and the share of the time spent waiting for them, over all stages."""
-    stages = [metrics for metrics in (_metrics_or_none(run_dir, stage) for stage in STAGES) if metrics is not None]
+    logged = [metrics for metrics in (_metrics_or_none(run_dir, stage.name) for stage in stages) if metrics is not None]
     counts: dict[int, float] = {}
-    for metrics in stages:
+    for metrics in logged:
         for name in metrics.series:
             if age := re.fullmatch(r"age/(\d{1,3})", name):
                 counts[int(age[1])] = counts.get(int(age[1]), 0.0) + metrics.total(name)
     if not sum(counts.values()) > 0:
         raise UnavailableError("no rollout was trained on: the run did not reach a stage that uses them")
     total = sum(counts.values())
-    using = [metrics for metrics in stages if any(name.startswith("age/") for name in metrics.series)]
+    using = [metrics for metrics in logged if any(name.startswith("age/") for name in metrics.series)]
     waited, spent = (sum(metrics.total(name) for metrics in using) for name in ("rollout_wait_s", "step_s"))
     mean_age = sum(age * count for age, count in counts.items()) / total
     oldest = max(age for age, count in counts.items() if count > 0)
@@ -264,28 +240,24 @@ def mode_title(mode: str) -> str:
     return {"multi": "MULTI", "real": "Real"}.get(mode, mode)
 
 
-def _clip(run_dir: Path, clip: Entry, details: dict[str, str]) -> ClipView:
+def _clip(run_dir: Path, clip: Entry, modes: dict[str, Mode]) -> ClipView:
     takes = [embed(run_dir, f"samples/{clip.text('real')}", "Real", "held out")]
     generated = clip.entry("generated")
     for mode in generated.fields:
-        takes.append(embed(run_dir, f"samples/{generated.text(mode)}", mode_title(mode), details.get(mode, "")))
+        detail = modes[mode].detail if mode in modes else ""
+        takes.append(embed(run_dir, f"samples/{generated.text(mode)}", mode_title(mode), detail))
     listed = clip.entries("words") if clip.has("words") else []
     words = tuple(Word(word.text("word"), word.number("start"), word.number("end")) for word in listed)
     return ClipView(str(clip.fields.get("id", "")), clip.text("caption", ""), words, tuple(takes))
 
 
-def _mode_details(samples: Entry) -> dict[str, str]:
+def _modes(samples: Entry) -> dict[str, Mode]:
     generation = samples.entry("generation") if samples.has("generation") else Entry({}, "samples/samples.json")
-    details = {}
-    for mode in generation.fields:
-        entry = generation.entry(mode)
-        parts = []
-        if entry.has("evaluations_per_chunk"):
-            parts.append(f"{entry.number('evaluations_per_chunk'):g} evaluations a chunk")
-        if entry.has("frames_per_s"):
-            parts.append(f"{entry.number('frames_per_s'):.3g} frames/s")
-        details[mode] = ", ".join(parts)
-    return details
+    made = {mode: generation.entry(mode) for mode in generation.fields}
+    return {
+        mode: Mode(mode_title(mode), _optional(entry, "evaluations_per_chunk"), _optional(entry, "frames_per_s"))
+        for mode, entry in made.items()
+    }
 
 
 def _sync_row(name: str, row: Entry) -> SyncRow:
@@ -293,21 +265,6 @@ def _sync_row(name: str, row: Entry) -> SyncRow:
     lag = row.number("lag_s") * 1000 if row.has("lag_s") else math.nan
     gap = Interval(row.number("gap"), low, high)
     return SyncRow(mode_title(name), row.number("matched"), row.number("shuffled"), gap, lag, round(_finite(row, "n")))
-
-
-def _curve(name: str, series: Series) -> Curve:
-    tenth = max(1, len(series.values) // 10)
-    css_class = "total" if name == "loss" else name.removeprefix("loss/").replace("_", " ")
-    return Curve(css_class, LOSSES[name], float(series.values[:tenth].mean()), float(series.values[-tenth:].mean()))
-
-
-def _note(metrics: StageMetrics) -> str:
-    parts = []
-    if metrics.not_finite:
-        parts.append(f"values that are not finite numbers: {metrics.not_finite}")
-    if metrics.torn_lines:
-        parts.append(f"torn lines skipped: {metrics.torn_lines}")
-    return "; ".join(parts)
 
 
 def _metrics_or_none(run_dir: Path, stage: str) -> StageMetrics | None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-STAGES = ("pretrain-video", "pretrain-audio", "joint", "mutual")
 MAX_TEXT_BYTES = 256 * 2**20
 
 
@@ -86,6 +85,14 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class StageInfo:
+    """A stage of the run's configuration: its name, and the objective that it trains on."""
+
+    name: str
+    objective: str
+
+
+@dataclass(frozen=True)
 class Series:
     """One metric over the steps of a stage: `steps` and finite `values`, both `[n]`, in order of step."""
 
@@ -113,6 +120,14 @@ def read_run(run_dir: Path) -> Entry:
         return read_object(run_dir, "run.json")
     except UnavailableError as reason:
         raise ValueError(f"run folder {str(run_dir)!r}: {reason}; give the folder that `mutual-forcing train` made") from reason
+
+
+def read_stages(run: Entry) -> tuple[StageInfo, ...]:
+    """The stages of a run in their order, from the configuration in its record."""
+    stages = run.entry("config").entries("stages")
+    if not stages:
+        raise UnavailableError("run.json: the configuration names no stage")
+    return tuple(StageInfo(stage.text("name"), stage.text("objective", "unknown objective")) for stage in stages)
 
 
 def read_object(run_dir: Path, name: str) -> Entry:

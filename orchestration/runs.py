@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -16,25 +16,34 @@ from ..datasets.media import write_media
 from ..datasets.progress import Progress, silent
 from ..datasets.sources import parse_sidecar
 from ..datasets.storage import local_path, make_folder, read_json
+from ..model.sampler import SamplerConfig
 from .config import RunConfig, with_settings
 from .launch import loop_config, open_run
 from .recipes import recipe
-from .samples import clip_controls, open_generator
+from .samples import Generator, clip_controls, open_generator
 
 MAX_SECONDS = 600.0
 
+Words = tuple[tuple[str, float, float], ...]
 
-def configured(name: str, media: str | None, assignments: list[str]) -> RunConfig:
-    """A recipe with the user's media and settings."""
+
+def configured(name: str, media: str | None, assignments: list[str], data: str | None = None) -> RunConfig:
+    """A recipe with the user's media or prepared dataset (`data`), and settings."""
     config = recipe(name)
+    if data is not None:
+        if media is not None:
+            raise ValueError(f"--data={data!r}, --media={media!r}: a prepared dataset is used as it is; give one of the two")
+        assignments = [f"data.prepared={json.dumps(str(local_path('--data', data)))}", *assignments]
     if media is not None and media != "synthetic":
         config = replace(config, data=replace(config.data, media=str(local_path("--media", media))))
     return with_settings(config, assignments)
 
 
-def default_run_dir(config: RunConfig, media: str | None) -> Path:
-    """runs/NAME, with a suffix for the user's own media, so that two folders never share a run."""
-    suffix = "" if media in (None, "synthetic") else "-" + hashlib.sha256(config.data.media.encode()).hexdigest()[:6]
+def default_run_dir(config: RunConfig) -> Path:
+    """runs/NAME, with a suffix for the user's own media or dataset, so that two folders never share a run."""
+    data = config.data
+    own = data.prepared or ("" if data.media == "synthetic" else data.media)
+    suffix = "-" + hashlib.sha256(own.encode()).hexdigest()[:6] if own else ""
     return local_path("--out", Path("runs") / f"{config.name}{suffix}")
 
 
@@ -45,20 +54,22 @@ def generate_clip(
     text: str | None,
     seconds: float,
     mode: str,
-    moves: int,
-    guidance: float,
+    moves: int | None,
+    guidance: float | None,
     seed: int,
     settings: Sequence[str] = (),
     progress: Progress = silent,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Generate one clip and write it; returns what was made. `settings` change the run's configuration for this clip alone.
 
-    `progress` counts chunks.
+    moves, guidance: None takes what the run's own samples were made with. `progress` counts chunks; `warn` gets a line for each wish
+    that the model was not trained for or cannot follow.
     """
     run_dir, path = local_path("run", run), local_path("--out", out)
     if path.suffix not in (".mp4", ".webm", ".mkv"):
         raise ValueError(f"--out={out!r}: the name must end in .mp4, .webm or .mkv")
-    if mode not in ("few", "multi") or moves < 1:
+    if mode not in ("few", "multi") or (moves is not None and moves < 1):
         raise ValueError(f"--mode={mode!r}, --moves={moves}: mode is few or multi, with at least 1 move")
     if not 0 < seconds <= MAX_SECONDS:
         raise ValueError(f"--seconds={seconds}: between 0 and {MAX_SECONDS:g}")
@@ -73,7 +84,8 @@ def generate_clip(
         sidecar = parse_sidecar(read_json(local_path("--text", text), "--text"), text)
         caption, words = sidecar.caption, sidecar.words
     chunks = max(1, ceil(seconds / float(config.data.timeline.chunk)))
-    sampler = generator.few(moves) if mode == "few" else generator.multi(moves, guidance)
+    words = _readable(words, config, chunks, warn)
+    sampler = _sampler(generator, mode, moves, guidance, warn)
     first = generator.dataset.collate([record], [0]).latents.get("video")[:, :1]
     controls = clip_controls(generator, caption, words)
     progress("generate chunks", 0, chunks)
@@ -91,6 +103,30 @@ def generate_clip(
         "evaluations_per_chunk": sampler.evaluations,
         "caption": caption,
     }
+
+
+def _sampler(generator: Generator, mode: str, moves: int | None, guidance: float | None, warn: Callable[[str], None]) -> SamplerConfig:
+    trained, samples = generator.config.objective.few_moves, generator.config.samples
+    if mode == "multi":
+        return generator.multi(moves or samples.multi_steps, samples.multi_guidance if guidance is None else guidance)
+    if guidance is not None:
+        warn(f"--guidance={guidance:g} is ignored: mode few has learned its guidance; give --mode multi to choose one")
+    if moves not in (None, trained):
+        warn(f"--moves={moves}: mode few was trained for {trained} moves a chunk, and other moves were never its task; expect a worse clip")
+    return generator.few(moves or trained)
+
+
+def _readable(words: Words, config: RunConfig, chunks: int, warn: Callable[[str], None]) -> Words:
+    """The words of the time that is generated, as many as the model reads."""
+    seconds = config.data.timeline.seconds(chunks) + config.model.word_lookahead_s
+    sounding = tuple(word for word in words if word[1] < seconds)
+    most = config.model.text.max_words
+    if len(sounding) > most:
+        warn(
+            f"the last {len(sounding) - most} of {len(sounding)} words are left out: the model reads {most} a clip (model.text.max_words); "
+            f"from {sounding[most][1]:.1f} s on, nothing tells it what to say"
+        )
+    return sounding[:most]
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:

@@ -16,43 +16,52 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_ENABLE_TELEMETRY", "false")
 
-import mlflow
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from .spool_reader import SpoolReader
+
 PARAM_LIMIT = 500
 BATCH = 500
+PATIENCE = 30.0
 
 
 class Tracker:
-    """One parent run; `follow` forwards the spools of `stages` until `finish`. `run_id` continues an interrupted run, whose finished
-    stages are there already. `warn` is called with one line when the tracker cannot be reached.
+    """One parent run: `open` it, `follow` forwards the spools of `stages` until `finish`. `run_id` continues an interrupted run, whose
+    finished stages are there already. `finished` tells whether a stage has ended well: its own run then ends too, whatever becomes of the
+    others. `warn` is called with one line when the tracker cannot be reached.
     """
 
     def __init__(
         self,
         run_dir: Path,
         name: str,
-        params: dict[str, Any],
         stages: Sequence[str],
+        finished: Callable[[str], bool],
         warn: Callable[[str], None],
         run_id: str | None = None,
     ) -> None:
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails here is said once, in one line, by _guard
         self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / 'mlflow.db'}"
         self.run_id: str | None = run_id
         self._warn, self._name, self._warned = warn, name, False
-        self._follows = list(stages)
+        self._finished = finished
+        self._run_dir = run_dir
         self._spools = run_dir / "metrics"
-        self._read: dict[str, int] = {}
+        self._readers = {stage: SpoolReader(self._spools / f"{stage}.jsonl") for stage in stages}
+        self._broken: set[bytes] = set()
         self._stages: dict[str, str] = {}
+        self._closed: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._forward_until_stopped, daemon=True, name="mlflow")
         self._client: MlflowClient | None = None
         self._experiment = ""
-        self._guard(lambda: self._open(run_dir, params))
+
+    def open(self, params: dict[str, Any]) -> None:
+        """Open the store, and in it the run."""
+        self._guard(lambda: self._open(params))
 
     def follow(self) -> None:
         """Start to forward metrics in the background."""
@@ -63,19 +72,26 @@ class Tracker:
         self._guard(lambda: self._use().log_artifact(self._require(), str(path), folder))
 
     def finish(self, status: str) -> None:
-        """Forward what is left and close all runs with FINISHED, FAILED or KILLED."""
+        """Forward what is left and close the parent run, and those of stages that did not end well, with FINISHED, FAILED or KILLED."""
+        if self._client is None:  # it was not opened, or said so already
+            return
         self._stop.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=30)
-        self._guard(self._forward)
-        for run_id in (*self._stages.values(), self.run_id):
-            if run_id is not None:
-                self._guard(lambda r=run_id: self._use().set_terminated(r, status))
+            self._thread.join(PATIENCE)
+        if self._thread.is_alive():  # a second forwarder would send the same lines
+            self._warn(f"MLflow at {redacted(self.uri)} is slow: its last metrics were not sent, they stay in {self._spools}")
+        else:
+            self._guard(self._forward)
+        if self._broken:
+            self._warn(f"{len(self._broken)} broken lines of the metric spools in {self._spools} were not sent to MLflow")
+        for stage in self._stages:
+            self._guard(lambda s=stage: self._close(s, "FINISHED" if self._finished(s) else status))
+        self._guard(lambda: self._use().set_terminated(self._require(), status))
 
-    def _open(self, run_dir: Path, params: dict[str, Any]) -> None:
+    def _open(self, params: dict[str, Any]) -> None:
         self._client = MlflowClient(tracking_uri=self.uri)
         experiment = self._client.get_experiment_by_name("mutual-forcing")
-        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (run_dir / "mlartifacts").as_uri()
+        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (self._run_dir / "mlartifacts").as_uri()
         self._experiment = experiment.experiment_id if experiment else self._client.create_experiment("mutual-forcing", artifacts)
         if self.run_id is None:
             self.run_id = self._client.create_run(self._experiment, run_name=self._name).info.run_id
@@ -87,17 +103,41 @@ class Tracker:
             self._guard(self._forward)
 
     def _forward(self) -> None:
-        for spool in (path for stage in self._follows if (path := self._spools / f"{stage}.jsonl").is_file()):
-            with spool.open() as file:
-                file.seek(self._read.get(spool.stem, 0))
-                lines = file.readlines()
-            whole = [line for line in lines if line.endswith("\n")]
-            for start in range(0, len(whole), 20):
-                part = whole[start : start + 20]
-                metrics = [m for line in part for m in _metrics(json.loads(line))]
-                for i in range(0, len(metrics), BATCH):
-                    self._use().log_batch(self._stage(spool.stem), metrics=metrics[i : i + BATCH])
-                self._read[spool.stem] = self._read.get(spool.stem, 0) + sum(len(line.encode()) for line in part)
+        for stage, reader in self._readers.items():
+            ended = self._finished(stage)  # asked first: whatever comes after the answer is read below
+            lines: list[bytes] = []
+            metrics: list[Metric] = []
+            for line in reader.pending():
+                made = self._metrics(line)
+                if len(metrics) + len(made) > BATCH:
+                    self._send(stage, metrics)
+                    reader.confirm(lines)
+                    lines, metrics = [], []
+                lines.append(line)
+                metrics += made
+            self._send(stage, metrics)
+            reader.confirm(lines)
+            if ended and stage in self._stages:
+                self._close(stage, "FINISHED")
+
+    def _close(self, stage: str, status: str) -> None:
+        if stage not in self._closed:
+            self._use().set_terminated(self._stages[stage], status)
+            self._closed.add(stage)
+
+    def _send(self, stage: str, metrics: list[Metric]) -> None:
+        if metrics:
+            self._use().log_batch(self._stage(stage), metrics=metrics)
+
+    def _metrics(self, line: bytes) -> list[Metric]:
+        """A line's metrics; a broken line is counted and has none."""
+        try:
+            record = json.loads(line)
+            at, step = int(record["time"] * 1000), int(record["step"])
+            return [Metric(k.replace("/", "."), float(v), at, step) for k, v in record["metrics"].items() if v is not None]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self._broken.add(line)
+            return []
 
     def _stage(self, stage: str) -> str:
         if stage not in self._stages:
@@ -143,13 +183,3 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def redacted(uri: str) -> str:
     """A URI without user and password."""
     return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def _metrics(line: dict[str, Any]) -> list[Metric]:
-    at = int(line["time"] * 1000)
-    return [Metric(k.replace("/", "."), v, at, line["step"]) for k, v in line["metrics"].items() if v is not None]
-
-
-def tracking_version() -> str:
-    """The version of MLflow in use."""
-    return mlflow.__version__

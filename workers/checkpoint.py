@@ -27,12 +27,14 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class StageCheckpoint:
-    """A finished stage: `weights` by role ("live", "ema", and "fake" after a mutual stage) and what it was made with."""
+    """A finished stage: `weights` by role ("live", "ema", and "fake" after a mutual stage), what it was made with, and what it took."""
 
     stage: str
     steps: int
     network: dict[str, Any]
     weights: dict[str, Weights]
+    seconds: float = 0.0
+    samples: int = 0
 
 
 def save_stage(folder: Path, checkpoint: StageCheckpoint) -> Path:
@@ -46,8 +48,8 @@ def save_stage(folder: Path, checkpoint: StageCheckpoint) -> Path:
         path = temporary / f"{role}.safetensors"
         save_file({name: x.detach().cpu().contiguous() for name, x in weights.items()}, str(path))
         files[role] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    manifest = {"format": FORMAT, "stage": checkpoint.stage, "steps": checkpoint.steps, "network": checkpoint.network, "files": files}
-    write_json(temporary / MANIFEST, manifest)
+    about = {name: getattr(checkpoint, name) for name in ("stage", "steps", "seconds", "samples", "network")}
+    write_json(temporary / MANIFEST, {"format": FORMAT, **about, "files": files})
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
@@ -59,6 +61,16 @@ def is_finished(folder: Path, stage: str) -> bool:
     return (folder / stage / MANIFEST).is_file()
 
 
+def stage_record(folder: Path, stage: str) -> dict[str, Any]:
+    """What a finished stage was: name, steps, seconds, samples.
+
+    Raises:
+        ValueError: missing or damaged.
+    """
+    manifest = _manifest(folder / stage, stage)
+    return {"name": manifest["stage"], "steps": manifest["steps"]} | {k: manifest.get(k, 0) for k in ("seconds", "samples")}
+
+
 def load_stage(folder: Path, stage: str, network: dict[str, Any], roles: tuple[str, ...]) -> StageCheckpoint:
     """Load the weights of the named roles, verified.
 
@@ -66,9 +78,7 @@ def load_stage(folder: Path, stage: str, network: dict[str, Any], roles: tuple[s
         ValueError: missing, damaged, or of another architecture than `network` (the first field that differs is named).
     """
     path = folder / stage
-    manifest = read_json(path / MANIFEST, f"checkpoint of stage {stage!r} (train it first)")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not manifest.keys() >= FIELDS:
-        raise ValueError(f"checkpoint {path}: its {MANIFEST} is not of format {FORMAT}; remove {path} and train the stage again")
+    manifest = _manifest(path, stage)
     _same_network(path, manifest["network"], network)
     weights = {}
     for role in roles:
@@ -81,7 +91,15 @@ def load_stage(folder: Path, stage: str, network: dict[str, Any], roles: tuple[s
             weights[role] = load_file(str(file))
         except SafetensorError as error:
             raise ValueError(f"checkpoint {file}: not a safetensors file ({error}); train the stage again") from error
-    return StageCheckpoint(manifest["stage"], manifest["steps"], manifest["network"], weights)
+    about = {name: manifest[name] for name in ("stage", "steps", "network")}
+    return StageCheckpoint(**about, weights=weights, seconds=manifest.get("seconds", 0.0), samples=manifest.get("samples", 0))
+
+
+def _manifest(path: Path, stage: str) -> dict[str, Any]:
+    manifest = read_json(path / MANIFEST, f"checkpoint of stage {stage!r} (train it first)")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not manifest.keys() >= FIELDS:
+        raise ValueError(f"checkpoint {path}: its {MANIFEST} is not of format {FORMAT}; remove {path} and train the stage again")
+    return manifest
 
 
 def _same_network(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -121,7 +121,7 @@ def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, wo
             continue
         run = _StageRun(config, stage, dataset, rollouts, rank, world, weights)
         records.append(run.train())
-        weights = run.finish()
+        weights = run.finish(records[-1])
         dist.barrier()
     return records
 
@@ -167,8 +167,8 @@ class _StageRun:
             "samples": self._stage.steps * self._stage.batch,
         }
 
-    def finish(self) -> Weights:
-        """Commit the stage's checkpoint (rank 0) and release the engines; returns the averaged weights for the next stage."""
+    def finish(self, record: dict) -> Weights:
+        """Commit the stage's checkpoint and record (rank 0) and release the engines; returns the averaged weights for the next stage."""
         ema = {name: x.detach().clone() for name, x in self._ema.state_dict().items()}
         roles = {"ema": ema, "live": self._whole(self._live)}
         if self._fake is not None:
@@ -177,7 +177,9 @@ class _StageRun:
             self._spool.close()
             save_stage(
                 self._config.checkpoints,
-                StageCheckpoint(self._stage.name, self._stage.steps, self._config.architecture(), roles),
+                StageCheckpoint(
+                    self._stage.name, self._stage.steps, self._config.architecture(), roles, record["seconds"], record["samples"]
+                ),
             )
         self._live.close()
         if self._fake is not None:
@@ -247,9 +249,9 @@ class _StageRun:
         mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
         dist.all_reduce(mean)
         values = dict(zip(names, mean.tolist(), strict=True))
+        counts = over_ranks(ages) if ages else {}
         if self._spool is not None:
-            scaled = {name: float(count * self._world) for name, count in ages.items()}
-            self._spool.write(step, values | local | scaled | {"samples_per_s": self._stage.batch / local["step_s"]})
+            self._spool.write(step, values | local | counts | {"samples_per_s": self._stage.batch / local["step_s"]})
         self._bad_steps = self._bad_steps + 1 if values["skipped"] else 0
         if self._bad_steps > self._config.max_bad_steps:
             bad = [n for n, v in values.items() if n.startswith("loss/") and not math.isfinite(v)] or ["a gradient"]
@@ -274,6 +276,13 @@ class _StageRun:
         names = [name for name, _ in engine.network.named_parameters()]
         with engine.gathered() as tensors:
             return {name: x.detach().cpu().clone() for name, x in zip(names, tensors, strict=True)}
+
+
+def over_ranks(counts: Counter[str]) -> dict[str, float]:
+    """The counts of all ranks together; every rank must call it."""
+    gathered: list[Counter[str]] = [Counter()] * dist.get_world_size()
+    dist.all_gather_object(gathered, counts)
+    return {name: float(count) for name, count in sum(gathered, Counter()).items()}
 
 
 def _plain(value):

@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 from mutual_forcing.datasets.media import decode, probe
 from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.orchestration.run_folder import LOCK
 from mutual_forcing.workers.checkpoint import load_stage
 
 pytestmark = pytest.mark.timeout(600)
@@ -124,7 +125,7 @@ def test_generate_writes_a_clip_that_plays(run: Trained, tmp_path: Path) -> None
 
 
 def test_running_again_returns_at_once(run: Trained) -> None:
-    files = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()}
+    files = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file() and p.name != LOCK}
     start = time.monotonic()
     done = command("train", "tiny", "--out", str(run.folder), "--json")
     assert done.code == 0, done.error[-2000:]
@@ -132,4 +133,4 @@ def test_running_again_returns_at_once(run: Trained) -> None:
     came_to = json.loads(done.out)
     assert [(s["name"], s["steps"]) for s in came_to["stages"]] == [(s.name, s.steps) for s in CONFIG.stages]
     assert came_to["report"] == str(run.folder / "report.html")
-    assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file()} == files
+    assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file() and p.name != LOCK} == files

@@ -1,11 +1,17 @@
 """The wheel holds the tree, the pins satisfy the ranges, and an uninstalled checkout starts."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import tomllib
 import zipfile
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -105,3 +111,82 @@ def test_bare_checkout_runs_a_benchmark(tmp_path: Path) -> None:
     command = [sys.executable, "-S", str(tmp_path), "bench", "answer", "--quick"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout.split()) == (3, ["42", "--quick"])
+
+
+# A build backend without requirements, so that `make` has a project to install and needs no package index for it.
+BACKEND = """
+import zipfile
+def build_editable(folder, *_):
+    name = "mutual_forcing-0"
+    with zipfile.ZipFile(f"{folder}/{name}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.dist-info/METADATA", "Metadata-Version: 2.1\\nName: mutual-forcing\\nVersion: 0\\nProvides-Extra: dev\\n")
+        wheel.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr(f"{name}.dist-info/RECORD", "")
+    return f"{name}-py3-none-any.whl"
+build_wheel = build_editable
+"""
+
+
+@pytest.fixture
+def bare_project(tmp_path: Path) -> Path:
+    """The Makefile and the pins, around a project that holds nothing."""
+    project = tmp_path / "project"
+    project.mkdir()
+    for name in ("Makefile", "constraints.txt"):
+        shutil.copyfile(ROOT / name, project / name)
+    (project / "backend.py").write_text(BACKEND)
+    (project / "pyproject.toml").write_text(
+        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
+        "[project]\nname = 'mutual-forcing'\nversion = '0'\noptional-dependencies = { dev = [] }\n"
+    )
+    return project
+
+
+@pytest.fixture
+def torch_index(tmp_path: Path) -> Iterator[str]:
+    """A package index with one small wheel that calls itself torch; gives its address."""
+    folder, name = tmp_path / "index" / "torch", f"torch-{pins()['torch']}+cpu"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {pins()['torch']}+cpu\n")
+        archive.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{name}.dist-info/RECORD", "")
+    (folder / "index.html").write_text(f"<!DOCTYPE html><a href='{name}-py3-none-any.whl'>{name}-py3-none-any.whl</a>")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=folder.parent)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def set_up(project: Path, index: str) -> tuple[list[str], str]:
+    """Run `make setup`: the torch that it installed, and what it said."""
+    hidden = ("MAKEFLAGS", "MAKELEVEL")
+    environment = {k: v for k, v in os.environ.items() if k not in hidden} | {"no_proxy": "127.0.0.1"}
+    command = ["make", "setup", f"PYTHON={sys.executable}", f"TORCH_CPU_INDEX={index}"]
+    result = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = [p.name for p in (project / ".venv").glob("lib/python*/site-packages/torch-*.dist-info")]
+    return found, result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or sys.platform != "linux", reason="only Linux without a GPU takes the CPU build")
+def test_make_takes_torch_without_cuda_where_there_is_no_gpu(bare_project: Path, torch_index: str) -> None:
+    found, said = set_up(bare_project, torch_index)
+    assert found == [f"torch-{pins()['torch']}+cpu.dist-info"]
+    assert f"taking torch from {torch_index}" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.path.exists("/dev/nvidiactl") or sys.platform != "linux", reason="only Linux without a GPU takes the CPU build")
+def test_make_goes_on_where_the_index_does_not_answer_or_has_no_such_torch(bare_project: Path, torch_index: str) -> None:
+    start = time.monotonic()
+    pinned = bare_project / "constraints.txt"
+    for index, wanted, word in (("", "", ""), ("http://192.0.2.1/whl/cpu", "", ""), (torch_index, "torch==0.0.1", "It is not there")):
+        if wanted:
+            pinned.write_text(re.sub(r"(?m)^torch==.*$", wanted, pinned.read_text()))
+        (bare_project / ".venv" / ".ready").unlink(missing_ok=True)
+        found, said = set_up(bare_project, index)
+        assert found == []
+        assert word in said
+    assert time.monotonic() - start < 120

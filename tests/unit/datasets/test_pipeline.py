@@ -12,7 +12,8 @@ from media_material import names, write_film
 
 from mutual_forcing.datasets.loader import LatentDataset
 from mutual_forcing.datasets.manifest import MANIFEST, SOURCES, Manifest, read_manifest
-from mutual_forcing.datasets.pipeline import decode_record, prepare, read_sources
+from mutual_forcing.datasets.pipeline import _sample, decode_record, prepare, read_sources
+from mutual_forcing.datasets.sources import list_sources
 from mutual_forcing.datasets.stages import DataConfig
 from mutual_forcing.datasets.synthetic import SyntheticConfig, make_character_clip, write_corpus
 from mutual_forcing.model.text import TextConfig
@@ -29,6 +30,9 @@ REFUSED = {
     "strange.mp4": "none of the containers",
     "strange sidecar.mp4": "sidecar strange sidecar.json: must look like",
     "\\udce9.mp4": "its name is not UTF-8",
+    "elsewhere": "a link to a folder",
+    "gone.mp4": "a link to what is not there",
+    "closed.mp4": "sidecar closed.json: cannot be read",
 }
 
 
@@ -63,6 +67,10 @@ def fill(media: Path) -> None:
     (media / "notes.txt").write_text("hello")
     (media / "lost.json").write_text("{}")
     (media / ".hidden.mp4").write_text("x")
+    (media / "elsewhere").symlink_to(media.parent)
+    (media / "gone.mp4").symlink_to(media / "nowhere.mp4")
+    write_film(media / "closed.mp4", 1.3, seed=4)
+    (media / "closed.json").symlink_to("/proc/self/mem")
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +178,18 @@ def test_a_folder_without_usable_clips_is_refused_with_all_reasons(ray_cluster, 
         run(DataConfig(media=str(media)), tmp_path / "data")
     assert [(line["source"], line["status"]) for line in read_sources(tmp_path / "data")] == [("a.mp4", "refused"), ("b.txt", "refused")]
     assert not (tmp_path / "data" / MANIFEST).exists()
+
+
+def test_codecs_are_measured_on_usable_sources_in_a_folder_full_of_others(ray_cluster, tmp_path):
+    write_corpus(replace(CLIPS, count=2), tmp_path / "media")
+    for i in range(40):
+        (tmp_path / "media" / f"note {i}.txt").write_text("x")
+    config = DataConfig(media=str(tmp_path / "media"), clip_chunks=2, codec_fit_sources=1)
+    drawn = _sample(config, [str(path) for path in list_sources(tmp_path / "media")], tmp_path / "media")
+    assert drawn[0].endswith(".txt"), "this folder tests nothing"
+    made = run(config, tmp_path / "data")
+    assert made.manifest.sources_used == 2
+    assert "measure codecs" in made.stages
 
 
 def test_one_source_and_its_copy_are_one_source(ray_cluster, tmp_path):

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_material import Said, command
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from mutual_forcing.datasets.pipeline import read_sources
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.orchestration.config import with_settings
+from mutual_forcing.orchestration.launch import command_line
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.recipes import recipe
-
-COMMAND = Path(sys.executable).with_name("mutual-forcing")
 
 
 def verbs(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -37,15 +35,6 @@ def verbs(command: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 VERBS = dict(verbs(get_command(app)))
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a command answered."""
-
-    code: int
-    out: str
-    error: str
-
-
 def say(*words: str) -> Said:
     """Run in this process: for what fails before any work begins."""
     handler = signal.getsignal(signal.SIGTERM)
@@ -54,13 +43,6 @@ def say(*words: str) -> Said:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return Said(result.exit_code, result.stdout, result.stderr)
-
-
-def say_outside(*words: str) -> Said:
-    """Run the installed command, which may start Ray."""
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    done = subprocess.run([str(COMMAND), *words], capture_output=True, text=True, timeout=180, env=environment, check=False)
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 def assert_one_line(said: Said, *parts: str) -> None:
@@ -107,11 +89,19 @@ def test_no_words_print_the_help() -> None:
         (("tiny", "--set", "seed"), ("--set 'seed'", "for example")),
         (("tiny", "--media", "s3://bucket/clips"), ("--media='s3://bucket/clips'", "local")),
         (("tiny", "--media", ""), ("--media", "give a path")),
+        (("tiny", "--data", "s3://bucket/data"), ("--data='s3://bucket/data'", "local")),
+        (("tiny", "--data", "mine", "--media", "clips"), ("--data='mine'", "--media='clips'", "one of the two")),
         (("tiny", "--out", "s3://bucket/run"), ("--out='s3://bucket/run'", "local")),
     ],
 )
 def test_bad_words_of_train(words: tuple[str, ...], parts: tuple[str, ...]) -> None:
     assert_one_line(say("train", *words), *parts)
+
+
+def test_a_folder_without_a_prepared_dataset_leaves_no_run_behind(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert_one_line(say("train", "tiny", "--data", str(tmp_path), "--out", str(run)), "manifest.json", "mutual-forcing data prepare")
+    assert not run.exists()
 
 
 def test_a_run_folder_of_another_configuration(tmp_path: Path) -> None:
@@ -146,7 +136,7 @@ def test_a_folder_without_a_usable_clip(tmp_path: Path, verb: str) -> None:
     media.mkdir()
     (media / "broken.mp4").write_bytes(b"this is no film")
     words = ("train", "tiny", "--media", str(media)) if verb == "train" else ("data", "prepare", str(media))
-    said = say_outside(*words, "--out", str(out))
+    said = command(*words, "--out", str(out))
     assert said.code == 1
     errors = [line for line in said.error.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
@@ -175,6 +165,31 @@ def test_generate_needs_a_run_and_a_finished_stage(tmp_path: Path) -> None:
 )
 def test_bad_words_of_generate(tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]) -> None:
     assert_one_line(say("generate", str(tmp_path), *words), *parts)
+
+
+@pytest.mark.parametrize("record", [{}, [], {"config": None}, {"config": {}}])
+def test_a_run_record_without_a_configuration(tmp_path: Path, record: Any) -> None:
+    write_json(tmp_path / "run.json", record)
+    assert_one_line(say("generate", str(tmp_path), "--out", str(tmp_path / "clip.mp4")), "run.json", "train the run again")
+
+
+def test_the_account_of_sources_is_missing_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sources\.jsonl cannot be read \(No such file.*prepare the data again"):
+        read_sources(tmp_path)
+    (tmp_path / "sources.jsonl").write_text("{")
+    with pytest.raises(ValueError, match="it is not JSON lines"):
+        read_sources(tmp_path)
+
+
+def test_a_file_is_no_dataset(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    assert_one_line(say("data", "inspect", str(tmp_path / "notes.txt")), "dataset manifest", "notes.txt", "Not a directory")
+
+
+def test_the_command_of_a_run_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "demo", "--media", "my clips/a'b", "--set", "seed=1"]
+    monkeypatch.setattr("sys.argv", ["mutual-forcing", *words])
+    assert shlex.split(command_line()) == ["mutual-forcing", *words]
 
 
 @pytest.mark.parametrize("verb", ["report", "data inspect"])

@@ -16,9 +16,10 @@ from mutual_forcing.datasets.media import write_media
 from mutual_forcing.datasets.sync import SyncSummary
 from mutual_forcing.orchestration.report import build_report, duration, number, significant
 from mutual_forcing.orchestration.report_plots import age_chart, loss_chart, smooth, sync_chart
-from mutual_forcing.orchestration.run_reader import STAGES, Series
+from mutual_forcing.orchestration.run_reader import Series
 from mutual_forcing.orchestration.samples import _sync
 
+STAGES = ("faces-first", "everything")  # names of nobody's recipe
 VOID = {"meta", "img", "br", "link", "input"}
 
 
@@ -65,8 +66,16 @@ def metric_lines(stage: str, steps: int) -> list[str]:
     lines = []
     for step in range(steps):
         metrics = {"loss": 2.0 - step / steps, "loss/fm_video": 1.0 - 0.5 * step / steps, "step_s": 0.5, "rollout_wait_s": 0.0}
-        if stage == "mutual":
-            metrics |= {"loss/dmd_audio": 0.3, "age/0": 1.0, "age/2": 3.0, "rollout_wait_s": 0.1}
+        if stage == STAGES[-1]:
+            metrics |= {
+                "dmd": 0.1 + step,
+                "loss/dmd_audio": 0.3,
+                "loss/fake_fresh": 1.2,
+                "skipped": float(step == 4),
+                "age/0": 1.0,
+                "age/2": 3.0,
+                "rollout_wait_s": 0.1,
+            }
         lines.append(json.dumps({"stage": stage, "step": step, "time": 0.0, "metrics": metrics}))
     return lines
 
@@ -95,7 +104,7 @@ def run_record() -> dict[str, Any]:
         "recipe": "tiny",
         "created": "2026-11-23T09:12:00+00:00",
         "git_commit": "0123456789abcdef",
-        "config": {"seed": 7},
+        "config": {"seed": 7, "stages": [{"name": name, "objective": kind} for name, kind in zip(STAGES, ("flow", "mutual"), strict=True)]},
         "versions": {"torch": "2.13.0"},
         "machine": {"cores": 2, "memory_gb": 24.0, "gpus": [], "system": "Linux"},
         "commands": ["mutual-forcing train tiny"],
@@ -147,8 +156,13 @@ def test_a_complete_run_has_no_gaps_and_every_figure_comes_from_the_data(run_dir
         "trained from scratch in 1 min 35 s on 2 CPU cores, without a GPU",
         "4 evaluations a chunk, 31.2 frames/s",
         "a calm speaker",
-        "Real 0.70 0.30 0.40 [0.35, 0.45] −42 ms 12 yes",
-        "FEW 4 0.50 0.30 0.20 [−0.01, 0.25] −42 ms 12 not shown: the interval reaches zero",
+        "Did it learn? 2 of 2 stages end at a lower loss than they began: faces-first 1.98 → 1.08, everything 1.98 → 1.08",
+        "Is it in sync? +0.20 FEW 4: own pairs correlate 0.50, shuffled 0.30; gap [−0.01, 0.25], not shown: the interval reaches zero; "
+        "real clips: gap 0.40",
+        "What did it cost? 1 min 35 s on 2 CPU cores, without a GPU; 10 s of it in training steps",
+        "How fast does it generate? 31.2 frames/s FEW 4, 4 evaluations a chunk",
+        "Real 0.70 0.30 0.40 [0.35, 0.45] yes −42 ms 12",
+        "FEW 4 0.50 0.30 0.20 [−0.01, 0.25] not shown: the interval reaches zero −42 ms 12",
         "80 rollouts, mean age 1.50, oldest 2. Training waited for rollouts in 20 % of its time.",
         "picture 33.3 dB PSNR, sound 18.8 dB SNR",
         "Of 2 sources, 1 were used and 1 refused.",
@@ -158,6 +172,12 @@ def test_a_complete_run_has_no_gaps_and_every_figure_comes_from_the_data(run_dir
     ):
         assert expected in page.words
     assert page.words.index("b.mp4") < page.words.index("a.mp4"), "refused sources come first"
+
+
+@pytest.mark.parametrize(("dirty", "shown"), [(True, True), (False, False), (None, False)])
+def test_uncommitted_changes_stand_beside_the_commit(run_dir: Path, dirty: bool | None, shown: bool) -> None:
+    (run_dir / "run.json").write_text(json.dumps(run_record() | {"git_dirty": dirty}))
+    assert ("commit 0123456789ab with uncommitted changes" in page_of(run_dir).words) == shown
 
 
 def test_the_clips_on_the_page_are_the_files_of_the_run(run_dir: Path, media: dict[str, bytes]) -> None:
@@ -173,6 +193,35 @@ def test_the_clips_on_the_page_are_the_files_of_the_run(run_dir: Path, media: di
 def test_first_and_last_tenth_are_the_means_that_the_legend_prints(run_dir: Path) -> None:
     # 20 values from 2.0 in steps of 0.05: first two 2.0 and 1.95, last two 1.1 and 1.05.
     assert "total 1.98 1.08 −46 %" in page_of(run_dir).words
+
+
+def test_the_stages_are_those_of_the_runs_configuration(run_dir: Path) -> None:
+    words = page_of(run_dir).words
+    assert "faces-first flow matching" in words
+    assert words.index("faces-first flow matching") < words.index("everything dual mode: flow matching, ShortCut and DMD")
+    record = run_record()
+    del record["config"]["stages"]
+    (run_dir / "run.json").write_text(json.dumps(record))
+    assert "Not available. run.json: config has no 'stages'" in page_of(run_dir).words
+
+
+def test_the_direction_of_dmd_stands_apart_from_the_losses(run_dir: Path) -> None:
+    page = page_of(run_dir)
+    charts = [str(svg.get("aria-label", "")) for svg in page.all("svg")]
+    assert [label for label in charts if "DMD" in label] == ["Size of DMD's direction against step, stage everything"]
+    # 20 values from 0.1 in steps of 1: first two 0.1 and 1.1, last two 18.1 and 19.1.
+    assert "DMD, weighted 0.600 18.6 × 31" in page.words
+    assert "fake score, unseen samples 1.20 1.20 +0 %" in page.words
+    assert "steps skipped because a gradient was not finite: 1" in page.words
+    assert "total, with DMD" not in page.words
+
+
+def test_a_run_of_an_older_release_says_that_its_total_holds_dmd(run_dir: Path) -> None:
+    spool = run_dir / f"metrics/{STAGES[-1]}.jsonl"
+    spool.write_text(spool.read_text().replace('"dmd": ', '"other": '))
+    words = page_of(run_dir).words
+    assert "total, with DMD 1.98 1.08 −46 %" in words
+    assert "DMD, audio 0.300 0.300 +0 %" in words
 
 
 def test_the_page_asks_for_nothing_outside_itself(run_dir: Path) -> None:
@@ -193,7 +242,8 @@ def test_a_real_corpus_is_told_that_the_sync_measure_does_not_hold(run_dir: Path
     (run_dir / "samples/samples.json").write_text(json.dumps(samples_record() | {"proxy_valid": False}))
     page = page_of(run_dir)
     assert "on real faces it says nothing, so it is not reported" in page.words
-    for figure in ("mouth/voice correlation of FEW", "0.70 0.30", "FEW 4 0.50"):
+    assert "Is it in sync? – mouth against voice is not measured here" in page.words
+    for figure in ("own pairs correlate", "0.70 0.30", "FEW 4 0.50"):
         assert figure not in page.words, "an invalid figure must be printed nowhere"
 
 
@@ -224,7 +274,7 @@ def test_only_run_json_is_needed_and_a_stranger_folder_is_refused(tmp_path: Path
     with pytest.raises(ValueError, match="not valid JSON"):
         build_report(tmp_path)
     (tmp_path / "run.json").write_text("{}")
-    assert page_of(tmp_path).words.count("Not available.") == 11
+    assert page_of(tmp_path).words.count("Not available.") == 8
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "run.json"]
 
 
@@ -258,10 +308,10 @@ def test_files_outside_the_run_are_never_embedded(run_dir: Path, tmp_path_factor
 
 
 def test_a_resumed_run_counts_each_step_once_and_says_what_it_skipped(run_dir: Path) -> None:
-    lines = metric_lines("mutual", 20)
+    lines = metric_lines(STAGES[-1], 20)
     torn = [*lines[:12], lines[12][:30] + lines[10], *lines[10:]]  # killed while writing step 12, resumed from step 10
-    bad = json.dumps({"stage": "mutual", "step": 20, "time": 0.0, "metrics": {"loss": float("nan")}})
-    (run_dir / "metrics/mutual.jsonl").write_text("\n".join([*torn, bad]))
+    bad = json.dumps({"stage": STAGES[-1], "step": 20, "time": 0.0, "metrics": {"loss": float("nan")}})
+    (run_dir / f"metrics/{STAGES[-1]}.jsonl").write_text("\n".join([*torn, bad]))
     words = page_of(run_dir).words
     assert "80 rollouts, mean age 1.50" in words
     assert "values that are not finite numbers: 1; torn lines skipped: 1" in words

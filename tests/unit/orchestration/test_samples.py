@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_material import untrained_run
@@ -89,6 +90,34 @@ def test_the_outcome_is_what_the_run_recorded(run_dir: Path, config: RunConfig, 
     assert came_to["sync"] == json.loads(samples.read_text())["sync"]
     samples.write_text(samples.read_text().replace('"proxy_valid": true', '"proxy_valid": false'))
     assert outcome(folder)["sync"] is None
+
+
+LONG = [{"word": f"w{i}", "start": i / 4, "end": i / 4 + 0.2} for i in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("wishes", "warnings"),
+    [
+        ({}, []),
+        ({"moves": 4}, []),
+        ({"moves": 3}, ["--moves=3: mode few was trained for 4 moves"]),
+        ({"guidance": 1.5}, ["--guidance=1.5 is ignored"]),
+        ({"mode": "multi", "moves": 3, "guidance": 1.5}, []),
+        ({"text": "long.json", "seconds": 1.0}, []),  # 60 words, but few of them within a second
+        ({"text": "long.json", "seconds": 9.0}, ["the last 7 of 39 words are left out: the model reads 32 a clip (model.text.max_words)"]),
+    ],
+)
+def test_generate_warns_of_what_the_model_was_not_made_for(
+    run_dir: Path, tmp_path: Path, wishes: dict[str, Any], warnings: list[str]
+) -> None:
+    (tmp_path / "long.json").write_text(json.dumps({"transcript": LONG}))
+    said: list[str] = []
+    given = {"mode": "few", "moves": None, "guidance": None, "text": None, "seconds": 0.5} | wishes
+    text = given["text"] and str(tmp_path / given["text"])
+    words = (0, text, given["seconds"], given["mode"], given["moves"], given["guidance"], 0)
+    record = generate_clip(str(run_dir), str(tmp_path / "clip.mp4"), *words, warn=said.append)
+    assert [line[: len(start)] for line, start in zip(said, warnings, strict=True)] == warnings
+    assert record["evaluations_per_chunk"] == (6 if given["mode"] == "multi" else given["moves"] or 4)
 
 
 def test_a_generated_clip_counts_its_chunks(run_dir: Path, tmp_path: Path) -> None:

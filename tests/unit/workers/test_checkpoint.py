@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mutual_forcing.workers.checkpoint import StageCheckpoint, is_finished, load_stage, save_stage
+from mutual_forcing.workers.checkpoint import StageCheckpoint, is_finished, load_stage, save_stage, stage_record
 
 NETWORK = {"model.depth": 2, "model.text": {"max_words": 4}, "timeline.fps": 24}
 ROLES = ("live", "ema")
@@ -19,7 +19,7 @@ ROLES = ("live", "ema")
 def checkpoint(seed: int = 0, steps: int = 9) -> StageCheckpoint:
     g = torch.Generator().manual_seed(seed)
     weights = {role: {"a.weight": torch.randn(4, 3, generator=g), "b": torch.randn(5, generator=g)} for role in ROLES}
-    return StageCheckpoint("joint", steps, NETWORK, weights)
+    return StageCheckpoint("joint", steps, NETWORK, weights, seconds=1.25, samples=36)
 
 
 @pytest.fixture
@@ -32,9 +32,18 @@ def test_everything_comes_back(saved: Path) -> None:
     assert is_finished(saved, "joint")
     loaded, sent = load_stage(saved, "joint", NETWORK, ROLES), checkpoint()
     assert (loaded.stage, loaded.steps, loaded.network) == (sent.stage, sent.steps, sent.network)
+    assert (loaded.seconds, loaded.samples) == (sent.seconds, sent.samples)
     for role in ROLES:
         assert loaded.weights[role].keys() == sent.weights[role].keys()
         assert all(torch.equal(loaded.weights[role][name], x) for name, x in sent.weights[role].items())
+
+
+def test_the_record_of_a_stage_is_read_without_its_weights(saved: Path) -> None:
+    for role in ROLES:
+        (saved / "joint" / f"{role}.safetensors").unlink()
+    assert stage_record(saved, "joint") == {"name": "joint", "steps": 9, "seconds": 1.25, "samples": 36}
+    with pytest.raises(ValueError, match="checkpoint of stage 'mutual'"):
+        stage_record(saved, "mutual")
 
 
 def test_only_the_roles_asked_for_are_read(saved: Path) -> None:

@@ -1,0 +1,106 @@
+"""The report's learning section: what a stage logged, as one plot of its losses and one of the size of DMD's direction.
+
+DMD has a direction and no loss: its size need not fall, and drawn among the losses it would only stretch their axis.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from .report_plots import loss_chart
+from .run_reader import Series, StageInfo, StageMetrics, UnavailableError, read_metrics
+
+# Metric name -> how it is called in the report, in the order of the legend. The total comes first.
+LOSSES = {
+    "loss": "total",
+    "loss/fm_video": "flow matching, video",
+    "loss/fm_audio": "flow matching, audio",
+    "loss/sc_video": "ShortCut, video",
+    "loss/sc_audio": "ShortCut, audio",
+    "loss/fake": "fake score",
+    "loss/fake_fresh": "fake score, unseen samples",
+}
+DIRECTIONS = {"dmd": "DMD, weighted", "loss/dmd_video": "DMD, video", "loss/dmd_audio": "DMD, audio"}
+KINDS = {"flow": "flow matching", "mutual": "dual mode: flow matching, ShortCut and DMD"}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a plot: mean of the first and of the last tenth of its values."""
+
+    css_class: str
+    title: str
+    first: float
+    last: float
+
+    @property
+    def change(self) -> str:
+        """The change in percent, as a factor where percents grow long; a dash from zero."""
+        if not self.first or not math.isfinite(self.last / self.first):
+            return "–"
+        share = (self.last - self.first) / abs(self.first)
+        return f"× {self.last / self.first:.3g}" if share > 1 else f"{share:+.0%}".replace("-", "−").replace("%", " %")
+
+
+@dataclass(frozen=True)
+class Plot:
+    chart: Markup
+    curves: tuple[Curve, ...]
+
+
+@dataclass(frozen=True)
+class StageLosses:
+    """`directions` is the plot of DMD's direction, None where the stage has none. `kind` says in words what the stage trains on."""
+
+    kind: str
+    losses: Plot
+    directions: Plot | None
+    note: str
+
+    @property
+    def total(self) -> Curve:
+        return self.losses.curves[0]
+
+
+def losses_section(run_dir: Path, stage: StageInfo) -> StageLosses:
+    """What one stage logged."""
+    metrics = read_metrics(run_dir, stage.name)
+    losses = {name: metrics.series[name] for name in LOSSES if name in metrics.series}
+    if not losses:
+        raise UnavailableError(f"metrics/{stage.name}.jsonl holds no loss")
+    directions = {name: metrics.series[name] for name in DIRECTIONS if name in metrics.series}
+    # Runs of older releases added DMD's size to the total and logged no `dmd`.
+    titles = LOSSES | ({"loss": "total, with DMD"} if directions and "dmd" not in directions else {})
+    return StageLosses(
+        kind=KINDS.get(stage.objective, stage.objective),
+        losses=_plot(losses, titles, f"Loss against step, stage {stage.name}"),
+        directions=_plot(directions, DIRECTIONS, f"Size of DMD's direction against step, stage {stage.name}") if directions else None,
+        note=_note(metrics),
+    )
+
+
+def _plot(series: dict[str, Series], titles: dict[str, str], label: str) -> Plot:
+    curves = tuple(_curve(_css_class(name), titles[name], values) for name, values in series.items())
+    drawn = [(curve.css_class, values) for curve, values in zip(curves, series.values(), strict=True)]
+    return Plot(loss_chart(drawn, label), curves)
+
+
+def _css_class(name: str) -> str:
+    return {"loss": "total", "dmd": "dmd total"}.get(name) or re.sub("_", " ", name.removeprefix("loss/"))
+
+
+def _curve(css_class: str, title: str, series: Series) -> Curve:
+    tenth = max(1, len(series.values) // 10)
+    return Curve(css_class, title, float(series.values[:tenth].mean()), float(series.values[-tenth:].mean()))
+
+
+def _note(metrics: StageMetrics) -> str:
+    counts = {
+        "steps skipped because a gradient was not finite": round(metrics.total("skipped")),
+        "values that are not finite numbers": metrics.not_finite,
+        "torn lines skipped": metrics.torn_lines,
+    }
+    return "; ".join(f"{what}: {count}" for what, count in counts.items() if count)

@@ -1,0 +1,118 @@
+"""A Ray session that starts or says why not, and that ends whole, also when Ctrl-C or a supervisor stops it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import ray
+import ray.data
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
+PORTS = 32  # about what the processes of one session listen on
+END_SECONDS = 10.0
+
+
+@contextmanager
+def ray_session(cpus: int | None = None) -> Iterator[None]:
+    """A Ray cluster of this machine that ends with the block, or the one that RAY_ADDRESS names.
+
+    Raises:
+        ValueError: Ray's processes could not speak to each other here, or did not start.
+    """
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    address = os.environ.get("RAY_ADDRESS")
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    with _scratch() as scratch:
+        if address:
+            options |= {"address": address}
+        else:
+            check_ports()
+            options |= {"num_cpus": cpus or max(2, os.cpu_count() or 2), "include_dashboard": False, "_temp_dir": str(scratch)}
+        try:
+            with kept_signals(signal.SIGTERM):
+                ray.init(**options)
+        except (RuntimeError, OSError) as error:
+            place = f"at RAY_ADDRESS={address!r} cannot be reached" if address else "could not start here"
+            raise ValueError(f"Ray {place} ({error}); `mutual-forcing doctor` shows the free memory, disk and cores") from error
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings stay in Ray's log files
+        yield
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for Ray's sockets and logs; the processes that the block started are gone before it is removed."""
+    mine = psutil.Process()
+    before = set(mine.children(recursive=True))
+    folder = Path(tempfile.mkdtemp(prefix="mf-"))
+    try:
+        yield folder
+    finally:
+        with uninterrupted():
+            started = set(mine.children(recursive=True)) - before
+            ray.shutdown()
+            # A worker outlives its raylet for a moment: it must not commit a stage that a rerun has begun again.
+            for process in psutil.wait_procs(started, END_SECONDS)[1]:
+                process.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def kept_signals(stop: signal.Signals) -> Iterator[None]:
+    """The handlers of SIGINT and SIGTERM come back when the block ends: Ray replaces them, and never gives them back.
+
+    Ray's own end the process with SystemExit; here that ends as the handler of `stop` would have ended it, in KeyboardInterrupt.
+    """
+    before = {number: signal.getsignal(number) for number in STOPS}
+    try:
+        yield
+    except SystemExit as end:
+        if callable(handler := before[stop]):
+            handler(stop, None)
+        raise KeyboardInterrupt from end
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended: a clean-up cut short by an impatient second one leaves processes behind."""
+    late: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: late.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if late:
+        raise KeyboardInterrupt
+
+
+def check_ports(count: int = PORTS) -> None:
+    """See that processes of this machine can speak over TCP. Without that Ray waits for a quarter of an hour.
+
+    Raises:
+        ValueError: they cannot; the system's reason is named.
+    """
+    try:
+        with ExitStack() as opened:
+            for _ in range(count):
+                listener = opened.enter_context(socket.create_server(("127.0.0.1", 0)))
+            opened.enter_context(socket.create_connection(listener.getsockname(), timeout=5))
+    except OSError as error:
+        raise ValueError(
+            f"network: cannot open {count} TCP ports on 127.0.0.1 and connect to them ({error.strerror or error}), which Ray needs; "
+            "bring the loopback interface up, stop what holds the ports, or widen net.ipv4.ip_local_port_range"
+        ) from error

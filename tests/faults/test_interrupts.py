@@ -1,0 +1,138 @@
+"""Ctrl-C and SIGTERM in the middle of everything a run does: one line, no process left, and the same command finishes the run."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from command_material import Running, command
+from mlflow.tracking import MlflowClient
+
+from mutual_forcing.orchestration.recipes import recipe
+
+pytestmark = pytest.mark.timeout(600)
+
+STAGES = [s.name for s in recipe("tiny").stages]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A moment of a run: `reached` sees it come, `absent` is what the run folder must still lack after the stop, or it came too late."""
+
+    reached: Callable[[Running, Path], bool]
+    absent: str
+    stretch: tuple[str, ...] = ()
+
+
+def has(name: str) -> Callable[[Running, Path], bool]:
+    return lambda _, folder: any(folder.glob(name))
+
+
+def said(words: str) -> Callable[[Running, Path], bool]:
+    return lambda running, _: words in running.said().error
+
+
+def trained(stage: str) -> Callable[[Running, Path], bool]:
+    return lambda _, folder: (spool := folder / "metrics" / f"{stage}.jsonl").is_file() and spool.read_bytes().count(b"\n") >= 2
+
+
+def in_stage(stage: str, steps: int) -> Point:
+    return Point(trained(stage), f"checkpoints/{stage}", (f"stages.{stage}.steps={steps}",))
+
+
+POINTS = {
+    "open the tracking store": Point(has("run.json"), "data"),
+    "start Ray": Point(has("mlflow.db"), "data"),
+    "draw characters": Point(has("media/character-*"), "data/manifest.json", ("data.synthetic_count=40",)),
+    "look into sources": Point(said("draw talking characters: "), "data/manifest.json"),
+    "encode clips": Point(said("look into sources: "), "data/manifest.json"),
+    "start workers": Point(has("ray"), "metrics"),
+    "pretrain-video": in_stage("pretrain-video", 40),
+    "pretrain-audio": in_stage("pretrain-audio", 40),
+    "joint": in_stage("joint", 40),
+    "mutual": in_stage("mutual", 6),
+    "generate clips": Point(has("samples"), "samples/samples.json", ("samples.multi_steps=32",)),
+    "write the report": Point(said("generate held-out clips: "), "report.html"),
+    "log artifacts": Point(has("report.html"), "mlartifacts/*/*/artifacts/samples"),
+}
+# A training stage is stopped and finished in every run of the tests; the others take minutes.
+CASES = [pytest.param(name, marks=[] if name == "joint" else pytest.mark.slow) for name in POINTS]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"
+
+
+def words_of(point: Point, folder: Path) -> list[str]:
+    return ["train", "tiny", "--out", str(folder), *(word for setting in point.stretch for word in ("--set", setting))]
+
+
+def stop(point: Point, folder: Path, send: Callable[[Running], None], code: int) -> None:
+    """Run to the point, stop there, and look at what is left."""
+    with Running(*words_of(point, folder)) as running:
+        running.until(lambda: point.reached(running, folder), 200)
+        send(running)
+        answer = running.wait(60)
+        assert not running.left_behind(5)
+    assert answer.code == code, answer.error
+    assert answer.error.splitlines()[-1].startswith("stopped: "), answer.error
+    assert not set(answer.error.splitlines()[:-1]) - {line for line in answer.error.splitlines() if line.endswith(" done")}, answer.error
+    assert not list(folder.glob(point.absent)), f"the run was past {point.absent} when it was stopped: stretch the stage"
+    assert "RUNNING" not in {run.info.status for run in tracked(folder)}
+
+
+def tracked(folder: Path) -> list:
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    return client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+
+
+def assert_finishes(point: Point, folder: Path) -> None:
+    """The same command again ends well, and what it leaves is as whole as if nothing had happened."""
+    again = command(*words_of(point, folder))
+    assert again.code == 0, again.error
+    assert (folder / "report.html").is_file()
+    record = json.loads((folder / "run.json").read_text())
+    assert [stage["name"] for stage in record["stages"]] == STAGES
+    finished = [run for run in tracked(folder) if run.info.status == "FINISHED"]
+    assert Counter(run.info.run_name for run in finished) == Counter(["tiny", *(f"tiny {stage}" for stage in STAGES)])
+    assert [run.info.run_id for run in finished if run.info.run_name == "tiny"] == [record["mlflow"]["run_id"]]
+    client = MlflowClient(tracking_uri=record["mlflow"]["tracking_uri"])
+    for stage in record["stages"]:
+        lines = [json.loads(line) for line in (folder / "metrics" / f"{stage['name']}.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == list(range(stage["steps"]))
+        (run,) = [run for run in finished if run.info.run_name == f"tiny {stage['name']}"]
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert [(m.step, m.value) for m in history] == [(line["step"], line["metrics"]["loss"]) for line in lines]
+    assert {artifact.path for artifact in client.list_artifacts(record["mlflow"]["run_id"])} >= {"report.html", "data", "samples"}
+    assert not [path for path in folder.rglob("*.tmp") if path.is_relative_to(folder / "data")]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ctrl_c_stops_it_and_the_same_command_finishes(folder: Path, name: str) -> None:
+    stop(POINTS[name], folder, Running.interrupt, 128 + signal.SIGINT)
+    assert_finishes(POINTS[name], folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["start Ray", "look into sources", "start workers", "mutual", "generate clips"])
+def test_sigterm_stops_it_and_the_same_command_finishes(folder: Path, name: str) -> None:
+    stop(POINTS[name], folder, Running.terminate, 128 + signal.SIGTERM)
+    assert_finishes(POINTS[name], folder)
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_does_not_break_the_clean_up(folder: Path) -> None:
+    def twice(running: Running) -> None:
+        before = len(running.processes())
+        running.interrupt()
+        running.until(lambda: len(running.processes()) < before, 30)
+        running.interrupt()
+
+    stop(POINTS["joint"], folder, twice, 128 + signal.SIGINT)
+    assert_finishes(POINTS["joint"], folder)

@@ -1,0 +1,149 @@
+"""What the system refuses, and what a run folder holds that must not be trusted: one line that names it, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from command_material import Running, Said, command
+
+from mutual_forcing.datasets.storage import write_json
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.orchestration.launch import loop_config
+from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.orchestration.runs import generate_clip
+from mutual_forcing.workers.checkpoint import StageCheckpoint, save_stage
+
+CONFIG = recipe("tiny")
+CHECK_PORTS = (sys.executable, "-c", "from mutual_forcing.orchestration.session import check_ports; check_ports()")
+LOOPBACK_DOWN = "true"
+ONE_PORT = "ip link set lo up && echo 60000 60000 >/proc/sys/net/ipv4/ip_local_port_range"
+
+
+def namespace(kind: str, prepare: str) -> tuple[str, ...]:
+    """Words that run a command in a namespace of its own, after the shell has done `prepare` there."""
+    words = ("unshare", kind, "sh", "-ec", f'{prepare}; exec "$@"', "sh")
+    if (
+        sys.platform != "linux"
+        or not shutil.which("unshare")
+        or subprocess.run([*words, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip(f"this system does not let us make a namespace with: {prepare}")
+    return words
+
+
+def assert_refused(answer: Said, *parts: str) -> None:
+    """One line of failure; progress may stand before it."""
+    assert answer.code == 1, answer.error
+    assert len(answer.errors) == 1, answer.error
+    assert answer.error.splitlines()[-1] == answer.errors[0]
+    assert "Traceback" not in answer.error
+    for part in parts:
+        assert part in answer.errors[0]
+
+
+@pytest.mark.parametrize("place", ["below a file", "in /proc"])
+def test_a_run_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    run = {"below a file": tmp_path / "file" / "run", "in /proc": Path("/proc/run")}[place]
+    assert_refused(command("train", "tiny", "--out", str(run)), f"run={str(run)!r}", "cannot create this folder", "choose another")
+
+
+def test_a_run_folder_on_a_read_only_disk(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    words = namespace("-m", f"mount --bind {run} {run} && mount -o remount,ro,bind {run}")
+    assert_refused(command("train", "tiny", "--out", str(run), prefix=words), f"run={str(run)!r}", "no permission to write there")
+    assert not list(run.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("size", ["1200k", "1800k", "3m"])
+def test_a_full_disk_stops_the_run_and_room_lets_it_finish(tmp_path: Path, size: str) -> None:
+    """The disk exists in the command's namespace alone, so one shell runs the command, makes room, and runs it again."""
+    disk, first = tmp_path / "disk", tmp_path / "first"
+    disk.mkdir()
+    twice = f'"$@" 2>{first} && exit 9; mount -o remount,size=100m {disk}'
+    words = namespace("-m", f"mount -t tmpfs -o size={size} tmpfs {disk}")
+    answer = command("train", "tiny", "--out", str(disk / "run"), prefix=(*words, "sh", "-c", f'{twice}; exec "$@"', "sh"), seconds=500)
+    assert answer.code == 0, first.read_text() + answer.error
+    assert_refused(Said(1, "", first.read_text()), "No space left on device", "make room")
+
+
+@pytest.mark.parametrize(("prepare", "reason"), [(LOOPBACK_DOWN, "Network is unreachable"), (ONE_PORT, "Address already in use")])
+def test_ports_that_ray_needs_are_looked_for_first(prepare: str, reason: str) -> None:
+    done = subprocess.run([*namespace("-n", prepare), *CHECK_PORTS], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ValueError: network: ")
+    assert reason in last
+    assert "ip_local_port_range" in last
+
+
+@pytest.mark.slow
+def test_a_run_without_a_free_port_ends_at_once(tmp_path: Path) -> None:
+    with Running("train", "tiny", "--out", str(tmp_path / "run"), prefix=namespace("-n", ONE_PORT)) as running:
+        answer = running.wait(120)
+        assert not running.left_behind(5)
+    assert_refused(answer, "cannot open 32 TCP ports", "Address already in use", "net.ipv4.ip_local_port_range")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with one finished stage, before any damage."""
+    torch.manual_seed(0)
+    loop = loop_config(CONFIG, tmp_path)
+    weights = AVTransformer(CONFIG.model, CONFIG.data.timeline).state_dict()
+    write_json(tmp_path / "run.json", {"config": asdict(CONFIG)})
+    save_stage(loop.checkpoints, StageCheckpoint("joint", 6, loop.architecture(), {"ema": weights}))
+    return tmp_path
+
+
+def refusal(run: Path) -> str:
+    clip = run / "clip.mp4"
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  the callers look at the text
+        generate_clip(str(run), str(clip), 0, None, 1.0, "few", 4, 1.0, 0)
+    assert not clip.exists()
+    return str(refused.value)
+
+
+def test_an_undamaged_checkpoint_is_not_what_is_refused(run: Path) -> None:
+    assert "dataset manifest" in refusal(run)  # it comes after the checkpoint, and this run has none
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+def test_generate_from_a_damaged_checkpoint(run: Path, damage: str) -> None:
+    file = run / "checkpoints" / "joint" / "ema.safetensors"
+    content = bytearray(file.read_bytes())
+    if damage == "truncated":
+        os.truncate(file, len(content) // 2)
+    else:
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    said = refusal(run)
+    assert str(file) in said
+    assert "damaged" in said
+    assert f"remove {file.parent} and train the stage again" in said
+
+
+def test_generate_from_a_checkpoint_of_another_architecture(run: Path) -> None:
+    loop = loop_config(CONFIG, run)
+    other = loop.architecture() | {"model.depth": 5}
+    save_stage(loop.checkpoints, StageCheckpoint("joint", 6, other, {"ema": {"x": torch.zeros(1)}}))
+    said = refusal(run)
+    assert f"model.depth=5, this run has model.depth={CONFIG.model.depth}" in said
+    assert "another run folder" in said
+
+
+def test_the_command_says_so_in_one_line(run: Path) -> None:
+    (run / "checkpoints" / "joint" / "ema.safetensors").write_bytes(b"")
+    answer = command("generate", str(run), "--out", str(run / "clip.mp4"))
+    assert_refused(answer, "damaged", "train the stage again")
+    assert not (run / "clip.mp4").exists()

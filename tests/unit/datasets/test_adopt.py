@@ -1,0 +1,128 @@
+"""A prepared dataset enters a run whole and checked, and the run does not need the other folder afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mutual_forcing.datasets.adopt import adopt, prepared_dataset
+from mutual_forcing.datasets.manifest import SOURCES, Manifest, ShardEntry, read_manifest
+from mutual_forcing.datasets.pipeline import prepare
+from mutual_forcing.datasets.progress import silent
+from mutual_forcing.datasets.shards import ClipRecord, write_shard
+from mutual_forcing.datasets.stages import DataConfig
+from mutual_forcing.datasets.storage import sha256_file
+
+CONFIG = DataConfig()
+
+
+def make(folder: Path, clips: int = 3) -> Manifest:
+    """A dataset of noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"clip-{i}" for i in range(clips)]
+    noise = np.zeros((2, 3), np.float16)
+    write_shard(folder / "shard-0.arrow", [ClipRecord(n, "a.mp4", 0.0, noise, noise, "", ()) for n in names])
+    shard = folder / "shard-0.arrow"
+    manifest = Manifest(
+        settings="any",
+        timeline=CONFIG.timeline,
+        clip_chunks=CONFIG.clip_chunks,
+        width=CONFIG.width,
+        height=CONFIG.height,
+        video_codec=asdict(CONFIG.video_codec) | {"kind": "dct"},
+        audio_codec=asdict(CONFIG.audio_codec) | {"kind": "mdct"},
+        shards=(ShardEntry(shard.name, clips, shard.stat().st_size, sha256_file(shard)),),
+        held_out=(names[0],),
+        clips=clips,
+        hours=0.1,
+        sources_used=1,
+        sources_refused=0,
+        codec_quality={},
+        synthetic=False,
+    )
+    (folder / SOURCES).write_text("{}\n")
+    manifest.write(folder)
+    return manifest
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    make(tmp_path / "mine")
+    return tmp_path / "mine"
+
+
+@pytest.fixture
+def config(prepared: Path) -> DataConfig:
+    return replace(CONFIG, prepared=str(prepared))
+
+
+def test_the_run_has_all_of_it_and_needs_the_folder_no_more(tmp_path: Path, prepared: Path, config: DataConfig) -> None:
+    out = tmp_path / "run" / "data"
+    wanted = read_manifest(prepared)
+    assert prepare(config, out, silent) == wanted == read_manifest(out)
+    assert (out / SOURCES).read_text() == "{}\n"
+    (prepared / SOURCES).write_text("changed\n")
+    shutil.rmtree(prepared)
+    assert (out / SOURCES).read_text() == "{}\n"
+    assert adopt(config, out, silent) == wanted
+
+
+def test_where_links_are_impossible_files_are_copied(tmp_path: Path, config: DataConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    adopt(config, tmp_path / "data", silent)
+    assert read_manifest(tmp_path / "data").clips == 3
+
+
+def test_what_a_killed_attempt_left_is_replaced(tmp_path: Path, config: DataConfig) -> None:
+    out = tmp_path / "data"
+    out.mkdir()
+    (out / "shard-0.arrow").write_bytes(b"half")
+    assert adopt(config, out, silent) == read_manifest(out)
+
+
+def test_a_dataset_prepared_again_is_refused(tmp_path: Path, prepared: Path, config: DataConfig) -> None:
+    adopt(config, tmp_path / "data", silent)
+    shutil.rmtree(prepared)
+    make(prepared, clips=4)
+    with pytest.raises(ValueError, match=r"data\.prepared=.*prepared again since.*--out"):
+        adopt(config, tmp_path / "data", silent)
+    assert read_manifest(tmp_path / "data").clips == 3
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("timeline.fps", 25),
+        ("timeline.sample_rate", 22050),
+        ("timeline.chunk_frames", 8),
+        ("video_codec.channels", 24),
+        ("audio_codec.channels", 64),
+        ("clip_chunks", 2),
+        ("width", 32),
+    ],
+)
+def test_what_does_not_fit_the_recipe_is_refused_by_name(prepared: Path, config: DataConfig, place: str, value: int) -> None:
+    path = prepared / "manifest.json"
+    data = json.loads(path.read_text())
+    node, *rest = (data, *place.split("."))
+    for key in rest[:-1]:
+        node = node[key]
+    node[rest[-1]] = value
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=rf"made with data\.{place}={value}, this recipe has .*--set data\.{place}={value}") as caught:
+        prepared_dataset(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_a_dataset_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data prepare"):
+        prepared_dataset(replace(CONFIG, prepared=str(tmp_path)))
