@@ -14,6 +14,7 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from mutual_forcing.model.evaluation import chunk_features, frechet, history_use, joined, principal, seams
+from mutual_forcing.model.objective import ObjectiveConfig
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.types import AV, MODALITIES, Controls, future
 
@@ -201,7 +202,9 @@ def test_only_the_past_is_exchanged() -> None:
         seen.append((noisy, context, t, controls))
         return noisy
 
-    history_use(record, batch, clip_noise())
+    noise = clip_noise(stage="f")
+    assert noise.uniform((), "drop").min() < ObjectiveConfig().drop.all, "training would drop a clip's text here"
+    history_use(record, batch, noise)
     (x1, other, t1, text1), (x2, own, t2, text2) = seen
     for m in MODALITIES:
         assert torch.equal(x1.get(m), x2.get(m))
