@@ -121,6 +121,17 @@ class RunConfig:
         mutual = [s.name for s in self.stages if s.objective == "mutual"]
         if len(mutual) > 1:
             raise ValueError(f"stages={mutual}: one stage with the mutual objective a run; start the second from a new run")
+        if self.objective.fake.kind == "lora" and self.engine.zero_stage == 3:
+            raise ValueError(
+                "objective.fake.kind='lora' with engine.zero_stage=3: the adapter needs theta's whole weights in every process; "
+                "use stage 0, 1 or 2, or fake.kind='full'"
+            )
+        seen = self.data.clip_chunks - 1
+        if self.model.window > max(1, seen):
+            raise ValueError(
+                f"model.window={self.model.window}: training clips of data.clip_chunks={self.data.clip_chunks} show a chunk at most {seen} "
+                f"chunks of history; set model.window={max(1, seen)} or data.clip_chunks={self.model.window + 1}"
+            )
 
     def settings(self) -> str:
         """Hash of everything that shapes the trained weights (not of what merely reports on them)."""

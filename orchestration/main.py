@@ -35,7 +35,7 @@ Data = Annotated[str | None, typer.Option("--data", help="Dataset that `data pre
 
 @app.command(epilog="Example: mutual-forcing train demo --media my/clips --set stages.joint.steps=500")
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe: demo, tiny.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe: demo, tiny, or one of the ablation's, such as dmd-sf.")],
     media: Media = None,
     data: Data = None,
     out: Out = None,
@@ -64,7 +64,7 @@ def train(
 def data_prepare(
     media: Annotated[str, typer.Argument(help="Folder of video files, or `synthetic`.")],
     out: Annotated[str, typer.Option("--out", help="Folder for the dataset.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="Recipe that will train on it: demo, tiny.")] = "demo",
+    recipe: Annotated[str, typer.Option("--recipe", help="Recipe that will train on it.")] = "demo",
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,

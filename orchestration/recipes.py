@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from ..datasets.stages import DataConfig
 from ..model.codecs.dct import DctVideoConfig
-from ..model.objective import DmdConfig, FakeConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig
+from ..model.objective import DmdConfig, FakeConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig, variants
 from ..model.transformer import TransformerConfig
 from ..workers.optimizer import OptimizerConfig
 from ..workers.train_loop import StageConfig
@@ -25,7 +26,7 @@ def demo() -> RunConfig:
     return RunConfig(
         name="demo",
         data=DataConfig(synthetic_count=120, held_out_share=0.2, video_codec=DctVideoConfig(channels=24)),
-        model=TransformerConfig(video_channels=24),
+        model=TransformerConfig(video_channels=24, window=4),
         objective=ObjectiveConfig(
             history=HistoryConfig(context_noise=0.4),
             shortcut=ShortcutConfig(guidance=3.0),
@@ -47,7 +48,7 @@ def tiny() -> RunConfig:
     return RunConfig(
         name="tiny",
         data=DataConfig(synthetic_count=8, synthetic_seconds=2.6, clip_chunks=2, width=32, height=32, held_out_share=0.25),
-        model=TransformerConfig(video_width=32, audio_width=32, depth=2, heads=2, head_dim=16),
+        model=TransformerConfig(video_width=32, audio_width=32, depth=2, heads=2, head_dim=16, window=1),
         objective=ObjectiveConfig(shortcut=ShortcutConfig(guidance=1.5), dmd=DmdConfig(guidance=1.5), fake=FakeConfig(updates=1)),
         stages=(
             StageConfig("pretrain-video", 3, 4, modalities=("video",), optimizer=SMALL_NETWORK, ema=0.9),
@@ -60,7 +61,16 @@ def tiny() -> RunConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny}
+def _as_demo(name: str) -> RunConfig:
+    """The demo with one of the objectives that the paper's ablation compares: nothing else differs."""
+    base = demo()
+    return replace(base, name=name, objective=variants(base.objective)[name])
+
+
+RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny} | {
+    name: partial(_as_demo, name) for name in variants(ObjectiveConfig())
+}
+NAMES = ", ".join(RECIPES)
 
 
 def recipe(name: str) -> RunConfig:
@@ -70,5 +80,5 @@ def recipe(name: str) -> RunConfig:
         ValueError: there is none.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe {name!r}: unknown; choose from {', '.join(sorted(RECIPES))}")
+        raise ValueError(f"recipe {name!r}: unknown; choose from {NAMES}")
     return RECIPES[name]()

@@ -18,11 +18,13 @@ from typing import Literal, Protocol
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from ..datasets.loader import LatentDataset
 from ..datasets.order import rank_positions
 from ..model.ema import ema_decay, ema_update
 from ..model.health import GradientMeter, history_health, mode_disagreement
+from ..model.lora import LoraAdapter
 from ..model.noise import PositionalNoise, position_seed
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import roll_out
@@ -146,7 +148,7 @@ class _StageRun:
         mutual, objective = stage.objective == "mutual", config.objective
         self._rolls = mutual and objective.needs_rollouts
         self._theta = live = self._network(weights)
-        fake = self._network(weights) if mutual and objective.w_dmd > 0 else None
+        fake = self._fake_score(weights) if mutual and objective.w_dmd > 0 else None
         self._live = Engine(live, live.branch_parameters(stage.modalities), stage.optimizer, config.engine, local)
         self._fake = None if fake is None else Engine(fake, list(fake.parameters()), stage.optimizer, config.engine, local)
         frozen = self._network(weights).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
@@ -271,6 +273,11 @@ class _StageRun:
         if weights is not None:
             network.load_state_dict(weights)
         return network
+
+    def _fake_score(self, weights: Weights | None) -> nn.Module:
+        """phi at the beginning of the stage: the same function as theta."""
+        fake = self._config.objective.fake
+        return self._network(weights) if fake.kind == "full" else LoraAdapter(self._theta, fake.rank)
 
     def _whole(self, engine: Engine) -> Weights:
         names = [name for name, _ in engine.network.named_parameters()]
