@@ -24,7 +24,7 @@ from ..model.codecs.dct import DctVideoCodec
 from ..model.codecs.mdct import MdctAudioCodec
 from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.noise import position_seed
-from .adopt import adopt
+from .adopt import adopt, taken_over
 from .contact_sheet import SheetClip, contact_sheet
 from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_manifest
 from .progress import Progress, silent
@@ -71,6 +71,25 @@ def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
     draw_contact_sheet(out, manifest, progress)
     manifest.write(out)
     return manifest
+
+
+def require_unchanged(config: DataConfig, out: Path) -> None:
+    """Refuse sources that have changed since the dataset in `out` was made of them; characters follow from the settings alone.
+
+    Raises:
+        ValueError: they have, or they are gone.
+    """
+    if not (out / MANIFEST).is_file():
+        return
+    if config.prepared:
+        taken_over(config, out, verify=False)
+    elif config.media != "synthetic":
+        sources = list_sources(local_path("data.media", config.media))
+        if read_manifest(out, verify=False).settings != settings_of(config, sources):
+            raise ValueError(
+                f"data.media={config.media!r}: its files have changed since this run was begun with them; "
+                "start another run with --out, or put the files back as they were"
+            )
 
 
 def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -17,7 +18,8 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from ..datasets.adopt import prepared_dataset
-from ..datasets.pipeline import prepare
+from ..datasets.manifest import MANIFEST
+from ..datasets.pipeline import prepare, require_unchanged
 from ..datasets.progress import Progress
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path, make_folder, read_json, write_json
@@ -85,11 +87,11 @@ def _record(run_dir: Path) -> dict[str, Any]:
     return record
 
 
-def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> Path:
-    """The whole main job in `run_dir`; returns the report. What an earlier, interrupted call finished is reused.
+def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> bool:
+    """The whole main job in `run_dir`; returns whether there was anything to do. What an earlier, interrupted call finished is reused.
 
     Raises:
-        ValueError: bad input, or the folder holds a run of another configuration.
+        ValueError: bad input, or the folder holds a run of another configuration, or of data that have changed.
     """
     if not (run_dir / RUN).is_file():  # a mistyped folder must not claim the run folder
         if config.data.prepared:
@@ -102,13 +104,13 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
         return _train(config, run_dir, commands, progress, warn)
 
 
-def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> Path:
+def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> bool:
     begin = time.monotonic()
     record = _claim(config, run_dir, commands)
     loop = loop_config(config, run_dir)
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
     if not todo and record.get("finished") and (run_dir / "report.html").is_file():
-        return run_dir / "report.html"
+        return False
 
     def finished(stage: str) -> bool:
         return is_finished(loop.checkpoints, stage)
@@ -127,19 +129,21 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
     try:
         tracker.open(asdict(config))
         keep()
-        with ray_session():
-            prepare(config.data, run_dir / "data", progress)
-            if todo:
-                for name in todo:  # left by an interrupted attempt: the stage begins again
-                    (run_dir / "metrics" / f"{name}.jsonl").unlink(missing_ok=True)
-                tracker.follow()
-                _fit(config, loop, run_dir, progress)
+        if todo or not (loop.data / MANIFEST).is_file():
+            with ray_session():
+                prepare(config.data, loop.data, progress)
+                if todo:
+                    for name in todo:  # left by an interrupted attempt: the stage begins again
+                        (run_dir / "metrics" / f"{name}.jsonl").unlink(missing_ok=True)
+                    tracker.follow()
+                    _fit(config, loop, run_dir, progress)
+        shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
         keep()
         report = build_report(run_dir, progress)
         _log_artifacts(tracker, run_dir, report)
         status = "FINISHED"
-        return report
+        return True
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -229,11 +233,15 @@ class _SpoolWatcher:
 
 
 def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, Any]:
-    """The run's record; a folder with a run of other settings is refused."""
+    """The run's record; a folder with a run of other settings or data is refused. Other settings of the samples have them made again."""
     if (run_dir / RUN).is_file():
         record = _record(run_dir)
         if record.get("settings") != config.settings():
             raise ValueError(f"run folder {str(run_dir)!r}: holds a run of another configuration; choose another with --out, or remove it")
+        require_unchanged(config.data, run_dir / "data")
+        if record["config"].get("samples") != asdict(config.samples):
+            record |= {"config": asdict(config), "finished": False}
+            write_json(run_dir / RUN, record)
         return record
     record = {
         "name": config.name,

@@ -54,7 +54,9 @@ def train(
         config = configured(recipe, media, set_ or [], data)
         run_dir = local_path("--out", out) if out else default_run_dir(config)
         with Terminal(console) as terminal:
-            launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
+            worked = launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
+        if not worked:
+            console.print("nothing to do: this run is finished, and its settings and data have not changed")
         _show_outcome(run_dir, as_json)
 
     _run(run, debug, KEPT)

@@ -184,7 +184,7 @@ def _in_sync(sync: SyncSection | Missing) -> Fact | None:
     if row is None:
         return Fact("Is it in sync?", "–", "mouth against voice is not measured here (see Sync)")
     real = "".join(f"; real clips: gap {number(other.gap.value)}" for other in rows if other.title == "Real")
-    verdict = "the mouth follows the voice" if row.in_sync else "not shown: the interval reaches zero"
+    verdict = "the mouth follows the voice" if row.verdict == "yes" else row.verdict
     figures = f"{row.title}: own pairs correlate {number(row.matched)}, shuffled {number(row.shuffled)}"
     return Fact("Is it in sync?", f"+{number(row.gap.value)}".replace("+−", "−"), f"{figures}; gap {_range(row.gap)}, {verdict}{real}")
 

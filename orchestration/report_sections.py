@@ -19,6 +19,7 @@ from .run_reader import Entry, StageInfo, StageMetrics, UnavailableError, read_l
 
 MAX_CLIPS = 24
 MAX_SOURCES = 200
+MIN_SYNC_CLIPS = 8  # a bootstrap over fewer has next to nothing to draw from: of two clips its interval is a point
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,11 @@ class SyncRow:
     count: int
 
     @property
-    def in_sync(self) -> bool:
-        """True when the whole interval of the gap lies above zero."""
-        return self.gap.low > 0
+    def verdict(self) -> str:
+        """Whether the mouth follows the voice: the whole interval of the gap must lie above zero."""
+        if self.count < MIN_SYNC_CLIPS:
+            return f"too few clips to say (below {MIN_SYNC_CLIPS})"
+        return "yes" if self.gap.low > 0 else "not shown: the interval reaches zero"
 
 
 @dataclass(frozen=True)

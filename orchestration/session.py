@@ -62,7 +62,8 @@ def _scratch() -> Iterator[Path]:
     finally:
         with uninterrupted():
             started = set(mine.children(recursive=True)) - before
-            ray.shutdown()
+            with kept_signals(signal.SIGTERM):  # it leaves SIGTERM to the system, which would end a later sampling without a word
+                ray.shutdown()
             # A worker outlives its raylet for a moment: it must not commit a stage that a rerun has begun again.
             for process in psutil.wait_procs(started, END_SECONDS)[1]:
                 process.kill()

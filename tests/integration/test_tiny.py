@@ -133,4 +133,29 @@ def test_running_again_returns_at_once(run: Trained) -> None:
     came_to = json.loads(done.out)
     assert [(s["name"], s["steps"]) for s in came_to["stages"]] == [(s.name, s.steps) for s in CONFIG.stages]
     assert came_to["report"] == str(run.folder / "report.html")
+    assert "nothing to do" in done.error
     assert {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file() and p.name != LOCK} == files
+
+
+def test_the_record_tells_what_each_stage_took(run: Trained) -> None:
+    record = json.loads((run.folder / "run.json").read_text())
+    assert [(s["name"], s["steps"], s["samples"]) for s in record["stages"]] == [
+        (s.name, s.steps, s.steps * s.batch) for s in CONFIG.stages
+    ]
+    assert all(s["seconds"] > 0 for s in record["stages"])
+    assert record["total_seconds"] > sum(s["seconds"] for s in record["stages"])
+
+
+def test_other_settings_of_the_samples_have_them_made_again_without_training(run: Trained) -> None:
+    weights = {p: p.stat().st_mtime_ns for p in (run.folder / "checkpoints").rglob("*")}
+    before = json.loads((run.folder / "run.json").read_text())
+    done = command("train", "tiny", "--out", str(run.folder), "--set", "samples.clips=1", "--set", "samples.shown=1")
+    assert done.code == 0, done.error[-2000:]
+    assert "nothing to do" not in done.error
+    assert {p: p.stat().st_mtime_ns for p in (run.folder / "checkpoints").rglob("*")} == weights
+    after = json.loads((run.folder / "run.json").read_text())
+    assert after["config"]["samples"]["clips"] == 1
+    assert (after["stages"], after["mlflow"]) == (before["stages"], before["mlflow"])
+    assert after["total_seconds"] > before["total_seconds"]
+    assert len(json.loads((run.folder / "samples" / "samples.json").read_text())["clips"]) == 1
+    assert not list((run.folder / "samples").glob("*-001.mp4"))

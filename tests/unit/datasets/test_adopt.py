@@ -1,4 +1,4 @@
-"""A prepared dataset enters a run whole and checked, and the run does not need the other folder afterwards."""
+"""A prepared dataset enters a run whole and checked, and the run does not need the other folder afterwards; changed sources are refused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import pytest
 
 from mutual_forcing.datasets.adopt import adopt, prepared_dataset
 from mutual_forcing.datasets.manifest import SOURCES, Manifest, ShardEntry, read_manifest
-from mutual_forcing.datasets.pipeline import prepare
+from mutual_forcing.datasets.pipeline import prepare, require_unchanged
 from mutual_forcing.datasets.progress import silent
 from mutual_forcing.datasets.shards import ClipRecord, write_shard
-from mutual_forcing.datasets.stages import DataConfig
+from mutual_forcing.datasets.sources import list_sources
+from mutual_forcing.datasets.stages import DataConfig, settings_of
 from mutual_forcing.datasets.storage import sha256_file
 
 CONFIG = DataConfig()
@@ -126,3 +127,30 @@ def test_what_does_not_fit_the_recipe_is_refused_by_name(prepared: Path, config:
 def test_a_folder_without_a_dataset_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data prepare"):
         prepared_dataset(replace(CONFIG, prepared=str(tmp_path)))
+
+
+def test_sources_that_have_changed_are_refused(tmp_path: Path) -> None:
+    media, out = tmp_path / "media", tmp_path / "data"
+    media.mkdir()
+    (media / "a.mp4").write_bytes(b"one")
+    config = replace(CONFIG, media=str(media))
+    require_unchanged(config, out)  # nothing has been made of them yet
+    replace(make(out), settings=settings_of(config, list_sources(media))).write(out)
+    require_unchanged(config, out)
+    (media / "b.mp4").write_bytes(b"two")
+    with pytest.raises(ValueError, match=r"data\.media=.*have changed.*--out") as caught:
+        require_unchanged(config, out)
+    assert "\n" not in str(caught.value)
+    (media / "b.mp4").unlink()
+    require_unchanged(config, out)
+    shutil.rmtree(media)
+    with pytest.raises(ValueError, match="no such folder"):
+        require_unchanged(config, out)
+
+
+def test_a_prepared_dataset_that_has_changed_is_refused(tmp_path: Path, prepared: Path, config: DataConfig) -> None:
+    adopt(config, tmp_path / "data", silent)
+    require_unchanged(config, tmp_path / "data")
+    make(prepared, clips=4)
+    with pytest.raises(ValueError, match="prepared again since"):
+        require_unchanged(config, tmp_path / "data")

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutual_forcing.datasets.sources import MAX_SIDECAR_BYTES, Sidecar, cut_words, list_sources, read_sidecar, unfollowed
+from mutual_forcing.datasets.sources import MAX_SIDECAR_BYTES, Sidecar, cut_words, list_sources, parse_sidecar, read_sidecar, unfollowed
 
 
 def test_every_file_is_listed_but_sidecars_and_hidden_ones(tmp_path):
@@ -89,6 +90,14 @@ def test_a_sidecar_is_read(tmp_path):
     (tmp_path / "a.b.json").write_text("{}")
     assert read_sidecar(media) == Sidecar()
     assert read_sidecar(tmp_path / "a.b.json") == Sidecar()
+
+
+def test_the_sidecar_of_the_documentation_is_one():
+    text = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    sidecar = parse_sidecar(json.loads(example), "talk.json")
+    assert sidecar.caption
+    assert sidecar.words[0] == ("good", 0.31, 0.52)
 
 
 def word(**change: object) -> str:

@@ -180,6 +180,15 @@ def test_uncommitted_changes_stand_beside_the_commit(run_dir: Path, dirty: bool 
     assert ("commit 0123456789ab with uncommitted changes" in page_of(run_dir).words) == shown
 
 
+def test_an_interval_over_too_few_clips_decides_nothing(run_dir: Path) -> None:
+    samples = samples_record()
+    samples["sync"]["few4"] |= {"n": 2, "gap_ci": [0.2, 0.2]}
+    (run_dir / "samples/samples.json").write_text(json.dumps(samples))
+    words = page_of(run_dir).words
+    assert "FEW 4 0.50 0.30 0.20 [0.20, 0.20] too few clips to say (below 8)" in words
+    assert "the mouth follows the voice" not in words
+
+
 def test_the_clips_on_the_page_are_the_files_of_the_run(run_dir: Path, media: dict[str, bytes]) -> None:
     videos = page_of(run_dir).all("video")
     assert [video["aria-label"] for video in videos] == ["Real, held-out-0", "FEW 4, held-out-0", "MULTI, held-out-0"]
