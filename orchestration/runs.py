@@ -106,7 +106,7 @@ def generate_clip(
 
 
 def _sampler(generator: Generator, mode: str, moves: int | None, guidance: float | None, warn: Callable[[str], None]) -> SamplerConfig:
-    trained, samples = generator.config.objective.few_moves, generator.config.samples
+    trained, samples = generator.config.objective.few.moves, generator.config.samples
     if mode == "multi":
         return generator.multi(moves or samples.multi_steps, samples.multi_guidance if guidance is None else guidance)
     if guidance is not None:
