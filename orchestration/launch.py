@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -33,6 +32,7 @@ from .rollout_pool import RolloutClient, start_pool
 from .run_folder import RUN, locked, require_ours
 from .samples import make_samples, open_generator
 from .session import kept_signals, ray_session, uninterrupted
+from .spool_watcher import SpoolWatcher
 from .tracking import Tracker, redacted
 
 
@@ -136,7 +136,7 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
                     for name in todo:  # left by an interrupted attempt: the stage begins again
                         (run_dir / "metrics" / f"{name}.jsonl").unlink(missing_ok=True)
                     tracker.follow()
-                    _fit(config, loop, run_dir, progress)
+                    _fit(config, loop, run_dir, progress, warn)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
         keep()
@@ -153,7 +153,7 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
             keep()
 
 
-def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress) -> None:
+def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None]) -> None:
     workers = config.workers
     trainer = TorchTrainer(
         _worker,
@@ -171,7 +171,8 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},
         ),
     )
-    with _SpoolWatcher(loop, progress), kept_signals(signal.SIGINT):
+    todo = {s.name: s.steps for s in loop.stages if not is_finished(loop.checkpoints, s.name)}
+    with SpoolWatcher(run_dir / "metrics", todo, progress, warn), kept_signals(signal.SIGINT):
         trainer.fit()
 
 
@@ -199,37 +200,6 @@ def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRol
     return start_pool(
         actor, config.rollouts.actors, ranks, stage.batch // ranks, stage.steps, config.rollouts.max_age, config.rollouts.max_failures
     )
-
-
-class _SpoolWatcher:
-    """Reports the progress of the stages while `fit()` blocks, from the metric spools."""
-
-    def __init__(self, loop: TrainLoopConfig, progress: Progress) -> None:
-        self._loop, self._progress = loop, progress
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
-        self._stages = [s for s in loop.stages if not is_finished(loop.checkpoints, s.name)]
-
-    def __enter__(self) -> _SpoolWatcher:
-        self._progress("start workers", 0, 1)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._look()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(1.0):
-            self._look()
-
-    def _look(self) -> None:
-        for stage in self._stages:
-            spool = self._loop.run_dir / "metrics" / f"{stage.name}.jsonl"
-            if spool.is_file() and (lines := spool.read_bytes().count(b"\n")):
-                self._progress("start workers", 1, 1)
-                self._progress(f"train {stage.name}", lines, stage.steps)
 
 
 def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, Any]:

@@ -283,9 +283,9 @@ def _show_outcome(run_dir: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(came_to))
         return
-    table = Table("stage", "steps", "seconds", "loss, first tenth", "loss, last tenth", title="Training")
+    table = Table("stage", "steps", "seconds", "loss before", "loss after", title="Training (same clips and noise)")
     for stage in came_to["stages"]:
-        losses = ("-" if value is None else f"{value:.3f}" for value in (stage["loss_first_tenth"], stage["loss_last_tenth"]))
+        losses = ("-" if value is None else f"{value:.3f}" for value in (stage["loss_before"], stage["loss_after"]))
         table.add_row(stage["name"], str(stage["steps"]), f"{stage['seconds']:.0f}", *losses)
     plain_console().print(table)
     if came_to["sync"] is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from .alerts import alerts
 from .report_plots import loss_chart
 from .run_reader import Series, StageInfo, StageMetrics, UnavailableError, read_metrics
 
@@ -22,6 +23,14 @@ LOSSES = {
     "loss/sc_audio": "ShortCut, audio",
     "loss/fake": "fake score",
     "loss/fake_fresh": "fake score, unseen samples",
+}
+# The averaged weights on the same clips with the same noise, before and after the stage.
+PROBES = {
+    "probe/loss": "total",
+    "probe/fm_video": "flow matching, video",
+    "probe/fm_audio": "flow matching, audio",
+    "probe/sc_video": "ShortCut, video",
+    "probe/sc_audio": "ShortCut, audio",
 }
 DIRECTIONS = {"dmd": "DMD, weighted", "loss/dmd_video": "DMD, video", "loss/dmd_audio": "DMD, audio"}
 KINDS = {"flow": "flow matching", "mutual": "dual mode: flow matching, ShortCut and DMD"}
@@ -53,16 +62,22 @@ class Plot:
 
 @dataclass(frozen=True)
 class StageLosses:
-    """`directions` is the plot of DMD's direction, None where the stage has none. `kind` says in words what the stage trains on."""
+    """`directions` is the plot of DMD's direction, None where the stage has none. `kind` says in words what the stage trains on.
+
+    probes: losses of the averaged weights on fixed clips and noise before and after the stage; none in runs of older releases. alerts:
+    one line for each rule of health that a step broke, the last time that it did.
+    """
 
     kind: str
+    probes: tuple[Curve, ...]
+    alerts: tuple[str, ...]
     losses: Plot
     directions: Plot | None
     note: str
 
     @property
     def total(self) -> Curve:
-        return self.losses.curves[0]
+        return (self.probes or self.losses.curves)[0]
 
 
 def losses_section(run_dir: Path, stage: StageInfo) -> StageLosses:
@@ -76,6 +91,8 @@ def losses_section(run_dir: Path, stage: StageInfo) -> StageLosses:
     titles = LOSSES | ({"loss": "total, with DMD"} if directions and "dmd" not in directions else {})
     return StageLosses(
         kind=KINDS.get(stage.objective, stage.objective),
+        probes=tuple(_ends(title, metrics.series[name]) for name, title in PROBES.items() if name in metrics.series),
+        alerts=_alerts(metrics),
         losses=_plot(losses, titles, f"Loss against step, stage {stage.name}"),
         directions=_plot(directions, DIRECTIONS, f"Size of DMD's direction against step, stage {stage.name}") if directions else None,
         note=_note(metrics),
@@ -95,6 +112,18 @@ def _css_class(name: str) -> str:
 def _curve(css_class: str, title: str, series: Series) -> Curve:
     tenth = max(1, len(series.values) // 10)
     return Curve(css_class, title, float(series.values[:tenth].mean()), float(series.values[-tenth:].mean()))
+
+
+def _ends(title: str, series: Series) -> Curve:
+    return Curve("", title, float(series.values[0]), float(series.values[-1]))
+
+
+def _alerts(metrics: StageMetrics) -> tuple[str, ...]:
+    found: dict[str, str] = {}
+    for name, series in metrics.series.items():
+        for step, value in zip(series.steps, series.values, strict=True):
+            found |= {metric: f"step {step:g}: {line}" for metric, line in alerts({name: float(value)}).items()}
+    return tuple(found.values())
 
 
 def _note(metrics: StageMetrics) -> str:

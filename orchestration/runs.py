@@ -10,8 +10,6 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..datasets.media import write_media
 from ..datasets.progress import Progress, silent
 from ..datasets.sources import parse_sidecar
@@ -130,15 +128,17 @@ def _readable(words: Words, config: RunConfig, chunks: int, warn: Callable[[str]
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:
-    """What a finished run came to: its stages with their loss at both ends, and the sync figures (None where the measure does not hold)."""
+    """What a finished run came to: its stages with their loss on fixed clips and noise, and the sync figures.
+
+    `sync` is None where the measure does not hold.
+    """
     record = read_json(run_dir / "run.json", "run")
     stages = []
     for stage in record["stages"]:
         lines = (run_dir / "metrics" / f"{stage['name']}.jsonl").read_text().splitlines()
-        loss = [value for line in lines if (value := json.loads(line)["metrics"]["loss"]) is not None]
-        tenth = max(1, len(loss) // 10)
-        first, last = (round(float(np.mean(part)), 4) if part else None for part in (loss[:tenth], loss[-tenth:]))
-        stages.append({k: stage[k] for k in ("name", "steps", "seconds")} | {"loss_first_tenth": first, "loss_last_tenth": last})
+        probes = [value for line in lines if (value := json.loads(line)["metrics"].get("probe/loss")) is not None]
+        before, after = (round(probes[i], 4) if probes else None for i in (0, -1))
+        stages.append({k: stage[k] for k in ("name", "steps", "seconds")} | {"loss_before": before, "loss_after": after})
     samples = read_json(run_dir / "samples" / "samples.json", "samples")
     return {
         "run": str(run_dir),

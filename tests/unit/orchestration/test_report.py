@@ -76,6 +76,8 @@ def metric_lines(stage: str, steps: int) -> list[str]:
                 "age/2": 3.0,
                 "rollout_wait_s": 0.1,
             }
+        if step in (0, steps - 1):
+            metrics |= {"probe/loss": 1.5 - step / (2 * steps), "probe/fm_audio": 0.5}
         lines.append(json.dumps({"stage": stage, "step": step, "time": 0.0, "metrics": metrics}))
     return lines
 
@@ -202,6 +204,17 @@ def test_the_clips_on_the_page_are_the_files_of_the_run(run_dir: Path, media: di
 def test_first_and_last_tenth_are_the_means_that_the_legend_prints(run_dir: Path) -> None:
     # 20 values from 2.0 in steps of 0.05: first two 2.0 and 1.95, last two 1.1 and 1.05.
     assert "total 1.98 1.08 −46 %" in page_of(run_dir).words
+
+
+def test_the_same_clips_before_and_after_a_stage_answer_whether_it_learnt(run_dir: Path) -> None:
+    words = page_of(run_dir).words
+    assert "same clips, same noise before after change total 1.500 1.025 −32 % flow matching, audio 0.5000 0.5000 +0 %" in words
+    assert "stages end at a lower loss than they began: " in words
+    assert f"{STAGES[-1]} 1.50 → 1.02" in words
+
+
+def test_a_sick_signal_is_an_alert_with_its_step_and_a_remedy(run_dir: Path) -> None:
+    assert "Alert. step 4: skipped=1 (healthy: 0): a loss or a gradient was not finite" in page_of(run_dir).words
 
 
 def test_the_stages_are_those_of_the_runs_configuration(run_dir: Path) -> None:

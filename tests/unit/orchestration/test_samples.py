@@ -73,9 +73,12 @@ def test_the_outcome_is_what_the_run_recorded(run_dir: Path, config: RunConfig, 
     folder = tmp_path / "run"
     shutil.copytree(run_dir, folder)
     make_samples(open_generator(loop_config(config, folder), config), folder)
-    losses = [2.0] * 5 + [None] + [1.0] * 5  # a value that was not finite is null
+    probes = {0: 2.0, 5: None, 10: 1.0}  # a value that was not finite is null
     (folder / "metrics").mkdir()
-    lines = [json.dumps({"stage": "mutual", "step": i, "metrics": {"loss": value}}) for i, value in enumerate(losses)]
+    lines = [
+        json.dumps({"stage": "mutual", "step": i, "metrics": {"loss": 3.0} | ({"probe/loss": probes[i]} if i in probes else {})})
+        for i in range(11)
+    ]
     (folder / "metrics" / "mutual.jsonl").write_text("\n".join(lines) + "\n")
     record = json.loads((folder / "run.json").read_text())
     stage = {"name": "mutual", "steps": 11, "seconds": 3.0, "samples": 44}
@@ -83,7 +86,7 @@ def test_the_outcome_is_what_the_run_recorded(run_dir: Path, config: RunConfig, 
     came_to = outcome(folder)
     assert json.loads(json.dumps(came_to)) == came_to
     assert came_to["stages"] == [
-        {"name": "mutual", "steps": 11, "seconds": 3.0, "loss_first_tenth": 2.0, "loss_last_tenth": 1.0},
+        {"name": "mutual", "steps": 11, "seconds": 3.0, "loss_before": 2.0, "loss_after": 1.0},
     ]
     assert came_to["report"] == str(folder / "report.html")
     samples = folder / "samples" / "samples.json"

@@ -1,0 +1,46 @@
+"""Alerts: pure rules on a step's metrics, and a watcher that gives each of them once a stage while training runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mutual_forcing.orchestration.alerts import RULES, alerts
+from mutual_forcing.orchestration.spool_watcher import SpoolWatcher
+
+HEALTHY = {"skipped": 0.0, "health/loudness": 0.9, "health/motion": 1.2, "health/saturation_video": 0.001, "health/mode_disagreement": 0.4}
+
+
+def test_healthy_or_unknown_metrics_say_nothing() -> None:
+    assert alerts(HEALTHY) == {}
+    assert alerts({"health/loudness": None, "lr": 1e9}) == {}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"), [("skipped", 1.0), ("health/loudness", 0.1), ("health/motion", 3.0), ("health/saturation_audio", 0.5)]
+)
+def test_a_sick_metric_is_named_with_its_value_and_a_remedy(metric: str, value: float) -> None:
+    found = alerts(HEALTHY | {metric: value})
+    assert list(found) == [metric]
+    assert found[metric].startswith(f"{metric}={value:g} (healthy: ")
+    assert "lower" in found[metric]
+
+
+def test_every_rule_can_be_broken_and_kept() -> None:
+    for rule in RULES:
+        assert alerts({rule.metric: rule.high + 1})
+        assert not alerts({rule.metric: rule.high})
+
+
+def test_the_watcher_gives_each_alert_once_and_counts_steps(tmp_path: Path) -> None:
+    said: list[str] = []
+    steps: list[tuple[str, int, int]] = []
+    spool = tmp_path / "mutual.jsonl"
+    with SpoolWatcher(tmp_path, {"mutual": 3}, lambda *step: steps.append(step), said.append), spool.open("w") as file:
+        for step in range(3):
+            file.write(json.dumps({"step": step, "time": 0.0, "metrics": {"skipped": 1.0, "health/motion": 1.0}}) + "\n")
+        file.write("{torn\n")
+    assert said == ["mutual, step 0: " + alerts({"skipped": 1.0})["skipped"]]
+    assert steps[-1] == ("train mutual", 3, 3)
