@@ -233,6 +233,7 @@ def descend(steps: int, right: bool) -> list[Law]:
     """SGD of g = w . (1, z, h, c) under DMD; the fake score is the closed form of what g is now. Else the two scores are swapped."""
     data, rate = Data(TOLD), 0.3
     rollout = past(data.h, exit_state=data.e)
+    z_BK4 = features(data.e, rollout.history.get("video"), data.c)
     w = torch.tensor([0.8, 1.7, 0.0, -0.6], dtype=F64, requires_grad=True)
     jump = torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=F64)
     laws = []
@@ -242,7 +243,9 @@ def descend(steps: int, right: bool) -> list[Law]:
         scores = (TEACHER, exact(laws[-1])) if right else (exact(laws[-1]), TEACHER)
         models = Models(coefficients(jump - w), *scores)  # from pure noise at t = 1: g = z - u(z, 1, 0)
         noise = PositionalNoise([(step, clip) for clip in range(COUNT)])
-        loss = dmd(models, jump_to_zero(models, data.batch, rollout, CONFIG), data.batch, rollout, noise, CONFIG).value
+        g = jump_to_zero(models, data.batch, rollout, CONFIG)
+        assert_close(g.get("video").flatten(1), (w * z_BK4).sum(-1), rtol=0, atol=1e-10)
+        loss = dmd(models, g, data.batch, rollout, noise, CONFIG).value
         w = (w - rate * torch.autograd.grad(loss, w)[0]).detach().requires_grad_(True)
     return laws
 

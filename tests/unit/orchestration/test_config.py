@@ -178,7 +178,7 @@ def test_a_value_that_its_section_refuses_is_named(tiny: RunConfig, assignment: 
         ("model.text.max_words=0", "model.text.max_words=0", "must be at least 1"),
         ("model.rope.time_share=1.5", "model.rope.time_share=1.5", "a share from 0 to 1"),
         ("model.rope.time_wavelengths=[0, 20]", "model.rope.time_wavelengths=[0.0, 20.0]", "need 0 < shortest <= longest"),
-        ("objective.guidance=.inf", "guidance=inf", "must be"),
+        ("objective.shortcut.guidance=.inf", "guidance=inf", "must be"),
     ],
 )
 def test_a_value_that_would_fail_late_is_refused_at_once(tiny: RunConfig, assignment: str, field: str, remedy: str) -> None:
@@ -214,7 +214,7 @@ def test_an_unknown_field_of_a_stored_configuration_is_refused_wherever_it_stand
 
 def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
     assert replace(tiny, samples=SamplesConfig(clips=1)).settings() == tiny.settings()
-    for assignment in ("seed=1", "stages.joint.steps=7", "objective.shortcut.guidance=2", "model.window=7"):
+    for assignment in ("seed=1", "stages.joint.steps=7", "objective.shortcut.guidance=2", "model.depth=3"):
         assert with_settings(tiny, [assignment]).settings() != tiny.settings()
 
 

@@ -62,9 +62,9 @@ def test_settings_change_one_clip_but_not_the_architecture(run_dir: Path, tmp_pa
         return (tmp_path / "clip.mp4").read_bytes()
 
     assert made() == made()
-    assert made("objective.few_sampler=renoise") != made(), "it re-noises between moves instead of walking on"
-    with pytest.raises(ValueError, match=r"checkpoint .*: made with model\.window=8, this run has model\.window=4"):
-        made("model.window=4")
+    assert made("objective.few.sampler=renoise") != made(), "it re-noises between moves instead of walking on"
+    with pytest.raises(ValueError, match=r"checkpoint .*: made with model\.depth=2, this run has model\.depth=3"):
+        made("model.depth=3")
     with pytest.raises(ValueError, match="did you mean 'few_sampler'"):
         made("objective.few_samplr=ode")
 
