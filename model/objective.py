@@ -53,14 +53,21 @@ class DropConfig:
 class FewConfig:
     """The few-step mode that is trained and rolled out. sampler: `ode` moves along the grid; `renoise` predicts the clean chunk at
     every move and noises it again to the next time, so each of its moves is a jump to 0 (method 5.3).
+
+    lr_ratio: learning rate, over the other weights', of the part of the time embedder that tells FEW from MULTI. It starts at zero: if it
+    learnt no faster than the weights that both modes share, those would take up the guided targets, MULTI would drift with them, and
+    the targets with MULTI.
     """
 
     moves: int = 4
     sampler: FewSampler = "ode"
+    lr_ratio: float = 20.0
 
     def __post_init__(self) -> None:
         _at_least("few.moves", self.moves, 1)
         _one_of("few.sampler", self.sampler, get_args(FewSampler))
+        if not self.lr_ratio > 0:
+            raise ValueError(f"objective.few.lr_ratio={self.lr_ratio}: must be above 0")
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,14 @@ class AVTransformer(nn.Module):
         """Parameters of the named branches (a unimodal stage trains one)."""
         return [p for name, p in self.named_parameters() if name.split(".")[1] in modalities]
 
+    def parameter_groups(self, modalities: tuple[str, ...], interval_ratio: float) -> list[tuple[float, list[nn.Parameter]]]:
+        """Those parameters in two groups with the ratios of their learning rates: 1 for the shared weights, `interval_ratio` for what
+        tells the few-step mode from the multi-step mode.
+        """
+        interval = {id(p) for name in modalities for p in self._branch(name).time.end.parameters()}
+        every = self.branch_parameters(modalities)
+        return [(1.0, [p for p in every if id(p) not in interval]), (interval_ratio, [p for p in every if id(p) in interval])]
+
     # --- all chunks in parallel -------------------------------------------------------------------------------------------
 
     def forward(self, noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:

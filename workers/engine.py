@@ -15,7 +15,8 @@ from deepspeed import ops
 from torch import Tensor, nn
 
 from ..model.losses import Loss
-from .optimizer import OptimizerConfig
+from .optimizer import OptimizerConfig, set_rate
+from .optimizer import Trained as Groups
 from .train_step import Update
 
 
@@ -42,18 +43,20 @@ class Engine:
     stage 3 begins to accumulate at the forward that follows a backward.
     """
 
-    def __init__(
-        self, network: nn.Module, trained: list[nn.Parameter], optimizer: OptimizerConfig, config: EngineConfig, batch: int
-    ) -> None:
+    def __init__(self, network: nn.Module, trained: Groups, optimizer: OptimizerConfig, config: EngineConfig, batch: int) -> None:
         ops.__compatible_ops__["deepspeed_shm_comm"] = False  # CPU: it would compile for a minute and needs gcc; gloo gives the same losses
-        wanted = {id(p) for p in trained}
+        parameters = [p for _, group in trained for p in group]
+        wanted = {id(p) for p in parameters}
         for p in network.parameters():
             p.requires_grad_(id(p) in wanted)
         initialize: Any = deepspeed.initialize  # its annotations are wrong
         self._engine, self._optimizer, _, _ = initialize(
-            model=network, optimizer=optimizer.adamw(trained), model_parameters=trained, config=_deepspeed_config(optimizer, config, batch)
+            model=network,
+            optimizer=optimizer.adamw(trained),
+            model_parameters=parameters,
+            config=_deepspeed_config(optimizer, config, batch),
         )
-        self._stage, self._trained = config.zero_stage, trained
+        self._stage, self._trained = config.zero_stage, parameters
         self._forward_done = False
         self.network = network
 
@@ -71,8 +74,7 @@ class Engine:
 
     def step(self, rate: float) -> Update:
         """One optimizer step at learning rate `rate`; skipped on all ranks where a gradient is not finite."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self._optimizer.param_groups, rate)
         if self._stage == 0 and not self._finite():  # the other stages look for themselves
             self._engine.zero_grad()
             return Update(float("nan"), applied=False)

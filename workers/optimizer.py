@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 import torch
 from torch import nn
+
+Trained = Sequence[tuple[float, list[nn.Parameter]]]
+"""Parameters under training in groups, each with the ratio of its learning rate to the stage's."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,13 @@ class OptimizerConfig:
         down = self.final_lr_share + (1 - self.final_lr_share) * min(1.0, left) if self.decay else 1.0
         return self.lr * min(up, down)
 
-    def adamw(self, parameters: list[nn.Parameter]) -> torch.optim.AdamW:
-        """The optimizer of `parameters`, at its peak rate."""
-        return torch.optim.AdamW(parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay)
+    def adamw(self, trained: Trained) -> torch.optim.AdamW:
+        """The optimizer of these parameters, at its peak rate; a group's `ratio` goes with it."""
+        groups = [{"params": parameters, "ratio": ratio} for ratio, parameters in trained if parameters]
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay)
+
+
+def set_rate(groups: list[dict[str, Any]], rate: float) -> None:
+    """Give each group of an optimizer its share of the learning rate."""
+    for group in groups:
+        group["lr"] = rate * group["ratio"]

@@ -7,16 +7,18 @@ from typing import Any
 from torch import nn
 
 from ..model.losses import Loss
-from .optimizer import OptimizerConfig
+from .optimizer import OptimizerConfig, set_rate
+from .optimizer import Trained as Groups
 from .train_step import Update
 
 
 class PlainEngine:
     """What `Engine` promises, without DeepSpeed and for one process."""
 
-    def __init__(self, network: nn.Module, trained: list[nn.Parameter], optimizer: OptimizerConfig) -> None:
+    def __init__(self, network: nn.Module, trained: Groups, optimizer: OptimizerConfig) -> None:
         self.network = network
-        self._trained, self._config = trained, optimizer
+        self._config = optimizer
+        self._trained = [p for _, parameters in trained for p in parameters]
         self._adamw = optimizer.adamw(trained)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -29,8 +31,7 @@ class PlainEngine:
 
     def step(self, rate: float) -> Update:
         """One optimizer step; skipped where the gradient is not finite."""
-        for group in self._adamw.param_groups:
-            group["lr"] = rate
+        set_rate(self._adamw.param_groups, rate)
         norm = nn.utils.clip_grad_norm_(self._trained, self._config.clip)
         applied = bool(norm.isfinite())
         if applied:

@@ -59,11 +59,11 @@ def network(config: TransformerConfig = NETWORK) -> AVTransformer:
 
 
 def sharded(net: nn.Module, config: EngineConfig) -> Engine:
-    return Engine(net, list(net.parameters()), OPTIMIZER, config, BATCH // WORLD)
+    return Engine(net, [(1.0, list(net.parameters()))], OPTIMIZER, config, BATCH // WORLD)
 
 
 def plain(net: nn.Module) -> PlainEngine:
-    return PlainEngine(net, list(net.parameters()), OPTIMIZER)
+    return PlainEngine(net, [(1.0, list(net.parameters()))], OPTIMIZER)
 
 
 def whole(engine: Trained) -> AbstractContextManager[list[Tensor]]:

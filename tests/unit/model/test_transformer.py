@@ -252,3 +252,15 @@ def test_bf16_weights_take_fp32_states() -> None:
         assert x.dtype == torch.float32
         error = (x.double() - exact.get(name)).square().mean().sqrt() / exact.get(name).std()
         assert error < 0.1, f"{name}: relative error {error:.3f}"
+
+
+def test_the_networks_groups_are_its_parameters_and_only_the_interval_is_apart() -> None:
+    net = network()
+    (one, shared), (ratio, interval) = net.parameter_groups(("video", "audio"), 20.0)
+    assert (one, ratio) == (1.0, 20.0)
+    assert {id(p) for p in (*shared, *interval)} == {id(p) for p in net.parameters()}
+    assert len(shared) + len(interval) == len(list(net.parameters()))
+    names = {id(p): name for name, p in net.named_parameters()}
+    assert {names[id(p)].split(".")[2:4] == ["time", "end"] for p in interval} == {True}
+    assert not any(".time.end." in names[id(p)] for p in shared)
+    assert {names[id(p)].split(".")[1] for p in net.parameter_groups(("audio",), 2.0)[0][1]} == {"audio"}

@@ -202,7 +202,7 @@ def test_the_fake_score_follows_with_its_own_rate_and_no_gradient_to_the_generat
 
 def test_a_step_that_is_not_finite_is_reported_and_moves_nothing() -> None:
     """In plain PyTorch; `tests/numerics/test_zero.py` holds DeepSpeed to the same."""
-    live, fake = (PlainEngine(net, list(net.parameters()), OptimizerConfig()) for net in (Slope(0), Slope(2)))
+    live, fake = (PlainEngine(net, [(1.0, list(net.parameters()))], OptimizerConfig()) for net in (Slope(0), Slope(2)))
     networks = Networks(live, cast(AVTransformer, Slope(1)), fake)
     batch, rollout, noise = material()
     before = copies(live.network, fake.network)
