@@ -149,13 +149,9 @@ class _StageRun:
         self._rolls = mutual and objective.needs_rollouts
         self._theta = live = self._network(weights)
         fake = self._fake_score(weights) if mutual and objective.w_dmd > 0 else None
-        ratio = objective.few.lr_ratio if mutual else 1.0
-        self._live = Engine(live, live.parameter_groups(stage.modalities, ratio), stage.optimizer, config.engine, local)
-        self._fake = (
-            None
-            if fake is None
-            else Engine(fake, [(objective.fake.lr_ratio, list(fake.parameters()))], stage.optimizer, config.engine, local)
-        )
+        groups = live.parameter_groups(stage.modalities, objective.few.lr_ratio if mutual else 1.0)
+        self._live = Engine(live, groups, stage.optimizer, config.engine, local)
+        self._fake = None if fake is None else Engine(fake, [(1.0, list(fake.parameters()))], stage.optimizer, config.engine, local)
         frozen = self._network(weights).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
         self._networks = Networks(self._live, self._ema, self._fake, frozen)
         self._bad_steps = 0

@@ -115,7 +115,7 @@ def mutual_step(
     done = live.step(rate)
     metrics |= {"grad_norm": done.grad_norm, "skipped": float(not done.applied)}
     if jumps and rollout is not None:
-        metrics |= _fake_updates(networks, models, jumps[0], batch, rollout, noise, o, rate)
+        metrics |= _fake_updates(networks, models, jumps[0], batch, rollout, noise, o, rate * o.fake.lr_ratio)
     return metrics
 
 

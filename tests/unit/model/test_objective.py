@@ -81,7 +81,7 @@ REFUSED: list[tuple[str, Any]] = [
     *((path, value) for path in SHARES for value in (-0.1, 1.1, NAN)),
     *((path, value) for path in WEIGHTS for value in (-1.0, NAN)),
     *((path, value) for path in COUNTS for value in (0, -1)),
-    *((path, value) for path in ("dmd.epsilon", "fake.lr_ratio") for value in (0.0, -1.0, NAN)),
+    *((path, value) for path in ("dmd.epsilon", "fake.lr_ratio", "few.lr_ratio") for value in (0.0, -1.0, NAN)),
     *CHOICES.items(),
 ]
 
