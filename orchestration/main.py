@@ -228,7 +228,8 @@ def _one_line(error: BaseException) -> str:
     cause = root_cause(error)
     text = " ".join(str(cause).split()) or type(cause).__name__
     known = isinstance(cause, ValueError)
-    if not known and any(reason in text for reason in NO_ROOM):  # by its words: not every library raises it as an OSError
+    # By its words: ffmpeg and safetensors find it too, and raise no OSError. Some of our own errors name the remedy already.
+    if any(reason in text for reason in NO_ROOM) and "choose another" not in text:
         return f"{text[:600]}; make room or choose another folder; the same command continues"
     return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
 

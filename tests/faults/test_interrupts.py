@@ -57,7 +57,7 @@ POINTS = {
     "joint": in_stage("joint", 40),
     "mutual": in_stage("mutual", 6),
     "generate clips": Point(has("samples"), "samples/samples.json", ("samples.multi_steps=32",)),
-    "write the report": Point(said("generate held-out clips: "), "report.html"),
+    "write the report": Point(has("samples/samples.json"), "report.html"),
     "log artifacts": Point(has("report.html"), "mlartifacts/*/*/artifacts/samples"),
 }
 # A training stage is stopped and finished in every run of the tests; the others take minutes.
