@@ -167,9 +167,12 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
     _run(run, debug)
 
 
-@app.command(epilog="Example: mutual-forcing bench model --quick --json")
+@app.command(
+    epilog="Example: mutual-forcing bench model --quick --json", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
 def bench(
-    name: Annotated[str, typer.Argument(help="Name of a benchmark: model.")],
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Name of a benchmark: model, ablation; its own options follow (NAME -h lists them).")],
     quick: Annotated[bool, typer.Option("--quick", help="A shorter measurement.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -184,11 +187,13 @@ def bench(
 
         from .. import benchmarks
 
-        names = sorted(module.name for module in iter_modules(benchmarks.__path__))
+        names = sorted(module.name for module in iter_modules(benchmarks.__path__) if not module.name.startswith("_"))
         if name not in names:
             raise ValueError(f"benchmark {name!r}: unknown; choose from {', '.join(names)}")
         options = {"--quick": quick, "--json": as_json}
-        status = import_module(f"{benchmarks.__name__}.{name}").main([option for option, given in options.items() if given])
+        status = import_module(f"{benchmarks.__name__}.{name}").main(
+            [*(option for option, given in options.items() if given), *context.args]
+        )
 
     _run(run, debug)
     raise typer.Exit(status)

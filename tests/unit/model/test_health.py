@@ -8,7 +8,7 @@ from model_material import clip_batch, clip_noise, latents, network
 
 from mutual_forcing.model.health import GradientMeter, history_health, mode_disagreement
 from mutual_forcing.model.objective import FewConfig, ObjectiveConfig, ShortcutConfig
-from mutual_forcing.model.types import AV
+from mutual_forcing.model.types import AV, MODALITIES
 
 CHUNKS = 3
 
@@ -31,9 +31,8 @@ def test_modes_that_are_one_agree_and_a_guided_one_does_not() -> None:
     """With one move, FEW ends where one Euler step of unguided MULTI ends, if nothing tells the modes apart."""
     net, batch = network(), clip_batch(CHUNKS)
     with torch.no_grad():
-        for branch in net.branches.values():
-            branch.time.end[-1].weight.zero_()
-            branch.time.end[-1].bias.zero_()
+        for p in net.parameter_groups(MODALITIES, 1.0)[1][1]:
+            p.zero_()
     one = ObjectiveConfig(shortcut=ShortcutConfig(guidance=1.0), few=FewConfig(moves=1))
     assert mode_disagreement(net, batch, one, 1, clip_noise()) == pytest.approx(0.0, abs=1e-9)
     assert mode_disagreement(net, batch, one, 16, clip_noise()) > 1e-3
