@@ -36,27 +36,31 @@ def features(latents: AV, chunks: tuple[int, int], per_clip: int) -> AV:
 
 @dataclass(frozen=True)
 class Judge:
-    """Real clips that generated ones are compared with. `reference` and `other` are two halves of real clips that nobody trained on."""
+    """real: the clips whose first frames and controls the generated ones have; reference: other people's real clips, as many.
 
+    Distances are those of generated clips to `reference` minus those of `real` to it. Both sides of the difference hold the same people and
+    words, so what a few hundred people happen to be cancels, and a generator gains nothing from having been given them.
+    """
+
+    real: AV
     reference: AV
-    other: AV
     per_clip: int
     windows: dict[str, tuple[int, int]]
 
     def figures(self, made: AV) -> dict[str, dict[str, float]]:
-        """Window -> figures of `made`, which holds as many clips as `reference`."""
+        """Window -> figures of `made`, which holds as many clips as `real`."""
         return {name: self._window(made, chunks) for name, chunks in self.windows.items()}
 
     def _window(self, made: AV, chunks: tuple[int, int]) -> dict[str, float]:
-        real, floor, mine = (features(x, chunks, self.per_clip) for x in (self.reference, self.other, made))
+        other, real, mine = (features(x, chunks, self.per_clip) for x in (self.reference, self.real, made))
         figures = {}
         for name in ("video", "audio", "joint"):
-            r, f, m = ((joined(x) if name == "joint" else x.get(name)) for x in (real, floor, mine))
-            p: Principal = principal(r, COMPONENTS)
-            base = frechet(p(f), p(r))
-            figures[f"frechet_{name}"] = frechet(p(m), p(r)) - base
+            o, r, m = ((joined(x) if name == "joint" else x.get(name)) for x in (other, real, mine))
+            p: Principal = principal(o, COMPONENTS)
+            base = frechet(p(r), p(o))
+            figures[f"frechet_{name}"] = frechet(p(m), p(o)) - base
             figures[f"floor_{name}"] = base
-        (a, layout), (b, _) = window_of(made, chunks), window_of(self.reference, chunks)
+        (a, layout), (b, _) = window_of(made, chunks), window_of(self.real, chunks)
         for name, (index, _) in (("video", layout.video(with_first_frame=False)), ("audio", layout.audio())):
             s, r = (seams(x.get(name).flatten(2), index) for x in (a, b))
             figures |= {f"seam_correlation_{name}": s.correlation / r.correlation, f"seam_jump_{name}": s.jump / r.jump}

@@ -1,0 +1,125 @@
+"""The ablation's toy world, its judge and its book-keeping: known answers before any of its figures is believed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mutual_forcing.benchmarks import ablation
+from mutual_forcing.benchmarks._toy import CHUNKS, CLOCK, collate, make_clip, truth
+from mutual_forcing.benchmarks._toy_judge import Judge, sync
+from mutual_forcing.model.types import AV
+
+WINDOWS = {"0-5": (0, 10), "5-10": (10, 20)}
+CLIPS = 60
+
+
+def clips(first: int, chunks: int = 20, count: int = CLIPS) -> AV:
+    return collate([make_clip(first + i, chunks) for i in range(count)], chunks, range(first, first + count)).latents
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return Judge(clips(0), clips(1000), 10, WINDOWS)
+
+
+def test_a_clip_is_its_seed() -> None:
+    one, again, other = make_clip(3, CHUNKS), make_clip(3, CHUNKS), make_clip(4, CHUNKS)
+    assert (one.video == again.video).all()
+    assert one.words == again.words
+    assert (one.video != other.video).any()
+
+
+def test_a_longer_clip_has_its_words_within_its_length() -> None:
+    clip = make_clip(5, 50)
+    assert clip.video.shape == (CLOCK.video_latents(50), 8)
+    assert clip.audio.shape == (CLOCK.audio_latents(50), 8)
+    assert all(0 <= w.start < w.end and w.start < 25 for w in clip.words)
+
+
+def test_the_processes_come_back_from_the_latents() -> None:
+    found = truth(clips(0))
+    assert float(found.identity.std(dim=1).mean()) < 0.1, "a person stays who they are"
+    assert float(found.gaze.abs().mean()) > 0.8, "gaze rests on either side"
+    height, lag = sync(found.mouth[:, 1:], found.loudness, 0)
+    assert height > 0.85, "two clocks of 4 and 5 latents a second blur it a little"
+    assert abs(lag) <= 0.05
+
+
+def test_a_delayed_mouth_is_found_with_its_lag() -> None:
+    """One video latent is a quarter of a second: the mouth moved back by one is 0.25 s behind the voice."""
+    found = truth(clips(0))
+    late = torch.cat([found.mouth[:, 1:2], found.mouth[:, 1:-1]], dim=1)
+    assert sync(late, found.loudness, 0)[1] == pytest.approx(0.25, abs=0.051)
+
+
+def test_the_real_clips_themselves_have_no_excess_and_other_people_are_no_worse_in_kind(judge: Judge) -> None:
+    assert all(window["frechet_joint"] == 0 for window in judge.figures(clips(0)).values())
+    for window in judge.figures(clips(2000)).values():
+        assert abs(window["frechet_joint"]) < window["floor_joint"], "what is left is the spread between sixty people and sixty others"
+        assert window["seam_jump_video"] == pytest.approx(1.0, abs=0.15)
+        assert window["seam_correlation_audio"] == pytest.approx(1.0, abs=0.15)
+        assert window["sync_minus_real"] == pytest.approx(0.0, abs=0.03)
+        assert window["motion"] == pytest.approx(1.0, abs=0.15)
+
+
+def test_each_flaw_moves_its_own_figure(judge: Judge) -> None:
+    real = clips(0)
+    first = judge.windows["0-5"]
+    base = judge.figures(real)["0-5"]
+    video, audio = real.get("video"), real.get("audio")
+    shuffled = judge.figures(AV(video, audio.roll(1, dims=0)))["0-5"]
+    assert shuffled["sync"] < base["sync"] - 0.3
+    assert shuffled["frechet_joint"] > base["frechet_joint"] + 0.1
+    forgetful = video.clone()
+    for k in range(*first):
+        forgetful[:, CLOCK.video_slice(k)] = forgetful[:, CLOCK.video_slice(k)].roll(k, dims=0)  # every chunk from another clip
+    broken = judge.figures(AV(forgetful, audio))["0-5"]
+    assert broken["seam_jump_video"] > 1.5 * base["seam_jump_video"]
+    assert broken["seam_correlation_video"] < 0.5 * base["seam_correlation_video"]
+    assert broken["identity_drift"] > base["identity_drift"] + 0.5
+    assert abs(broken["frechet_video"] - base["frechet_video"]) < 0.3, "chunks alone cannot see it: that is why seams are measured"
+
+
+def test_an_interval_is_the_students() -> None:
+    found = ablation.interval([1.0, 2.0, 3.0])
+    assert found == {"mean": 2.0, "half": pytest.approx(4.303 / 3**0.5), "seeds": 3}
+    assert ablation.interval([1.0])["half"] is None
+
+
+MICRO = replace(ablation.QUICK, joint_steps=2, steps=1, batch=2, clips=16, pick_clips=4, multi_steps=1)
+
+
+def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for recipe in ("joint", "sc-tf", "dmd-sf"):
+        ablation.run_task(MICRO, recipe, 0, "cpu", str(out))
+    files = {p: p.stat().st_mtime_ns for p in out.rglob("*.json")}
+    assert {p.stem for p in files} == {"joint", "sc-tf", "dmd-sf"}
+    ablation.run_all(MICRO, ["sc-tf", "dmd-sf"], [0], "cpu", out, jobs=1)
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.json")} == files
+    with pytest.raises(ValueError, match="measured at another scale"):
+        ablation.run_all(replace(MICRO, steps=2), ["sc-tf"], [0], "cpu", out, jobs=1)
+    summary = ablation.summarise(ablation.read_records(out))
+    assert set(summary["recipes"]) == {"joint", "sc-tf", "dmd-sf"}
+    assert "multi" not in summary["recipes"]["dmd-sf"], "DMD alone does not hold the MULTI mode in place"
+    json.dumps(summary, allow_nan=False)
+
+
+def test_recipes_see_the_same_clips_and_training_never_sees_what_judges_it() -> None:
+    scale = ablation.TOY
+    used = [ablation._training_batch(scale, seed, stage, 0).positions for seed in (0, 1) for stage in ("joint", "mutual")]
+    assert len({p for positions in used for p in positions}) == 4 * scale.batch
+    last = 2 * 10 * 1_000_000  # ten seeds
+    assert last > max(p for positions in used for p in positions)
+    assert min(ablation.HELD_OUT, ablation.OTHER, ablation.PICK) >= 10_000_000
+
+
+@pytest.mark.parametrize("words", [["--recipes", "mutual,best"], ["--seeds", "0"], ["--jobs", "0"]])
+def test_impossible_options_are_refused(words: list[str]) -> None:
+    with pytest.raises(ValueError, match=words[0]):
+        ablation.main(words)
