@@ -1,0 +1,104 @@
+"""The central dial: what `history.strength` and `history.real_share` gain in drift and lose in continuity, on the toy.
+
+A grid of settings of the recipe `mutual` from one joint start, with all controls and without text (then only the first frame is left to
+say what comes next). Figures: excess distance in the first and the last window (their difference is drift), seams and history use.
+Book-keeping and worlds are those of `ablation`. Needs PyTorch alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..model.objective import HistoryConfig
+from ._toy_runs import Arm, interval, read_records, run_all, words_of
+from ._toy_training import QUICK, START, TOY, Scale
+
+STRENGTHS = ((1.0, 1.0), (0.75, 0.75), (0.5, 0.5), (0.25, 0.25), (0.2, 0.6))
+REAL_SHARES = (0.0, 0.25)
+
+
+def arms(scale: Scale) -> tuple[Arm, list[Arm]]:
+    """The joint start, and a setting of the dial an arm: with text, then without."""
+    found = []
+    for text in (True, False):
+        for low, high in STRENGTHS:
+            for share in REAL_SHARES:
+                history = replace(scale.objective.history, strength_low=low, strength_high=high, real_share=share)
+                found.append(_arm(scale, history, text))
+        found.append(_arm(scale, replace(scale.objective.history, source="true"), text))
+    return Arm(START, scale.objective, few=(4,), multi=False), found
+
+
+def _arm(scale: Scale, history: HistoryConfig, text: bool) -> Arm:
+    strength = f"{history.strength_low:g}" if history.strength_low == history.strength_high else "mixed"
+    past = "true" if history.source == "true" else f"strength-{strength}-real-{history.real_share:g}"
+    name = f"{past}-{'text' if text else 'no-text'}"
+    return Arm(name, replace(scale.objective, history=history), few=(4,), multi=False, text=text)
+
+
+def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+    """Arm -> figure -> interval over seeds."""
+    table = {}
+    for name, seeds in records.items():
+        windows = [r["few4"]["windows"] for r in seeds.values()]
+        early, late = next(iter(windows[0])), list(windows[0])[-1]
+        table[name] = {
+            "excess_early": interval([w[early]["frechet_joint"] for w in windows]),
+            "excess_late": interval([w[late]["frechet_joint"] for w in windows]),
+            "drift": interval([w[late]["frechet_joint"] - w[early]["frechet_joint"] for w in windows]),
+            **{
+                f"{k}_{m}": interval([w[late][f"{k}_{m}"] for w in windows])
+                for k in ("seam_jump", "seam_correlation")
+                for m in ("video", "audio")
+            },
+            **{f"history_use_{m}": interval([r["history_use"][m] for r in seeds.values()]) for m in ("video", "audio")},
+            "sync_minus_real": interval([w[late]["sync_minus_real"] for w in windows]),
+        }
+    return table
+
+
+def print_table(table: dict[str, Any]) -> None:
+    """One line an arm."""
+    columns = ("excess_early", "excess_late", "seam_jump_video", "seam_correlation_video", "history_use_video", "sync_minus_real")
+    print(f"{'':<32}" + "".join(f"{c:>26}" for c in columns), file=sys.stderr)
+    for name, figures in table.items():
+        print(f"{name:<32}" + "".join(f"{words_of(figures[c]):>26}" for c in columns), file=sys.stderr)
+
+
+def main(arguments: list[str]) -> int:
+    """See the module docstring; prints one JSON object as the last line with --json."""
+    parser = argparse.ArgumentParser(prog="mutual-forcing bench history", description="What the history dial gains and loses, on a toy.")
+    parser.add_argument("--quick", action="store_true", help="a walk through all parts with too few steps to learn anything")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    parser.add_argument("--only", default="", help="comma-separated names of settings, as the table prints them")
+    parser.add_argument("--out", default="runs/history")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1 or options.jobs < 1:
+        raise ValueError(f"--seeds={options.seeds}, --jobs={options.jobs}: must be at least 1")
+    scale = replace(QUICK, joint_steps=20, steps=1) if options.quick else TOY
+    start, settings = arms(scale)
+    wanted = [name for name in options.only.split(",") if name]
+    unknown = sorted(set(wanted) - {arm.name for arm in settings})
+    if unknown:
+        raise ValueError(f"--only: {', '.join(unknown)} unknown; choose from {', '.join(arm.name for arm in settings)}")
+    out = Path(options.out) / ("quick" if options.quick else "toy")
+    run_all(
+        scale, start, [a for a in settings if not wanted or a.name in wanted], list(range(options.seeds)), options.device, out, options.jobs
+    )
+    table = summarise(read_records(out))
+    print_table(table)
+    if options.json:
+        print(json.dumps({"settings": table, "runs": options.seeds, "out": str(out)}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
