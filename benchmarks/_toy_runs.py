@@ -83,7 +83,7 @@ def measure(scale: Scale, arm: Arm, network: AVTransformer, seed: int, device: s
         made = sample(network, batch, chunks, sampler, seed, device)
         record[name] = {"evaluations": sampler.evaluations, "seconds": round(time.monotonic() - began, 1), "windows": judge.figures(made)}
     probe = with_text(clips(HELD_OUT, min(128, scale.clips), CHUNKS), arm.text).to(device)
-    record["history_use"] = history_use(network, probe, noise_of(seed, "history", probe.positions, device))
+    record["history_use"] = history_use(network, probe, noise_of(seed, "history", probe.positions, device), arm.objective)
     return record
 
 

@@ -6,7 +6,7 @@ only equal counts, and subtract the distance of real to real at that count (`exc
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -92,14 +92,14 @@ def seams(x_BTD: Tensor, chunk_T: Tensor) -> Seams:
     return Seams(float(correlation), float(step[border].mean() / inside))
 
 
-def history_use(model: Velocity, batch: AVBatch, noise: PositionalNoise) -> dict[str, float]:
+def history_use(model: Velocity, batch: AVBatch, noise: PositionalNoise, objective: ObjectiveConfig) -> dict[str, float]:
     """L_fm with another clip's history minus L_fm with the own one, by modality: 0 for a model that ignores its past (method 5.1).
 
     The first frame, the controls, noise and times stay the clip's own.
     """
     if batch.latents.batch < 2:
         raise ValueError(f"history_use: needs at least 2 clips, the batch has {batch.latents.batch}: one alone has no other's history")
-    objective = ObjectiveConfig(drop=DropConfig(0, 0, 0), history=HistoryConfig(real_share=0.0))
+    objective = replace(objective, w_fm=1.0, drop=DropConfig(0, 0, 0), history=HistoryConfig(real_share=0.0))
     other = batch.latents.map(lambda x: x.roll(1, dims=0))
     if batch.latents.video is not None and other.video is not None:
         other = AV(torch.cat([batch.latents.video[:, :1], other.video[:, 1:]], dim=1), other.audio)

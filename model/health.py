@@ -33,18 +33,16 @@ def history_health(history: AV, real: AV) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def mode_disagreement(net: AVTransformer, batch: AVBatch, objective: ObjectiveConfig, steps: int, noise: PositionalNoise) -> float:
-    """Relative distance |FEW - MULTI| / |MULTI - its mean| of chunk 0 from the same noise: guided MULTI in `steps` steps against FEW.
+    """Root mean square of FEW - MULTI of chunk 0 from the same noise: guided MULTI in `steps` steps against FEW.
 
-    0 is full agreement; near 1.4 the modes are as far apart as two unrelated clips.
+    Latents have unit variance: 0 is full agreement, and near 1.4 the modes are as far apart as two unrelated clips.
     """
     first = None if batch.latents.video is None else batch.latents.video[:, :1]
     audio = None if batch.latents.audio is None else (batch.latents.audio.shape[0], batch.latents.audio.shape[2])
     multi = SamplerConfig("multi", steps, guidance=objective.shortcut.guidance, path=objective.path)
     few, slow = (next(generate(net, batch.controls, first, audio, 1, s, noise)) for s in (few_mode(objective), multi))
-    apart = few.map(lambda a, b: (a - b).square().sum(), slow)
-    spread = slow.map(lambda b: (b - b.mean(dim=0, keepdim=True)).square().sum())
-    total = torch.stack([x for _, x in apart.items()]).sum() / torch.stack([x for _, x in spread.items()]).sum().clamp(min=1e-12)
-    return float(total.sqrt())
+    apart = few.map(lambda a, b: (at_least_fp32(a) - at_least_fp32(b)).square().mean(), slow)
+    return float(torch.stack([x for _, x in apart.items()]).mean().sqrt())
 
 
 class GradientMeter:

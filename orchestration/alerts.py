@@ -18,6 +18,7 @@ class Rule:
 
 RULES = (
     Rule("skipped", 0.0, 0.0, "a loss or a gradient was not finite and the step was skipped; lower the stage's optimizer.lr"),
+    Rule("skipped_fake", 0.0, 0.0, "an update of the fake score was not finite and was skipped; lower objective.fake.lr_ratio"),
     Rule("health/loudness", 0.5, 2.0, "generated histories are not as loud as real clips; lower objective.w_distil or the guidance scales"),
     Rule("health/motion", 0.5, 2.0, "generated histories do not move as real clips do; train `joint` longer, or lower objective.w_distil"),
     Rule("health/saturation_video", -1.0, 0.02, "generated pictures leave the range of real ones; lower the guidance scales"),
@@ -27,12 +28,13 @@ RULES = (
 
 
 def alerts(metrics: Mapping[str, float | None]) -> dict[str, str]:
-    """Metric -> one line, for each rule that a step's metrics break."""
+    """Metric -> one line, for each rule that a step's metrics break. None is what the spool writes for a number that is not finite."""
     broken = {}
     for rule in RULES:
-        value = metrics.get(rule.metric)
-        if value is not None and not rule.low <= value <= rule.high:
-            broken[rule.metric] = f"{rule.metric}={value:.3g} (healthy: {_range(rule)}): {rule.meaning}"
+        value = metrics.get(rule.metric, rule.low)
+        if value is None or not rule.low <= value <= rule.high:
+            shown = "not finite" if value is None else f"{value:.3g}"
+            broken[rule.metric] = f"{rule.metric}={shown} (healthy: {_range(rule)}): {rule.meaning}"
     return broken
 
 

@@ -35,7 +35,7 @@ class WorkersConfig:
     def __post_init__(self) -> None:
         if self.use_gpu:
             raise ValueError("workers.use_gpu=true: training on GPUs is not supported yet (batches stay on the CPU); leave it false")
-        for name, low in (("count", 1), ("threads", 1), ("max_failures", 0)):
+        for name, low in (("count", 1), ("threads", 1), ("max_failures", 0), ("max_bad_steps", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"workers.{name}={getattr(self, name)}: must be at least {low}")
 

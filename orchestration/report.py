@@ -166,7 +166,7 @@ def _facts(
 
 
 def _learned(losses: list[tuple[StageInfo, StageLosses | Missing]]) -> Fact | None:
-    totals = [(stage.name, part.total) for stage, part in losses if isinstance(part, StageLosses)]
+    totals = [(stage.name, part.total) for stage, part in losses if isinstance(part, StageLosses) and part.total is not None]
     if not totals:
         return None
     falling = sum(curve.last < curve.first for _, curve in totals)

@@ -76,8 +76,9 @@ class StageLosses:
     note: str
 
     @property
-    def total(self) -> Curve:
-        return (self.probes or self.losses.curves)[0]
+    def total(self) -> Curve | None:
+        """What the stage was to lower; None where it trains no regression (DMD alone)."""
+        return self.probes[0] if self.probes else next((curve for curve in self.losses.curves if curve.css_class == "total"), None)
 
 
 def losses_section(run_dir: Path, stage: StageInfo) -> StageLosses:

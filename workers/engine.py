@@ -8,15 +8,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu" if not os.path.exists("/dev/nvidiactl") else "cuda")
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # batches stay on the CPU (workers.use_gpu is refused)
 
 import deepspeed
 from deepspeed import ops
 from torch import Tensor, nn
 
 from ..model.losses import Loss
-from .optimizer import OptimizerConfig, set_rate
-from .optimizer import Trained as Groups
+from .optimizer import OptimizerConfig, ParameterGroups, set_rate
 from .train_step import Update
 
 
@@ -43,7 +42,7 @@ class Engine:
     stage 3 begins to accumulate at the forward that follows a backward.
     """
 
-    def __init__(self, network: nn.Module, trained: Groups, optimizer: OptimizerConfig, config: EngineConfig, batch: int) -> None:
+    def __init__(self, network: nn.Module, trained: ParameterGroups, optimizer: OptimizerConfig, config: EngineConfig, batch: int) -> None:
         ops.__compatible_ops__["deepspeed_shm_comm"] = False  # CPU: it would compile for a minute and needs gcc; gloo gives the same losses
         parameters = [p for _, group in trained for p in group]
         wanted = {id(p) for p in parameters}

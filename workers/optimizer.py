@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-Trained = Sequence[tuple[float, list[nn.Parameter]]]
+ParameterGroups = Sequence[tuple[float, list[nn.Parameter]]]
 """Parameters under training in groups, each with the ratio of its learning rate to the stage's."""
 
 
@@ -49,7 +49,7 @@ class OptimizerConfig:
         down = self.final_lr_share + (1 - self.final_lr_share) * min(1.0, left) if self.decay else 1.0
         return self.lr * min(up, down)
 
-    def adamw(self, trained: Trained) -> torch.optim.AdamW:
+    def adamw(self, trained: ParameterGroups) -> torch.optim.AdamW:
         """The optimizer of these parameters, at its peak rate; a group's `ratio` goes with it."""
         groups = [{"params": parameters, "ratio": ratio} for ratio, parameters in trained if parameters]
         return torch.optim.AdamW(groups, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay)

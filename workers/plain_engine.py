@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from torch import nn
 
 from ..model.losses import Loss
-from .optimizer import OptimizerConfig, set_rate
-from .optimizer import Trained as Groups
+from .optimizer import OptimizerConfig, ParameterGroups, set_rate
 from .train_step import Update
 
 
 class PlainEngine:
     """What `Engine` promises, without DeepSpeed and for one process."""
 
-    def __init__(self, network: nn.Module, trained: Groups, optimizer: OptimizerConfig) -> None:
+    def __init__(self, network: nn.Module, trained: ParameterGroups, optimizer: OptimizerConfig) -> None:
         self.network = network
         self._config = optimizer
         self._trained = [p for _, parameters in trained for p in parameters]
@@ -32,7 +32,7 @@ class PlainEngine:
     def step(self, rate: float) -> Update:
         """One optimizer step; skipped where the gradient is not finite."""
         set_rate(self._adamw.param_groups, rate)
-        norm = nn.utils.clip_grad_norm_(self._trained, self._config.clip)
+        norm = nn.utils.clip_grad_norm_(self._trained, self._config.clip or inf)
         applied = bool(norm.isfinite())
         if applied:
             self._adamw.step()

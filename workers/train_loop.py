@@ -154,6 +154,7 @@ class _StageRun:
         self._fake = None if fake is None else Engine(fake, [(1.0, list(fake.parameters()))], stage.optimizer, config.engine, local)
         frozen = self._network(weights).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
         self._networks = Networks(self._live, self._ema, self._fake, frozen)
+        self._probed: Rollout | None = None
         self._bad_steps = 0
         self._spool = MetricSpool(config.run_dir / "metrics", stage.name) if rank == 0 else None
 
@@ -190,18 +191,19 @@ class _StageRun:
         return ema
 
     def _step(self, step: int) -> None:
+        measured = self._probe() if step == 0 else {}
         start = time.monotonic()
         positions = rank_positions(step, self._stage.batch, self._rank, self._world)
         batch, noise = self._clips(positions)
         rate = self._stage.optimizer.rate(step, self._stage.steps)
         ages: Counter[str] = Counter()
         waited = 0.0
-        measured = self._probe() if step == 0 else {}
         if self._stage.objective == "flow":
             metrics = flow_step(self._networks, batch, noise, self._config.objective, rate)
         else:
+            asked = time.monotonic()
             rollout = self._rollouts.take(step, self._rank) if self._rolls else None
-            waited = time.monotonic() - start
+            waited = time.monotonic() - asked
             if rollout is not None:
                 ages[f"age/{step - rollout.version_low}"] = len(positions)
             metrics = self._mutual(step, batch, rollout, noise, rate)
@@ -222,7 +224,7 @@ class _StageRun:
         metrics = mutual_step(self._networks, batch, rollout, noise, objective, rate, meter)
         meter.close()
         signals: Metrics = {"mode_disagreement": mode_disagreement(self._ema, batch, objective, MULTI_STEPS, noise)}
-        if rollout is not None:
+        if rollout is not None and objective.history.source == "generated":
             signals |= history_health(rollout.history, batch.latents)
         return metrics | {f"health/{name}": value for name, value in signals.items()}
 
@@ -233,13 +235,13 @@ class _StageRun:
         return replace(batch, latents=batch.latents.only(self._stage.modalities)), PositionalNoise([(*key, p) for p in positions])
 
     def _probe(self) -> Metrics:
-        """The averaged weights on the stage's first clips, with noise of their own; histories are made on the spot."""
+        """The averaged weights on the stage's first clips, with noise of their own and histories that are made once, before the stage."""
         objective, mutual = self._config.objective, self._stage.objective == "mutual"
         batch, noise = self._clips(rank_positions(0, self._stage.batch, self._rank, self._world), "probe")
-        rollout = None
-        if mutual and objective.generated_history:
-            rollout = roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
-        return probe(self._ema, batch, rollout, noise, objective, mutual)
+        if mutual and objective.generated_history and self._probed is None:
+            self._probed = roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
+        models = replace(self._networks.models(objective.teacher), live=self._ema)
+        return probe(models, batch, self._probed, noise, objective, mutual)
 
     def _average(self, step: int, skipped: bool) -> None:
         """Follow the live weights; a skipped step left them as they were."""

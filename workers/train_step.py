@@ -137,9 +137,10 @@ def _fake_updates(
     for update in range(objective.fake.updates):
         score = fake_score(models, g, batch, rollout, noise, objective, update)
         fake.backward(score, last=True)
-        fake.step(rate)
+        done = fake.step(rate)
         metrics.setdefault("loss/fake_fresh", score.value.detach())
-        metrics["loss/fake"] = score.value.detach()
+        metrics |= {"loss/fake": score.value.detach(), "grad_norm_fake": done.grad_norm}
+        metrics["skipped_fake"] = metrics.get("skipped_fake", 0.0) + float(not done.applied)
     return metrics
 
 
@@ -149,16 +150,20 @@ def _named(loss: Loss) -> Metrics:
 
 @torch.no_grad()
 def probe(
-    network: AVTransformer, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, objective: ObjectiveConfig, mutual: bool
+    models: Models, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, objective: ObjectiveConfig, mutual: bool
 ) -> Metrics:
-    """The regressions of a stage for fixed weights on a fixed batch and fixed noise: what two moments of a stage are compared by.
+    """The regressions that a stage trains, for `models.live` on a fixed batch, history and noise: what two moments of it are compared by.
 
-    A step's own losses draw other clips and times at every step, and that spread hides what a short stage learns.
+    A step's own losses draw other clips and times at every step, and that spread hides what a short stage learns. ShortCut's target is the
+    teacher's of the moment. A stage that trains no regression (DMD alone) has nothing to show here.
     """
-    models = Models(network, network)
-    loss = flow_matching(models, batch, rollout, noise, objective)
-    total, parts = objective.w_fm * loss.value if mutual else loss.value, loss.parts
-    if mutual and objective.w_shortcut > 0:
-        loss = shortcut(models, batch, rollout, noise, objective)
-        total, parts = total + objective.w_shortcut * loss.value, parts | loss.parts
-    return {"probe/loss": total, **{f"probe/{name}": value for name, value in parts.items()}}
+    o = objective
+    weights = {"fm": o.w_fm if mutual else 1.0, "sc": o.w_shortcut if mutual else 0.0}
+    total: Tensor | float = 0.0
+    metrics: Metrics = {}
+    for name, part in (("fm", flow_matching), ("sc", shortcut)):
+        if weights[name] > 0:
+            loss = part(models, batch, rollout, noise, o)
+            total = total + weights[name] * loss.value
+            metrics |= {f"probe/{key}": value for key, value in loss.parts.items()} | {"probe/loss": total}
+    return metrics

@@ -161,7 +161,7 @@ def test_a_velocity_that_ignores_its_past_uses_none() -> None:
     def blind(noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:
         return noisy.map(lambda x: 0.3 * x + context.get("video")[:, 0].mean())
 
-    assert history_use(blind, clip_batch(CHUNKS), clip_noise()) == {"video": 0.0, "audio": 0.0}
+    assert history_use(blind, clip_batch(CHUNKS), clip_noise(), ObjectiveConfig()) == {"video": 0.0, "audio": 0.0}
 
 
 def test_a_velocity_that_needs_its_past_loses_what_another_past_costs() -> None:
@@ -176,7 +176,7 @@ def test_a_velocity_that_needs_its_past_loses_what_another_past_costs() -> None:
 
         return AV(**{m: read(m) for m in MODALITIES})
 
-    made, clean = history_use(reader, batch, noise), future(batch.latents)
+    made, clean = history_use(reader, batch, noise, ObjectiveConfig()), future(batch.latents)
     raw = noise.uniform((CHUNKS,), "fm", "time").tolist()
     assert set(made) == set(MODALITIES)
     for m, x in clean.items():
@@ -190,7 +190,7 @@ def test_a_velocity_that_needs_its_past_loses_what_another_past_costs() -> None:
 def test_one_clip_alone_has_no_other_to_take_a_past_from() -> None:
     """Its own past in both passes would tell of every model that it uses none."""
     with pytest.raises(ValueError, match="history_use: needs at least 2 clips, the batch has 1"):
-        history_use(network(), clip_batch(CHUNKS, batch=1), clip_noise(1))
+        history_use(network(), clip_batch(CHUNKS, batch=1), clip_noise(1), ObjectiveConfig())
 
 
 def test_only_the_past_is_exchanged() -> None:
@@ -204,7 +204,7 @@ def test_only_the_past_is_exchanged() -> None:
 
     noise = clip_noise(stage="f")
     assert noise.uniform((), "drop").min() < ObjectiveConfig().drop.all, "training would drop a clip's text here"
-    history_use(record, batch, noise)
+    history_use(record, batch, noise, ObjectiveConfig())
     (x1, other, t1, text1), (x2, own, t2, text2) = seen
     for m in MODALITIES:
         assert torch.equal(x1.get(m), x2.get(m))

@@ -15,7 +15,12 @@ HEALTHY = {"skipped": 0.0, "health/loudness": 0.9, "health/motion": 1.2, "health
 
 def test_healthy_or_unknown_metrics_say_nothing() -> None:
     assert alerts(HEALTHY) == {}
-    assert alerts({"health/loudness": None, "lr": 1e9}) == {}
+    assert alerts({"lr": 1e9}) == {}
+
+
+def test_a_number_that_is_not_finite_is_an_alert() -> None:
+    """The spool writes it as null."""
+    assert alerts({"health/loudness": None})["health/loudness"].startswith("health/loudness=not finite (healthy: 0.5 to 2)")
 
 
 @pytest.mark.parametrize(

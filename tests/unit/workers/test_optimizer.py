@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -29,3 +31,16 @@ def test_the_rate_is_set_for_every_group_and_an_empty_group_is_left_out() -> Non
     adamw = QUIET.adamw([(1.0, [p]), (5.0, []), (20.0, [q])])
     set_rate(adamw.param_groups, 0.5)
     assert [group["lr"] for group in adamw.param_groups] == [0.5, 10.0]
+
+
+def test_no_clipping_is_no_clipping() -> None:
+    """DeepSpeed reads clip = 0 as off; so must the plain engine, or it would learn nothing."""
+    weights = []
+    for clip in (0.0, 1e9):
+        p = nn.Parameter(torch.zeros(2))
+        engine = PlainEngine(nn.ParameterList([p]), [(1.0, [p])], replace(QUIET, clip=clip))
+        engine.backward(Loss((torch.tensor([3.0, -4.0]) * p).sum(), {}), last=True)
+        assert engine.step(1e-3).grad_norm == pytest.approx(5.0)
+        weights.append(p.detach().clone())
+    assert torch.equal(*weights)
+    assert weights[0].abs().min() > 0

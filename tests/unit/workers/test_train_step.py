@@ -18,7 +18,7 @@ from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.types import MODALITIES
 from mutual_forcing.workers.optimizer import OptimizerConfig
 from mutual_forcing.workers.plain_engine import PlainEngine
-from mutual_forcing.workers.train_step import Metrics, Networks, flow_step, mutual_step
+from mutual_forcing.workers.train_step import Metrics, Networks, flow_step, mutual_step, probe
 
 RECIPES = variants(BASE)
 RATE = 0.25
@@ -88,7 +88,7 @@ def test_the_loss_is_the_weighted_sum_of_the_regressions_and_dmd_stands_apart(na
     if "dmd" in computed:
         assert_value(metrics["dmd"], weights["dmd"] * summed("dmd"))
     totals = {"grad_norm", "skipped"} | ({"loss"} if regressions else set())
-    scores = {"dmd", "loss/fake", "loss/fake_fresh"} if "dmd" in computed else set()
+    scores = {"dmd", "loss/fake", "loss/fake_fresh", "grad_norm_fake", "skipped_fake"} if "dmd" in computed else set()
     assert set(metrics) == totals | scores | {f"loss/{part}_{m}" for part in computed for m in MODALITIES}
     assert not any(x.requires_grad for x in metrics.values() if isinstance(x, Tensor))
 
@@ -234,3 +234,50 @@ def test_the_flow_step_minimises_flow_matching_on_true_history_alone() -> None:
     assert nets.live.events == ["forward", "last backward", "step"]
     assert nets.live.rates == [RATE]
     assert (nets.ema.forwards, nets.frozen.forwards, nets.fake.network.forwards) == (0, 0, 0)
+
+
+# --- the probe ------------------------------------------------------------------------------------------------------------
+
+
+def probed(nets: Nets, objective: ObjectiveConfig, mutual: bool = True, rollouts: bool = True) -> Metrics:
+    batch, rollout, noise = material()
+    models = Models(nets.ema, teacher_of(nets, objective))
+    return probe(models, batch, rollout if rollouts else None, noise, objective, mutual)
+
+
+@pytest.mark.parametrize("teacher", ["ema", "frozen"])
+def test_the_probe_is_the_weighted_regressions_of_the_averaged_weights(teacher: Teacher) -> None:
+    nets, objective = Nets(), replace(BASE, teacher=teacher)
+    batch, rollout, noise = material()
+    models = Models(nets.ema, teacher_of(nets, objective))
+    fm, sc = (part(models, batch, rollout, noise, objective) for part in (flow_matching, shortcut))
+    found = probed(nets, objective)
+    assert set(found) == {"probe/loss", *(f"probe/{part}_{m}" for part in ("fm", "sc") for m in MODALITIES)}
+    assert float(found["probe/loss"]) == pytest.approx(float(0.7 * fm.value + 0.9 * 0.4 * sc.value))
+    assert float(found["probe/sc_audio"]) == pytest.approx(float(sc.parts["sc_audio"]))
+    assert all(isinstance(x, Tensor) and not x.requires_grad for x in found.values())
+
+
+def test_the_probe_of_a_flow_stage_is_flow_matching_on_true_history_at_weight_one() -> None:
+    nets = Nets()
+    batch, _, noise = material()
+    fm = flow_matching(Models(nets.ema, nets.ema), batch, None, noise, BASE)
+    found = probed(nets, BASE, mutual=False, rollouts=False)
+    assert set(found) == {"probe/loss", "probe/fm_video", "probe/fm_audio"}
+    assert float(found["probe/loss"]) == pytest.approx(float(fm.value))
+
+
+@pytest.mark.parametrize("recipe", ["dmd-tf", "dmd-sf"])
+def test_dmd_alone_has_no_regression_to_probe(recipe: str) -> None:
+    assert probed(Nets(), RECIPES[recipe]) == {}
+
+
+def test_a_fake_update_that_is_not_finite_is_counted() -> None:
+    live, fake = (PlainEngine(net, [(1.0, list(net.parameters()))], OptimizerConfig()) for net in (Slope(0), Slope(2)))
+    with torch.no_grad():
+        fake.network.weight.fill_(math.nan)  # type: ignore[union-attr]
+    networks = Networks(live, cast(AVTransformer, Slope(1)), fake)
+    batch, rollout, noise = material()
+    metrics = mutual_step(networks, batch, rollout, noise, BASE, RATE)
+    assert metrics["skipped_fake"] == BASE.fake.updates
+    assert metrics["skipped"] == 1.0, "a direction of NaN reaches the generator too"
