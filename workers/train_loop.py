@@ -9,7 +9,6 @@ Positions alone decide what is trained on and with which noise, so any world siz
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -31,10 +30,12 @@ from ..model.sampler import roll_out
 from ..model.timeline import Timeline
 from ..model.transformer import AVTransformer, TransformerConfig
 from ..model.types import MODALITIES, AVBatch, Rollout
+from .bad_step import Origin, Setup
 from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_stage
 from .engine import Engine, EngineConfig
 from .metrics import MetricSpool
 from .optimizer import OptimizerConfig
+from .step_guard import StepGuard
 from .train_step import Metrics, Networks, flow_step, mutual_step, probe
 from .wire import Snapshot, pack_weights
 
@@ -155,7 +156,8 @@ class _StageRun:
         frozen = self._network(weights).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
         self._networks = Networks(self._live, self._ema, self._fake, frozen)
         self._probed: Rollout | None = None
-        self._bad_steps = 0
+        origin = Origin(stage.name, stage.objective, config.seed, rank, Setup(config.network, config.timeline, objective))
+        self._guard = StepGuard(config.run_dir, origin, config.max_bad_steps, self._all_weights)
         self._spool = MetricSpool(config.run_dir / "metrics", stage.name) if rank == 0 else None
 
     def train(self) -> dict:
@@ -197,7 +199,7 @@ class _StageRun:
         batch, noise = self._clips(positions)
         rate = self._stage.optimizer.rate(step, self._stage.steps)
         ages: Counter[str] = Counter()
-        waited = 0.0
+        rollout, waited = None, 0.0
         if self._stage.objective == "flow":
             metrics = flow_step(self._networks, batch, noise, self._config.objective, rate)
         else:
@@ -213,7 +215,8 @@ class _StageRun:
         local = {"lr": rate, "rollout_wait_s": waited, "step_s": time.monotonic() - start}
         if step + 1 == self._stage.steps:
             measured = self._probe()
-        self._record(step, metrics | measured, local, ages)
+        values = self._record(step, metrics | measured, local, ages)
+        self._guard.see(step, metrics, values["skipped"] + values.get("skipped_fake", 0) > 0, batch, rollout)
 
     def _mutual(self, step: int, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, rate: float) -> Metrics:
         """A dual-mode step, with its health signals at every `health_every`-th."""
@@ -249,7 +252,8 @@ class _StageRun:
             with self._live.gathered() as live:
                 ema_update(self._ema.parameters(), live, ema_decay(self._stage.ema, step))
 
-    def _record(self, step: int, metrics: Metrics, local: dict[str, float], ages: Counter[str]) -> None:
+    def _record(self, step: int, metrics: Metrics, local: dict[str, float], ages: Counter[str]) -> dict[str, float]:
+        """Write a step's metrics to the spool; returns their means over the ranks."""
         names = sorted(metrics)
         mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
         dist.all_reduce(mean)
@@ -257,13 +261,7 @@ class _StageRun:
         counts = over_ranks(ages) if ages else {}
         if self._spool is not None:
             self._spool.write(step, values | local | counts | {"samples_per_s": self._stage.batch / local["step_s"]})
-        self._bad_steps = self._bad_steps + 1 if values["skipped"] else 0
-        if self._bad_steps > self._config.max_bad_steps:
-            bad = [n for n, v in values.items() if n.startswith("loss/") and not math.isfinite(v)] or ["a gradient"]
-            raise FloatingPointError(
-                f"stage {self._stage.name!r}, step {step}: {', '.join(bad)} not finite for {self._bad_steps} steps in a row "
-                f"(workers.max_bad_steps={self._config.max_bad_steps}); lower stages.{self._stage.name}.optimizer.lr"
-            )
+        return values
 
     def _publish(self, version: int) -> None:
         """Offer the averaged weights: they are what is served, and the teacher of the targets."""
@@ -281,6 +279,12 @@ class _StageRun:
         """phi at the beginning of the stage: the same function as theta."""
         fake = self._config.objective.fake
         return self._network(weights) if fake.kind == "full" else LoraAdapter(self._theta, fake.rank)
+
+    def _all_weights(self, keep: bool) -> dict[str, Weights]:
+        """Every network's weights by role, whole, on the ranks that `keep` them; all ranks must call it (ZeRO-3 gathers)."""
+        whole = {"live": self._whole(self._live)} | ({} if self._fake is None else {"fake": self._whole(self._fake)})
+        still = {"ema": self._ema} | ({} if self._networks.frozen is None else {"frozen": self._networks.frozen})
+        return whole | {role: dict(network.state_dict()) for role, network in still.items()} if keep else {}
 
     def _whole(self, engine: Engine) -> Weights:
         names = [name for name, _ in engine.network.named_parameters()]
