@@ -151,6 +151,28 @@ def report(run: Annotated[str, typer.Argument(help="Run folder.")], debug: Debug
     _run(work, debug)
 
 
+@app.command(epilog="Example: mutual-forcing replay runs/demo/bad-steps/joint-120-rank0.safetensors")
+def replay(
+    file: Annotated[str, typer.Argument(help="File that a stopped training saved, in bad-steps/ of its run folder.")],
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Compute a skipped step again, and name the first thing in it that is not finite."""
+
+    def run() -> None:
+        from ..datasets.storage import local_path
+        from .replay import as_record, replay_file
+
+        path = local_path("file", file)
+        record = as_record(path, *replay_file(path))
+        if as_json:
+            typer.echo(json.dumps(record))
+        else:
+            _show_replay(record)
+
+    _run(run, debug)
+
+
 @app.command(epilog="Example: mutual-forcing doctor --json")
 def doctor(as_json: Json = False, debug: Debug = False) -> None:
     """Print what this machine has, and what will not work on it."""
@@ -232,7 +254,7 @@ def _one_line(error: BaseException) -> str:
 
     cause = root_cause(error)
     text = " ".join(str(cause).split()) or type(cause).__name__
-    known = isinstance(cause, ValueError)
+    known = isinstance(cause, ValueError | FloatingPointError)
     # By its words: ffmpeg and safetensors find it too, and raise no OSError. Some of our own errors name the remedy already.
     if any(reason in text for reason in NO_ROOM) and "choose another" not in text:
         return f"{text[:600]}; make room or choose another folder; the same command continues"
@@ -280,6 +302,26 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
         f"codecs, from latents back to media: video {quality['video_psnr_db']:.1f} dB PSNR, audio {quality['audio_snr_db']:.1f} dB SNR"
     )
     typer.echo(f"contact sheet: {folder / 'contact.png'}")
+
+
+def _show_replay(record: dict[str, Any]) -> None:
+    console = plain_console()
+    clips = ", ".join(record["sample_ids"])
+    about = f"stage {record['stage']}, step {record['step']}, rank {record['rank']}; in training not finite: "
+    console.print(printable(f"{about}{', '.join(record['offending'])}; clips {clips}"), soft_wrap=True)
+    for check in record["checks"]:
+        state = f"finite, at most {check['largest']:.3g}" if check["finite"] else f"not finite: {check['where']}"
+        console.print(printable(f"{check['name']:<20} {state}"), soft_wrap=True)
+    table = Table("part", "loss", "gradient norm video", "audio", "finite")
+    for part in record["parts"]:
+        norms = (_number(part["gradient_norm"][m]) if m in part["gradient_norm"] else "-" for m in ("video", "audio"))
+        table.add_row(part["part"], _number(part["loss"]), *norms, "yes" if part["finite"] else "no")
+    console.print(table)
+    console.print(printable(record["verdict"]), soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
 
 
 def _show_outcome(run_dir: Path, as_json: bool) -> None:
