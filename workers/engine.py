@@ -21,7 +21,7 @@ from .train_step import Update
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """zero_stage 0-3; precision of weights and activations (fp32 or bf16; the optimizer keeps fp32)."""
+    """zero_stage 0-3; precision of weights and activations."""
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -29,9 +29,10 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"engine.zero_stage={self.zero_stage}: must be 0, 1, 2 or 3")
-        if self.precision == "bf16" and self.zero_stage == 0:
+        if self.precision == "bf16":
             raise ValueError(
-                "engine.precision=bf16 with engine.zero_stage=0 gives wrong updates in DeepSpeed; use stage 1, 2 or 3, or fp32"
+                "engine.precision='bf16': not supported yet (the averaged weights would be made of rounded copies, not of the optimizer's "
+                "own fp32 ones); leave it 'fp32'"
             )
 
 

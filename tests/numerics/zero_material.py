@@ -16,9 +16,9 @@ from mutual_forcing.model.path import few_grid
 from mutual_forcing.model.text import TextConfig, Word, make_controls
 from mutual_forcing.model.timeline import Layout, Timeline
 from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
-from mutual_forcing.model.types import AV, AVBatch, Rollout
+from mutual_forcing.model.types import AV, MODALITIES, AVBatch, Rollout
 from mutual_forcing.workers.engine import Engine, EngineConfig
-from mutual_forcing.workers.optimizer import OptimizerConfig
+from mutual_forcing.workers.optimizer import OptimizerConfig, ParameterGroups
 from mutual_forcing.workers.plain_engine import PlainEngine
 from mutual_forcing.workers.train_step import Trained
 
@@ -59,11 +59,16 @@ def network(config: TransformerConfig = NETWORK) -> AVTransformer:
 
 
 def sharded(net: nn.Module, config: EngineConfig) -> Engine:
-    return Engine(net, [(1.0, list(net.parameters()))], OPTIMIZER, config, BATCH // WORLD)
+    return Engine(net, groups(net), OPTIMIZER, config, BATCH // WORLD)
 
 
 def plain(net: nn.Module) -> PlainEngine:
-    return PlainEngine(net, [(1.0, list(net.parameters()))], OPTIMIZER)
+    return PlainEngine(net, groups(net), OPTIMIZER)
+
+
+def groups(net: nn.Module) -> ParameterGroups:
+    """What tells the modes apart learns faster, as in a mutual stage."""
+    return net.parameter_groups(MODALITIES, 20.0) if isinstance(net, AVTransformer) else [(1.0, list(net.parameters()))]
 
 
 def whole(engine: Trained) -> AbstractContextManager[list[Tensor]]:
