@@ -25,6 +25,8 @@ from .optimizer import OptimizerConfig
 from .plain_engine import PlainEngine
 from .train_step import Networks, Trained
 
+ALSO = {"sc": " or objective.shortcut.guidance", "dmd": " or objective.dmd.guidance", "fake": " or objective.fake.lr_ratio"}
+
 
 @dataclass(frozen=True)
 class Check:
@@ -199,10 +201,10 @@ def _verdict(bad: BadStep, checks: tuple[Check, ...], parts: tuple[Part, ...]) -
         if check.first is not None:
             return check.name, f"first not finite: {check.name}: {check.first}; {check.remedy}"
     largest = max(check.largest for check in checks if check.name.startswith("weights"))
-    remedy = f"inputs and weights are finite (largest weight {largest:.3g}): lower stages.{bad.header.origin.stage}.optimizer.lr"
     for part in parts:
         bad_norms = (f"gradient of {part.name}, {m}" for m, norm in part.gradient_norms.items() if not math.isfinite(norm))
         first = next(bad_norms, None) if math.isfinite(part.loss) else f"loss of {part.name}"
         if first is not None:
-            return first, f"first not finite: the {first}; {remedy}"
-    return None, "everything is finite here: replay the files of the other ranks; if theirs is too, the sum over ranks or bf16 lost it"
+            remedy = f"lower stages.{bad.header.origin.stage}.optimizer.lr{ALSO.get(part.name, '')}"
+            return first, f"first not finite: the {first}; inputs and weights are finite (largest weight {largest:.3g}): {remedy}"
+    return None, "everything is finite here: replay the files of the other ranks; if theirs is too, the sum of the ranks was not"
