@@ -1,0 +1,49 @@
+"""The README names what is there: every module is on its map, every module on the map exists, every setting it mentions is one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from mutual_forcing.orchestration.recipes import RECIPES, recipe
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+FOLDERS = ("orchestration", "workers", "datasets", "model")
+
+
+def section(folder: str) -> str:
+    """The lines of the map that belong to a folder: from its own to the next that is not indented."""
+    block = README.split("## Map of the files")[1].split("```")[1]
+    return re.split(r"\n(?=\S)", block[block.index(f"\n{folder}/") + 1 :])[0]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_module_is_on_the_map(folder: str) -> None:
+    words = set(re.findall(r"[a-z_]+\*?", section(folder)))
+    for path in (ROOT / folder).glob("*.py"):
+        name = path.stem
+        assert name == "__init__" or name in words or (name.startswith("report") and "report*" in words), (
+            f"{folder}/{name} is not on the map"
+        )
+
+
+@pytest.mark.parametrize("path", sorted(set(re.findall(r"`((?:orchestration|workers|datasets|model|benchmarks)/\w+)(?:\.py)?`", README))))
+def test_a_file_that_is_named_exists(path: str) -> None:
+    assert (ROOT / f"{path}.py").is_file() or (ROOT / path).is_dir()
+
+
+@pytest.mark.parametrize(
+    "setting", sorted(set(re.findall(r"[` ]((?:objective|workers|rollouts|stages|samples)(?:\.[a-z_]+)+)[`=]", README)))
+)
+def test_a_setting_that_is_named_exists(setting: str) -> None:
+    node = asdict(recipe("demo"))
+    for part in setting.split("."):
+        node = next(s for s in node if s["name"] == part) if isinstance(node, list | tuple) else node[part]
+
+
+def test_every_recipe_is_named() -> None:
+    assert all(f"`{name}`" in README for name in RECIPES)
