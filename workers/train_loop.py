@@ -243,7 +243,7 @@ class _StageRun:
         batch, noise = self._clips(rank_positions(0, self._stage.batch, self._rank, self._world), "probe")
         if mutual and objective.generated_history and self._probed is None:
             self._probed = roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
-        models = replace(self._networks.models(objective.teacher), live=self._ema)
+        models = replace(self._networks.models(objective.teacher if mutual else "ema"), live=self._ema)
         return probe(models, batch, self._probed, noise, objective, mutual)
 
     def _average(self, step: int, skipped: bool) -> None:
