@@ -178,7 +178,6 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
 
 def _worker(settings: dict[str, Any]) -> None:
     context = ray.train.get_context()
-    settings["rollouts"].join(context.get_world_rank())
     train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
 
 

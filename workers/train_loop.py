@@ -100,6 +100,10 @@ class TrainLoopConfig:
 class RolloutSource(Protocol):
     """Where a mutual stage gets its rollouts from."""
 
+    def join(self, rank: int) -> None:
+        """Begin an attempt of the training: all ranks call it together, first of all."""
+        ...
+
     def publish(self, snapshot: Snapshot) -> None:
         """Offer a new weight version to the actors (rank 0 calls it)."""
         ...
@@ -109,24 +113,24 @@ class RolloutSource(Protocol):
         ...
 
 
-def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int) -> list[dict]:
-    """Run every stage that is not finished; returns a record a stage (name, steps, seconds, samples)."""
+def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int) -> None:
+    """Run every stage that is not finished, each from the averaged weights of the one before it."""
     torch.set_num_threads(config.threads)
     for stage in config.stages:
         if stage.batch % world:
             raise ValueError(f"stage {stage.name!r}: batch={stage.batch} is not a multiple of the {world} workers; change one of them")
+    rollouts.join(rank)
     dataset = LatentDataset(config.data, config.network.text, verify=True)
     weights: Weights | None = None
-    records = []
-    for stage in config.stages:
+    for before, stage in zip((None, *config.stages), config.stages, strict=False):
         if is_finished(config.checkpoints, stage.name):
-            weights = load_stage(config.checkpoints, stage.name, config.architecture(), ("ema",)).weights["ema"]
+            weights = None
             continue
+        if before is not None and weights is None:
+            weights = load_stage(config.checkpoints, before.name, config.architecture(), ("ema",)).weights["ema"]
         run = _StageRun(config, stage, dataset, rollouts, rank, world, weights)
-        records.append(run.train())
-        weights = run.finish(records[-1])
+        weights = run.finish(run.train())
         dist.barrier()
-    return records
 
 
 class _StageRun:
