@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from .lock import locked
 from .manifest import MANIFEST, SOURCES, Manifest, read_manifest
 from .progress import Progress, silent
 from .stages import DataConfig
@@ -44,15 +45,16 @@ def adopt(config: DataConfig, out: Path, progress: Progress) -> Manifest:
         return taken_over(config, out, progress=progress)
     folder, manifest = prepared_dataset(config, progress=progress)
     make_folder("data.out", out)
-    for done, shard in enumerate(manifest.shards):
-        progress("take over shards", done, len(manifest.shards))
-        _link(folder / shard.file, out / shard.file)
-    progress("take over shards", len(manifest.shards), len(manifest.shards))
-    for name in (SOURCES, SHEET):  # copies: they are written again in place
-        if (folder / name).is_file():
-            with atomic_path(out / name) as temporary:
-                shutil.copyfile(folder / name, temporary)
-    manifest.write(out)
+    with locked("dataset folder", out):
+        for done, shard in enumerate(manifest.shards):
+            progress("take over shards", done, len(manifest.shards))
+            _link(folder / shard.file, out / shard.file)
+        progress("take over shards", len(manifest.shards), len(manifest.shards))
+        for name in (SOURCES, SHEET):  # copies: they are written again in place
+            if (folder / name).is_file():
+                with atomic_path(out / name) as temporary:
+                    shutil.copyfile(folder / name, temporary)
+        manifest.write(out)
     return manifest
 
 

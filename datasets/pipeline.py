@@ -26,6 +26,7 @@ from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.noise import position_seed
 from .adopt import adopt, taken_over
 from .contact_sheet import SheetClip, contact_sheet
+from .lock import locked
 from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_manifest
 from .progress import Progress, silent
 from .shards import ClipRecord, Shard
@@ -44,18 +45,27 @@ def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
     progress(stage, done, total) is called as work advances. Rerunning with the same settings and sources returns at once.
 
     Raises:
-        ValueError: no source could be used, the folder is missing or empty, or `out` lies within it or holds another dataset.
+        ValueError: no source could be used, the folder is missing or empty, or `out` lies within it, holds another dataset, or is being
+            written by another process.
     """
     if config.prepared:
         return adopt(config, out, progress)
-    media = source_folder(config, out, progress)
+    media = _media(config, out)
     if out.resolve().is_relative_to(media.resolve()):
         raise ValueError(
             f"data.out={str(out)!r}: lies in data.media={str(media)!r}, and would become its own source; choose another folder"
         )
+    if config.media != "synthetic":
+        list_sources(media)  # a mistyped folder must not make `out`
+    make_folder("data.out", out)
+    with locked("dataset folder", out):  # what another process has begun there looks like what a killed one has left
+        return _prepare(config, out, progress)
+
+
+def _prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
+    media = source_folder(config, out, progress)
     sources = list_sources(media)
     settings = settings_of(config, sources)
-    make_folder("data.out", out)
     if (out / MANIFEST).exists():
         manifest = read_manifest(out)
         if manifest.settings != settings:
@@ -94,15 +104,19 @@ def require_unchanged(config: DataConfig, out: Path) -> None:
 
 def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
     """The folder of the user's media; for `synthetic`, the corpus beside `out`, drawn if it is not there yet."""
+    folder = _media(config, out)
     if config.media != "synthetic":
-        return local_path("data.media", config.media)
+        return folder
     t = config.timeline
     corpus = SyntheticConfig(
         config.synthetic_count, config.synthetic_seconds, config.width, config.height, t.fps, t.sample_rate, config.seed
     )
-    folder = make_folder("data.out", out.parent / "media")
-    write_corpus(corpus, folder, progress=progress)
+    write_corpus(corpus, make_folder("data.out", folder), progress=progress)
     return folder
+
+
+def _media(config: DataConfig, out: Path) -> Path:
+    return out.parent / "media" if config.media == "synthetic" else local_path("data.media", config.media)
 
 
 def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, progress: Progress) -> list[Row]:

@@ -17,6 +17,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from ..datasets.adopt import prepared_dataset
+from ..datasets.lock import locked
 from ..datasets.manifest import MANIFEST
 from ..datasets.pipeline import prepare, require_unchanged
 from ..datasets.progress import Progress
@@ -29,7 +30,7 @@ from .config import RunConfig, from_tree
 from .machine import git_state, machine, versions
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
-from .run_folder import RUN, locked, require_ours
+from .run_folder import RUN, require_ours
 from .samples import make_samples, open_generator
 from .session import kept_signals, ray_session, uninterrupted
 from .spool_watcher import SpoolWatcher
@@ -100,7 +101,7 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
             list_sources(local_path("data.media", config.data.media))
     make_folder("run", run_dir)
     require_ours(run_dir)
-    with locked(run_dir):
+    with locked("run folder", run_dir):
         return _train(config, run_dir, commands, progress, warn)
 
 

@@ -12,10 +12,10 @@ import pytest
 from command_material import Running, Said, command
 from mlflow.tracking import MlflowClient
 
+from mutual_forcing.datasets.lock import LOCK
 from mutual_forcing.datasets.media import decode, probe
 from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.recipes import recipe
-from mutual_forcing.orchestration.run_folder import LOCK
 from mutual_forcing.workers.checkpoint import load_stage
 
 pytestmark = pytest.mark.timeout(600)

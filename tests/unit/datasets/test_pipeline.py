@@ -11,6 +11,7 @@ import torch
 from media_material import names, write_film
 
 from mutual_forcing.datasets.loader import LatentDataset
+from mutual_forcing.datasets.lock import LOCK
 from mutual_forcing.datasets.manifest import MANIFEST, SOURCES, Manifest, read_manifest
 from mutual_forcing.datasets.pipeline import _sample, decode_record, prepare, read_sources
 from mutual_forcing.datasets.sources import list_sources
@@ -97,7 +98,7 @@ def test_every_file_is_accounted_for(job):
 
 def test_the_folder_holds_the_dataset_and_nothing_else(job):
     assert read_manifest(job.out) == job.manifest
-    assert names(job.out) == sorted([MANIFEST, SOURCES, "contact.png", *(shard.file for shard in job.manifest.shards)])
+    assert names(job.out) == sorted([LOCK, MANIFEST, SOURCES, "contact.png", *(shard.file for shard in job.manifest.shards)])
     assert sum(shard.rows for shard in job.manifest.shards) == job.manifest.clips
     assert job.manifest.codec_quality["video_psnr_db"] > 25
 
@@ -125,11 +126,11 @@ def test_latents_give_back_the_character_and_its_words(job):
 
 
 def test_a_rerun_reuses_what_is_there(job):
-    before = {path: path.stat().st_mtime_ns for path in job.out.iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in job.out.iterdir() if path.name != LOCK}
     again = run(job.config, job.out)
     assert again.manifest == job.manifest
     assert again.stages == ()
-    assert {path: path.stat().st_mtime_ns for path in job.out.iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in job.out.iterdir() if path.name != LOCK} == before
 
 
 def test_other_settings_are_refused_and_destroy_nothing(job):
@@ -158,7 +159,7 @@ def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):
     (out / SOURCES).write_text("{")
     again = run(job.config, out)
     assert again.stages == ("look into sources", "encode clips", "draw contact sheet")
-    assert names(out) == sorted([MANIFEST, SOURCES, "contact.png", *(shard.file for shard in again.manifest.shards)])
+    assert names(out) == sorted([LOCK, MANIFEST, SOURCES, "contact.png", *(shard.file for shard in again.manifest.shards)])
     first, second = (LatentDataset(folder, TextConfig(), verify=True) for folder in (job.out, out))
     assert [s.row(i).clip_id for s, i in first.train] == [s.row(i).clip_id for s, i in second.train]
     assert again.manifest.held_out == job.manifest.held_out
