@@ -40,14 +40,22 @@ def make_folder(name: str, path: Path) -> Path:
     return path
 
 
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's list of names, on the disk before anything that comes after."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that is synced and renamed to it when the block ends well, and removed when it does not."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from ..datasets.pipeline import prepare, require_unchanged
 from ..datasets.progress import Progress
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path, make_folder, read_json, write_json
-from ..workers.checkpoint import is_finished, stage_record
+from ..workers.checkpoint import discard_unfinished, is_finished, stage_record
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
@@ -136,6 +136,7 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
                 if todo:
                     for name in todo:  # left by an interrupted attempt: the stage begins again
                         (run_dir / "metrics" / f"{name}.jsonl").unlink(missing_ok=True)
+                        discard_unfinished(loop.checkpoints, name)
                     tracker.follow()
                     _fit(config, loop, run_dir, progress, warn)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
@@ -155,7 +156,8 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
 
 
 def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None]) -> None:
-    workers = config.workers
+    workers, name = config.workers, f"fit-{time.time_ns()}"  # the same name would silently resume
+    storage = make_folder("run", run_dir / "ray")
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"loop": loop, "rollouts": _rollouts(config, loop)},
@@ -166,8 +168,8 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
             resources_per_worker={"CPU": 0.5} | ({"GPU": 1} if workers.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
-            name=f"fit-{time.time_ns()}",  # the same name would silently resume
-            storage_path=str(make_folder("run", run_dir / "ray")),
+            name=name,
+            storage_path=str(storage),
             failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},
         ),
@@ -175,6 +177,9 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
     todo = {s.name: s.steps for s in loop.stages if not is_finished(loop.checkpoints, s.name)}
     with SpoolWatcher(run_dir / "metrics", todo, progress, warn), kept_signals(signal.SIGINT):
         trainer.fit()
+    for attempt in storage.glob("fit-*"):  # the notes of interrupted ones help nobody any more
+        if attempt.name != name:
+            shutil.rmtree(attempt, ignore_errors=True)
 
 
 def _worker(settings: dict[str, Any]) -> None:

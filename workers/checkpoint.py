@@ -1,11 +1,12 @@
 """What a stage leaves behind: weights as safetensors with hashes, in a folder that appears whole or not at all.
 
-The folder is written under a temporary name, its manifest last, then renamed: the rename is the commit. A reader verifies sizes and
-hashes before it trusts a file.
+The folder is written under a temporary name, its manifest last, and is on the disk before it is renamed: the rename is the commit. A
+reader verifies sizes and hashes before it trusts a file.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..datasets.storage import read_json, sha256_file, write_json
+from ..datasets.storage import read_json, sha256_file, sync, write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -38,22 +39,31 @@ class StageCheckpoint:
 
 
 def save_stage(folder: Path, checkpoint: StageCheckpoint) -> Path:
-    """Write `folder`/<stage> atomically, replacing an older one."""
+    """Write `folder`/<stage> atomically, replacing an older one. Nobody else may write that stage meanwhile: a run locks its folder."""
     final = folder / checkpoint.stage
+    discard_unfinished(folder, checkpoint.stage)
     temporary = folder / f".{checkpoint.stage}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     files = {}
     for role, weights in checkpoint.weights.items():
         path = temporary / f"{role}.safetensors"
         save_file({name: x.detach().cpu().contiguous() for name, x in weights.items()}, str(path))
+        sync(path)
         files[role] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
     about = {name: getattr(checkpoint, name) for name in ("stage", "steps", "seconds", "samples", "network")}
     write_json(temporary / MANIFEST, {"format": FORMAT, **about, "files": files})
+    sync(temporary)
     if final.exists():
         shutil.rmtree(final)
     os.replace(temporary, final)
+    sync(folder)
     return final
+
+
+def discard_unfinished(folder: Path, stage: str) -> None:
+    """Remove what killed writers of the stage, of whatever process number, have left: each is a whole set of weights."""
+    for leftover in folder.glob(f".{glob.escape(stage)}.[0-9]*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def is_finished(folder: Path, stage: str) -> bool:

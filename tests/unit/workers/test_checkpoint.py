@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from mutual_forcing.workers.checkpoint import StageCheckpoint, is_finished, load_stage, save_stage, stage_record
+from mutual_forcing.workers.checkpoint import StageCheckpoint, discard_unfinished, is_finished, load_stage, save_stage, stage_record
 
 NETWORK = {"model.depth": 2, "model.text": {"max_words": 4}, "timeline.fps": 24}
 ROLES = ("live", "ema")
@@ -135,3 +136,36 @@ def test_the_manifest_accounts_for_every_file(saved: Path) -> None:
     manifest = json.loads((saved / "joint" / "manifest.json").read_text())
     sizes = {p.stem: p.stat().st_size for p in (saved / "joint").glob("*.safetensors")}
     assert sizes == {role: entry["bytes"] for role, entry in manifest["files"].items()}
+
+
+def test_what_killed_writers_left_goes_when_the_stage_is_saved_or_begun(saved: Path) -> None:
+    """Of any process number, and of that stage alone."""
+    others = [".joint-2.41.tmp", ".mutual.41.tmp", ".joint.tmp"]
+    for name in (".joint.41.tmp", ".joint.42.tmp", *others):
+        shutil.copytree(saved / "joint", saved / name)
+    save_stage(saved, checkpoint(seed=1))
+    assert sorted(p.name for p in saved.iterdir()) == sorted(["joint", *others])
+    discard_unfinished(saved, "mutual")
+    assert sorted(p.name for p in saved.iterdir()) == sorted(["joint", ".joint-2.41.tmp", ".joint.tmp"])
+    assert is_finished(saved, "joint")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file a descriptor is of")
+def test_everything_is_on_the_disk_before_the_rename_commits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def noted(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def committed(source: Path, target: Path) -> None:
+        synced.append(f"{Path(source).name} -> {Path(target).name}")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(os, "replace", committed)
+    save_stage(tmp_path, checkpoint())
+    folder, manifest = f".joint.{os.getpid()}.tmp", f".manifest.json.{os.getpid()}.tmp"
+    weights = [f"{role}.safetensors" for role in ROLES]
+    assert synced == [*weights, manifest, f"{manifest} -> manifest.json", folder, f"{folder} -> joint", tmp_path.name]
