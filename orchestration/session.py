@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,12 +63,24 @@ def _scratch() -> Iterator[Path]:
     finally:
         with uninterrupted():
             started = set(mine.children(recursive=True)) - before
-            with kept_signals(signal.SIGTERM):  # it leaves SIGTERM to the system, which would end a later sampling without a word
-                ray.shutdown()
+            _shut_down()
             # A worker outlives its raylet for a moment: it must not commit a stage that a rerun has begun again.
             for process in psutil.wait_procs(started, END_SECONDS)[1]:
                 process.kill()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _shut_down() -> None:
+    """End Ray. Half-way through, it leaves SIGTERM to the system, which would end this process without a word: it works in another thread,
+    so that this one can go on putting our handlers back."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ray-shutdown") as pool:
+        ending = pool.submit(ray.shutdown)
+        ended = False
+        while not ended:
+            ended = bool(wait([ending], 0.01).done)
+            for number in STOPS:
+                signal.signal(number, signal.getsignal(number))  # what Python would call; the system may know another
+        ending.result()
 
 
 @contextmanager
@@ -90,15 +103,24 @@ def kept_signals(stop: signal.Signals) -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended: a clean-up cut short by an impatient second one leaves processes behind."""
+    """Ctrl-C and SIGTERM wait until the block has ended, then the first that came is delivered: a clean-up cut short by an impatient
+    second one leaves processes behind."""
     late: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: late.append(number))
-    try:
+    with ExitStack() as stack:
+        stack.callback(_deliver, late, before := {number: signal.getsignal(number) for number in STOPS})
+        for number in STOPS:
+            stack.callback(signal.signal, number, before[number])
+            signal.signal(number, lambda number, _: late.append(number))
         yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+
+
+def _deliver(late: list[int], handlers: dict[signal.Signals, Any]) -> None:
     if late:
-        raise KeyboardInterrupt
+        handler = handlers[signal.Signals(late[0])]
+        if callable(handler):
+            handler(late[0], None)
+        elif handler != signal.SIG_IGN:
+            raise KeyboardInterrupt
 
 
 def check_ports(count: int = PORTS) -> None:
