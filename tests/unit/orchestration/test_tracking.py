@@ -48,6 +48,7 @@ class Stubbed(Tracker):
         super().__init__(run_dir, "tiny", ["joint", "mutual"], self.ended.__contains__, self.warnings.append, "parent")
         client: Any = store
         self._client = client
+        self._opened = self._wanted = True
 
     def _stage(self, stage: str) -> str:
         assert stage not in self._closed
@@ -124,7 +125,7 @@ def test_a_broken_line_is_skipped_and_counted(tmp_path: Path, store: Store, trac
 
 
 def test_a_slow_store_gets_no_second_forwarder(tmp_path: Path, store: Store, tracker: Stubbed, monkeypatch) -> None:
-    monkeypatch.setattr(tracking, "PATIENCE", 0.2)
+    monkeypatch.setattr(tracking, "LOCAL_PATIENCE", 0.2)
     store.gate.clear()
     write(tmp_path, range(3), 1.0)
     tracker.follow()

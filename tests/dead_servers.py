@@ -1,0 +1,36 @@
+"""Servers as bad as they come: one that is not there, and one that takes calls and never answers."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+
+@contextmanager
+def closed() -> Iterator[str]:
+    """A port on which nobody listens, and which nobody else takes meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{held.getsockname()[1]}"
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """A server that accepts every connection and never says a word."""
+    with ExitStack() as kept, socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    kept.enter_context(listener.accept()[0])
+                except OSError:  # it was closed
+                    return
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+KINDS = {"closed": closed, "silent": silent}
