@@ -62,7 +62,7 @@ def train(
     _run(run, debug, KEPT)
 
 
-@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --recipe demo --out datasets/mine")
+@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --recipe demo --out prepared/mine")
 def data_prepare(
     media: Annotated[str, typer.Argument(help="Folder of video files, or `synthetic`.")],
     out: Annotated[str, typer.Option("--out", help="Folder for the dataset.")],

@@ -36,6 +36,14 @@ def pins() -> dict[str, str]:
     return {canonicalize_name(name): version for name, version in parts}
 
 
+def test_no_example_writes_into_the_source() -> None:
+    """In a checkout `datasets/` is code; what an example makes there would be packed and linted, and what it makes elsewhere committed."""
+    texts = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "orchestration" / "main.py"]
+    folders = {x for path in texts for x in re.findall(r"--(?:out|data) ([a-z]+)/", path.read_text())}
+    ignored = {line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()}
+    assert {"prepared", "runs"} <= folders <= ignored
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of a copy of the tree, built by the installed setuptools: no network, and the checkout stays clean."""
