@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser bench docs fmt clean
+.PHONY: help setup demo test test-slow test-browser bench docs fmt clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -26,6 +26,9 @@ test: $(READY)  ## Lint, types and tests, as continuous integration runs them
 	$(BIN)/pyright
 	$(BIN)/pytest -m "not slow and not browser"
 
+test-slow: $(READY)  ## The tests marked slow: whole runs, interrupted, killed and starved; about an hour
+	$(BIN)/pytest -m "slow and not browser"
+
 test-browser: $(READY)  ## Tests that look at pages in a headless Chromium
 	$(BIN)/pytest -m browser
 
@@ -39,7 +42,7 @@ fmt: $(READY)  ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean:  ## Remove .venv, caches and build output; runs/ stays
+clean:  ## Remove .venv, caches and build output; runs/ and prepared/ stay
 	rm -rf .venv build dist ./*.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
