@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 
 COMMAND = Path(sys.executable).with_name("mutual-forcing")
-HIDDEN = {"RAY_ADDRESS", "MLFLOW_TRACKING_URI"}
+HIDDEN = {"RAY_ADDRESS", "MLFLOW_TRACKING_URI", "DS_ACCELERATOR"}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ def test_a_file_that_is_named_exists(path: str) -> None:
     "setting", sorted(set(re.findall(r"[` ]((?:objective|workers|rollouts|stages|samples)(?:\.[a-z_]+)+)[`=]", README)))
 )
 def test_a_setting_that_is_named_exists(setting: str) -> None:
-    node = asdict(recipe("demo"))
+    node: Any = asdict(recipe("demo"))
     for part in setting.split("."):
         node = next(s for s in node if s["name"] == part) if isinstance(node, list | tuple) else node[part]
 
