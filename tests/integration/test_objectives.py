@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,6 @@ def settings_of(name: str) -> list[str]:
             where = f"{path}.{key}"
             found += leaves(value, b[key], where) if isinstance(value, dict) else [] if value == b[key] else [f"{where}={value}"]
         return found
-
-    from dataclasses import asdict
 
     base = ObjectiveConfig()
     return leaves(asdict(variants(base)[name]), asdict(base), "objective")
@@ -49,9 +48,8 @@ def test_a_baseline_trains_what_its_name_says_and_nothing_else(tmp_path: Path, n
     first = lines[0]["metrics"]
     assert CASES[name] <= first.keys()
     assert not ABSENT[name] & first.keys()
-    assert all(
-        math.isfinite(value) for line in lines for key, value in line["metrics"].items() if value is not None and key.startswith("loss")
-    )
+    losses = [value for line in lines for key, value in line["metrics"].items() if key.startswith("loss")]
+    assert all(value is not None and math.isfinite(value) for value in losses)
     assert any(key.startswith("age/") for key in first) == (name != "sc-tf"), "ShortCut on true history reads no rollout"
     assert (folder / "report.html").is_file()
     stage = json.loads(answer.out)["stages"][-1]
