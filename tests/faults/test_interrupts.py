@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 from command_material import Running, command
 from mlflow.tracking import MlflowClient
@@ -82,7 +83,8 @@ def stop(point: Point, folder: Path, send: Callable[[Running], None], code: int)
         assert not running.left_behind(5)
     assert answer.code == code, answer.error
     assert answer.error.splitlines()[-1].startswith("stopped: "), answer.error
-    assert not set(answer.error.splitlines()[:-1]) - {line for line in answer.error.splitlines() if line.endswith(" done")}, answer.error
+    # Progress, and what the training says about itself: so small a model is never healthy.
+    assert all(line.endswith(" done") or line.startswith("warning: mutual, step ") for line in answer.error.splitlines()[:-1]), answer.error
     assert not list(folder.glob(point.absent)), f"the run was past {point.absent} when it was stopped: stretch the stage"
     assert "RUNNING" not in {run.info.status for run in tracked(folder)}
 
@@ -126,13 +128,57 @@ def test_sigterm_stops_it_and_the_same_command_finishes(folder: Path, name: str)
     assert_finishes(POINTS[name], folder)
 
 
-@pytest.mark.slow
-def test_a_second_ctrl_c_does_not_break_the_clean_up(folder: Path) -> None:
-    def twice(running: Running) -> None:
-        before = len(running.processes())
-        running.interrupt()
-        running.until(lambda: len(running.processes()) < before, 30)
-        running.interrupt()
+def raylet_gone(running: Running) -> bool:
+    """The middle of Ray's shutdown: the raylet ends before the rest of it."""
+    return not [pid for pid in running.processes() if name_of(pid).startswith("raylet")]
 
-    stop(POINTS["joint"], folder, twice, 128 + signal.SIGINT)
+
+def name_of(pid: int) -> str:
+    try:
+        return psutil.Process(pid).name()
+    except psutil.NoSuchProcess:  # it has ended between the list and the question
+        return ""
+
+
+SENT = {"Ctrl-C": (Running.interrupt, 128 + signal.SIGINT), "SIGTERM": (Running.terminate, 128 + signal.SIGTERM)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "second", "code"),
+    [
+        ("Ctrl-C", "Ctrl-C", 128 + signal.SIGINT),
+        ("Ctrl-C", "SIGTERM", 128 + signal.SIGTERM),
+        ("SIGTERM", "Ctrl-C", 128 + signal.SIGTERM),
+        ("SIGTERM", "SIGTERM", 128 + signal.SIGTERM),
+    ],
+)
+def test_a_second_stop_does_not_break_the_clean_up(folder: Path, first: str, second: str, code: int) -> None:
+    def twice(running: Running) -> None:
+        SENT[first][0](running)
+        running.until(lambda: raylet_gone(running), 30)
+        SENT[second][0](running)
+
+    stop(POINTS["joint"], folder, twice, code)
     assert_finishes(POINTS["joint"], folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", SENT)
+def test_a_stop_during_the_clean_up_of_a_training_that_ended_well(folder: Path, sent: str) -> None:
+    send, code = SENT[sent]
+    point = Point(lambda running, _: (folder / "checkpoints/mutual").is_dir() and raylet_gone(running), "samples/samples.json")
+    stop(point, folder, send, code)
+    assert_finishes(point, folder)
+
+
+@pytest.mark.slow
+def test_an_interrupted_save_and_old_attempts_leave_nothing(folder: Path) -> None:
+    point = POINTS["joint"]
+    stop(point, folder, Running.interrupt, SENT["Ctrl-C"][1])
+    (folder / "checkpoints" / ".joint.41.tmp").mkdir()
+    (attempt,) = (folder / "ray").glob("fit-*")
+    assert_finishes(point, folder)
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == sorted(STAGES)
+    (left,) = (folder / "ray").glob("fit-*")
+    assert left != attempt
