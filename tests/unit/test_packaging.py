@@ -121,6 +121,18 @@ def test_bare_checkout_runs_a_benchmark(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout.split()) == (3, ["42", "--quick"])
 
 
+OWN_NEEDS = ("ray", "deepspeed", "mlflow", "pyarrow", "s3fs", "safetensors", "pydantic", "yaml", "typer", "rich", "psutil", "PIL", "jinja2")
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_")))
+def test_every_benchmark_needs_pytorch_alone(name: str) -> None:
+    """matplotlib, which draws, is imported where something is drawn."""
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({(*OWN_NEEDS, 'matplotlib')!r}))"
+    command = [sys.executable, "-c", f"{hidden}; import mutual_forcing.benchmarks.{name}"]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 # A build backend without requirements, so that `make` has a project to install and needs no package index for it.
 BACKEND = """
 import zipfile
