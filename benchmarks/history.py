@@ -30,13 +30,13 @@ def arms(scale: Scale) -> tuple[Arm, list[Arm]]:
             for share in REAL_SHARES:
                 history = replace(scale.objective.history, strength_low=low, strength_high=high, real_share=share)
                 found.append(_arm(scale, history, text))
-        found.append(_arm(scale, replace(scale.objective.history, source="true"), text))
+        found.append(_arm(scale, replace(scale.objective.history, source="real"), text))
     return Arm(START, scale.objective, few=(4,), multi=False), found
 
 
 def _arm(scale: Scale, history: HistoryConfig, text: bool) -> Arm:
     strength = f"{history.strength_low:g}" if history.strength_low == history.strength_high else "mixed"
-    past = "true" if history.source == "true" else f"strength-{strength}-real-{history.real_share:g}"
+    past = "true" if history.source == "real" else f"strength-{strength}-real-{history.real_share:g}"
     name = f"{past}-{'text' if text else 'no-text'}"
     return Arm(name, replace(scale.objective, history=history), few=(4,), multi=False, text=text)
 

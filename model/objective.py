@@ -30,7 +30,7 @@ def _at_least(name: str, value: float, least: float) -> None:
 FewSampler = Literal["ode", "renoise"]
 TimeLaw = Literal["uniform", "logit_normal"]
 Teacher = Literal["ema", "live", "frozen"]
-HistorySource = Literal["generated", "true"]
+HistorySource = Literal["generated", "real"]
 FakeKind = Literal["full", "lora"]
 
 
@@ -74,7 +74,7 @@ class FewConfig:
 class HistoryConfig:
     """The past K under which the distilled stage trains: the central dial of the method (method 5.1, "The trap").
 
-    source: `generated` by the few-step mode on its own outputs, or `true` (teacher forcing).
+    source: `generated` by the few-step mode on its own outputs, or `real` (teacher forcing).
     strength_low, strength_high: a generated chunk starts from the real one noised to a level drawn from this range for each clip and
     snapped to the FEW grid; 1 = pure noise, which teaches a model with weak controls to ignore its past.
     real_share: clips that keep their true history in flow matching and ShortCut.
@@ -234,8 +234,8 @@ def variants(base: ObjectiveConfig) -> dict[str, ObjectiveConfig]:
         "mutual-paper": _with(base, history=pure, weights=weights),
         "mutual-no-dmd": _with(base, history={}, weights=(base.w_fm, base.shortcut.weight, 0.0)),
         "mutual-no-sc": _with(base, history={}, weights=(base.w_fm, 0.0, base.dmd.weight)),
-        "mutual-true-history": _with(base, history={"source": "true"}, weights=weights),
-        "sc-tf": _with(base, history={"source": "true"}, weights=(1.0, 1.0, 0.0)),
-        "dmd-tf": _with(base, history={"source": "true"}, weights=(0.0, 0.0, 1.0), teacher="frozen", few=renoise),
+        "mutual-true-history": _with(base, history={"source": "real"}, weights=weights),
+        "sc-tf": _with(base, history={"source": "real"}, weights=(1.0, 1.0, 0.0)),
+        "dmd-tf": _with(base, history={"source": "real"}, weights=(0.0, 0.0, 1.0), teacher="frozen", few=renoise),
         "dmd-sf": _with(base, history=pure, weights=(0.0, 0.0, 1.0), teacher="frozen", few=renoise),
     }

@@ -142,7 +142,7 @@ def roll_out(
 ) -> Rollout:
     """Few-step histories of B real clips under their own controls, with one exit state a chunk (method 5).
 
-    A history's chunk starts from the real chunk noised to the clip's strength; with `history.source = true` the real chunk itself is the
+    A history's chunk starts from the real chunk noised to the clip's strength; with `history.source = real` the real chunk itself is the
     past. The exit state is reached from pure noise, because that is where inference starts. Both see the same past.
     """
     config, generated = few_mode(objective), objective.history.source == "generated"

@@ -17,7 +17,7 @@ from mutual_forcing.model.objective import HistoryConfig
 from mutual_forcing.model.types import AV, AVBatch, future
 
 
-@pytest.mark.parametrize("history", [HistoryConfig(real_share=1.0), HistoryConfig(source="true")])
+@pytest.mark.parametrize("history", [HistoryConfig(real_share=1.0), HistoryConfig(source="real")])
 def test_the_jump_to_zero_equals_the_loop_and_carries_gradient(history: HistoryConfig) -> None:
     """It too continues from the rollout's own history."""
     batch, field = clip_batch(CHUNKS), Field(0)
@@ -52,7 +52,7 @@ def loop_direction(real: Field, fake: Field, g: AV, history: AV, batch: AVBatch,
     return AV(**made)
 
 
-@pytest.mark.parametrize("history", [HistoryConfig(real_share=0.0), HistoryConfig(real_share=1.0), HistoryConfig(source="true")])
+@pytest.mark.parametrize("history", [HistoryConfig(real_share=0.0), HistoryConfig(real_share=1.0), HistoryConfig(source="real")])
 def test_dmd_equals_the_loop_and_its_gradient_is_the_direction(history: HistoryConfig) -> None:
     """Scores see the rollout's own history whatever flow matching and ShortCut see: the state was made on it."""
     config = replace(CONFIG, history=history)

@@ -113,7 +113,7 @@ def test_each_clip_keeps_its_past_or_takes_its_rollout_whole(share: float) -> No
     assert 1 - video[:, 0].mean().item() == pytest.approx(share, abs=4 * (share * (1 - share) / count) ** 0.5)
 
 
-@pytest.mark.parametrize("changes", [{"source": "true"}, {"real_share": 1.0}])
+@pytest.mark.parametrize("changes", [{"source": "real"}, {"real_share": 1.0}])
 def test_flow_matching_and_shortcut_see_the_true_past_where_it_is_asked_for(changes: dict) -> None:
     """A rollout that is there for DMD does not reach them; the loops above hold for their histories."""
     batch, noise, models = clip_batch(CHUNKS), clip_noise(), Models(Field(0), Field(1))

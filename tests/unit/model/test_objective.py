@@ -74,7 +74,7 @@ CHOICES = {
     "time_sampling": "normal",
     "teacher": "self",
     "few.sampler": "heun",
-    "history.source": "real",
+    "history.source": "false",
     "fake.kind": "half",
 }
 REFUSED: list[tuple[str, Any]] = [
@@ -98,7 +98,7 @@ def test_a_refused_choice_names_the_choices(path: str) -> None:
         "time_sampling": "uniform or logit_normal",
         "teacher": "ema or live or frozen",
         "few.sampler": "ode or renoise",
-        "history.source": "generated or true",
+        "history.source": "generated or real",
         "fake.kind": "full or lora",
     }[path]
     with pytest.raises(ValueError, match=f"must be {allowed}$"):
@@ -142,7 +142,7 @@ def test_every_field_is_checked() -> None:
 # --- recipes --------------------------------------------------------------------------------------------------------------
 
 PURE = {"history.strength_low": 1.0, "history.strength_high": 1.0, "history.real_share": 0.0}
-TRUE = {"history.source": "true"}
+TRUE = {"history.source": "real"}
 DMD_ALONE = {"w_fm": 0.0, "shortcut.weight": 0.0, "dmd.weight": 1.0, "teacher": "frozen", "few.sampler": "renoise"}
 CHANGES: dict[str, dict[str, Any]] = {
     "mutual": {},
@@ -168,7 +168,7 @@ def test_a_recipe_changes_what_its_name_says_alone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mutual-paper", "dmd-sf"])
 def test_self_forcing_turns_a_base_of_true_history_around(name: str) -> None:
-    true = replace(BASE, history=replace(BASE.history, source="true"))
+    true = replace(BASE, history=replace(BASE.history, source="real"))
     assert variants(true)[name].history.source == "generated"
 
 
@@ -192,7 +192,7 @@ def test_a_recipe_asks_for_rollouts_where_it_reads_them(name: str, generated_his
 
 def test_clips_that_all_keep_their_past_need_no_rollouts() -> None:
     assert not objective({"history.real_share": 1.0, "dmd.weight": 0.0}).needs_rollouts
-    assert not objective({"w_distil": 0.0, "history.source": "true"}).needs_rollouts
+    assert not objective({"w_distil": 0.0, "history.source": "real"}).needs_rollouts
 
 
 def test_the_weights_in_the_sum_are_products() -> None:

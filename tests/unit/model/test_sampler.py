@@ -162,7 +162,7 @@ def test_rollouts_equal_the_slow_reference(strength: float, sampler: FewSampler)
 def test_true_histories_are_the_clips_and_exit_states_are_made_on_them(sampler: FewSampler) -> None:
     """Teacher forcing: nothing is generated but the exit states, and their past is real."""
     config, net, clips, text = replace(FEW, few_sampler=sampler), network(small_config(window=2)), latents(CHUNKS), controls()
-    made = rolled(net, clips, choices(sampler=sampler, source="true", exit_last=0.3))
+    made = rolled(net, clips, choices(sampler=sampler, source="real", exit_last=0.3))
     for m, x in clips.items():
         assert torch.equal(made.history.get(m), x)
     states, times = exits_of(made)

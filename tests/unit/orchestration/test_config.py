@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import asdict, is_dataclass, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+import yaml
 
 from mutual_forcing.orchestration.config import RunConfig, SamplesConfig, from_tree, with_settings
 from mutual_forcing.orchestration.recipes import RECIPES, recipe
@@ -220,3 +221,21 @@ def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
 def test_an_unknown_recipe_names_the_known_ones() -> None:
     with pytest.raises(ValueError, match="recipe 'huge': unknown; choose from demo, tiny, mutual"):
         recipe("huge")
+
+
+def test_every_choice_can_be_written_behind_set() -> None:
+    """`--set` reads YAML: a choice named `true`, `off` or `1` would arrive as something else."""
+
+    def choices(kind: Any) -> Iterator[Any]:
+        if is_dataclass(kind):
+            for hint in get_type_hints(kind).values():
+                yield from choices(hint)
+        elif get_origin(kind) is Literal:
+            yield from get_args(kind)
+        else:
+            for inner in get_args(kind):
+                yield from choices(inner)
+
+    found = list(choices(RunConfig))
+    assert {"ode", "ema", "generated"} <= set(found)
+    assert all(yaml.safe_load(str(choice)) == choice for choice in found)
