@@ -43,6 +43,7 @@ def trained(stage: str) -> Callable[[Running, Path], bool]:
 
 
 def in_stage(stage: str, steps: int) -> Point:
+    """Steps enough for ten seconds and more on an idle machine: training goes on until Ray has heard of the stop."""
     return Point(trained(stage), f"checkpoints/{stage}", (f"stages.{stage}.steps={steps}",))
 
 
@@ -53,11 +54,11 @@ POINTS = {
     "look into sources": Point(said("draw talking characters: "), "data/manifest.json"),
     "encode clips": Point(said("look into sources: "), "data/manifest.json"),
     "start workers": Point(has("ray"), "metrics"),
-    "pretrain-video": in_stage("pretrain-video", 40),
-    "pretrain-audio": in_stage("pretrain-audio", 40),
-    "joint": in_stage("joint", 40),
-    "mutual": in_stage("mutual", 6),
-    "generate clips": Point(has("samples"), "samples/samples.json", ("samples.multi_steps=32",)),
+    "pretrain-video": in_stage("pretrain-video", 600),
+    "pretrain-audio": in_stage("pretrain-audio", 900),
+    "joint": in_stage("joint", 400),
+    "mutual": in_stage("mutual", 60),
+    "generate clips": Point(has("samples"), "samples/samples.json", ("samples.multi_steps=200",)),
     "write the report": Point(has("samples/samples.json"), "report.html"),
     "log artifacts": Point(has("report.html"), "mlartifacts/*/*/artifacts/samples"),
 }
