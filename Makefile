@@ -26,7 +26,7 @@ test: $(READY)  ## Lint, types and tests, as continuous integration runs them
 	$(BIN)/pyright
 	$(BIN)/pytest -m "not slow and not browser"
 
-test-slow: $(READY)  ## The tests marked slow: whole runs, interrupted, killed and starved; about an hour
+test-slow: $(READY)  ## The tests marked slow: whole runs, interrupted, killed and starved; takes long
 	$(BIN)/pytest -m "slow and not browser"
 
 test-browser: $(READY)  ## Tests that look at pages in a headless Chromium

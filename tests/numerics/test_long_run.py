@@ -19,7 +19,7 @@ from mutual_forcing.model.types import future
 from mutual_forcing.workers.engine import Engine, EngineConfig
 from mutual_forcing.workers.train_step import Networks, mutual_step
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # 75 s of two idle cores; 11 minutes at a load of 20
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # 674 s at a load of about 20; not timed on an idle machine
 
 STEPS = 200
 CHOICES = replace(OBJECTIVE, fake=FakeConfig(updates=1))
