@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .rope import rotate
+from .rope import Rotation, rotate
 from .types import at_least_fp32
 
 
@@ -118,17 +118,17 @@ class CrossAttention(nn.Module):
         favour_near(self.q, head_dim, rows=heads * head_dim)
         favour_near(self.kv, head_dim, rows=heads * head_dim)
 
-    def keys_values(self, timeless_BWD: Tensor, words_BWD: Tensor, words_angles: Tensor) -> tuple[Tensor, Tensor]:
+    def keys_values(self, timeless_BWD: Tensor, words_BWD: Tensor, by: Rotation) -> tuple[Tensor, Tensor]:
         """Keys [B, W, M, 2D] and values [B, W, M, D] of the text; computed once a clip."""
         k, v = self.kv(torch.cat([timeless_BWD, words_BWD], dim=1)).unflatten(-1, (2, self.heads, -1)).unbind(dim=2)
         plain, timed = self.k_norm(k).split([timeless_BWD.shape[1], words_BWD.shape[1]], dim=1)
         plain = torch.cat([plain, torch.zeros_like(plain)], dim=-1)
-        timed = torch.cat([torch.zeros_like(timed), rotate(timed, words_angles)], dim=-1)
+        timed = torch.cat([torch.zeros_like(timed), rotate(timed, by)], dim=-1)
         return torch.cat([plain, timed], dim=1), v
 
-    def forward(self, x_BND: Tensor, keys: Tensor, values: Tensor, mask_BNW: Tensor, time_angles: Tensor) -> Tensor:
+    def forward(self, x_BND: Tensor, keys: Tensor, values: Tensor, mask_BNW: Tensor, by: Rotation) -> Tensor:
         q = self.q_norm(self.q(x_BND).unflatten(-1, (self.heads, -1)))
-        q = torch.cat([q, rotate(q, time_angles)], dim=-1)
+        q = torch.cat([q, rotate(q, by)], dim=-1)
         o = F.scaled_dot_product_attention(
             q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask_BNW[:, None], scale=self.head_dim**-0.5
         )
@@ -152,8 +152,10 @@ class Block(nn.Module):
         """Queries, keys and values for the joint self-attention; `modulation` is six [B, N, D] vectors."""
         return self.attention.project(modulated(x_BND, modulation[0], modulation[1]))
 
-    def after(self, x_BND: Tensor, attended: Tensor, modulation: tuple[Tensor, ...], text: tuple[Tensor, ...]) -> Tensor:
-        """Residual updates: attention, text, feed-forward. `text` is (keys, values, mask, angles) of the cross-attention."""
+    def after(
+        self, x_BND: Tensor, attended: Tensor, modulation: tuple[Tensor, ...], text: tuple[Tensor, Tensor, Tensor, Rotation]
+    ) -> Tensor:
+        """Residual updates: attention, text, feed-forward. `text` is (keys, values, mask, rotation) of the cross-attention."""
         _, _, gate, shift, scale, ffn_gate = modulation
         x_BND = x_BND + gate * self.attention.out(attended.flatten(2))
         x_BND = x_BND + self.cross(self.cross_norm(x_BND), *text)

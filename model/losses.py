@@ -6,7 +6,8 @@ all tokens of a chunk share them. Expectations are means over the latents of a m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,16 +16,31 @@ from .noise import PositionalNoise
 from .objective import DropConfig, ObjectiveConfig
 from .path import clean_prediction, few_grid, guided, interpolate, move, per_latent, shifted, velocity
 from .timeline import Layout
-from .types import AV, AVBatch, Controls, Rollout, Velocity, at_least_fp32, future
+from .types import AV, AVBatch, Controls, Reading, Reads, Rollout, Velocity, at_least_fp32, future
+
+GuidedReading = Callable[[AV, AV], AV]
+"""A past already read: (x_t, t) -> guided MULTI velocities."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Models:
     """The networks of one step. live: theta, with gradient; teacher: whose MULTI mode makes the targets; fake: phi, if there is one."""
 
     live: Velocity
     teacher: Velocity
     fake: Velocity | None = None
+    _taught: tuple[AV, float, GuidedReading] | None = field(default=None, init=False, repr=False)
+
+    @torch.no_grad()
+    def teaching(self, past: AV, batch: AVBatch, scale: float) -> GuidedReading:
+        """The guided teacher after this past; ShortCut and DMD share the reading where they see the same past at the same scale.
+
+        One reading is kept, and only for the step: it is as large as the keys and values of all layers.
+        """
+        if self._taught is None or self._taught[0] is not past or self._taught[1] != scale:
+            self._taught = None  # before the next one is made: two of them would not fit
+            self._taught = past, scale, guided_reading(self.teacher, past, batch.controls, batch.layout, scale)
+        return self._taught[2]
 
 
 @dataclass(frozen=True)
@@ -69,6 +85,8 @@ def choose_history(batch: AVBatch, rollout: Rollout | None, noise: PositionalNoi
     """
     if rollout is None or not config.generated_history:
         return batch.latents
+    if config.history.real_share == 0:
+        return rollout.history
     real_B = noise.uniform((), "real-history") < config.history.real_share
     return batch.latents.map(lambda x, y: torch.where(real_B.view(-1, *[1] * (x.dim() - 1)), x, y), rollout.history)
 
@@ -97,18 +115,30 @@ def flow_matching(models: Models, batch: AVBatch, rollout: Rollout | None, noise
     return _weighted(_squared(u, velocity(clean, e)), "fm", config)
 
 
-@torch.no_grad()
-def guided_velocity(model: Velocity, x_t: AV, history: AV, t: AV, controls: Controls, layout: Layout, scale: float) -> AV:
-    """MULTI-mode velocity with classifier-free guidance; conditional and unconditional clips share one forward."""
+def reading(model: Velocity, past: AV, controls: Controls, layout: Layout) -> Reading:
+    """`model` after a past: read once where the model can, else again with every velocity."""
+    if isinstance(model, Reads):
+        return model.read(past, controls, layout)
+    return lambda x, t, r: model(x, past, t, r, controls, layout)
+
+
+def guided_reading(model: Velocity, past: AV, controls: Controls, layout: Layout, scale: float) -> GuidedReading:
+    """(x_t, t) -> MULTI-mode velocity with classifier-free guidance; conditional and unconditional clips share one forward."""
     if scale == 1.0:
-        return model(x_t, history, t, t, controls, layout)
+        multi = reading(model, past, controls, layout)
+        return lambda x, t: multi(x, t, t)
 
     def twice(x: AV) -> AV:
         return x.map(lambda y: torch.cat([y, y]))
 
-    both = model(twice(x_t), twice(history), twice(t), twice(t), controls.cat(controls.unconditional()), layout)
-    b = x_t.batch
-    return guided(both.map(lambda y: y[:b]), both.map(lambda y: y[b:]), scale)
+    both = reading(model, twice(past), controls.cat(controls.unconditional()), layout)
+
+    def velocity(x: AV, t: AV) -> AV:
+        t_2B, b = twice(t), x.batch
+        u = both(twice(x), t_2B, t_2B)
+        return guided(u.map(lambda y: y[:b]), u.map(lambda y: y[b:]), scale)
+
+    return velocity
 
 
 def _intervals(noise: PositionalNoise, layout: Layout, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
@@ -122,17 +152,14 @@ def _intervals(noise: PositionalNoise, layout: Layout, config: ObjectiveConfig) 
 
 
 @torch.no_grad()
-def shortcut_target(
-    teacher: Velocity, x_t: AV, history: AV, raw_t: Tensor, raw_r: Tensor, controls: Controls, layout: Layout, config: ObjectiveConfig
-) -> AV:
+def shortcut_target(teacher: GuidedReading, x_t: AV, raw_t: Tensor, raw_r: Tensor, layout: Layout, config: ObjectiveConfig) -> AV:
     """Average velocity (x_t - x_r) / (t - r) over [r, t] of `sub_steps` guided MULTI Euler steps (method 5.2)."""
     x, steps = x_t, config.shortcut.sub_steps
     for i in range(steps):
         a = raw_t + (raw_r - raw_t) * (i / steps)
         b = raw_t + (raw_r - raw_t) * ((i + 1) / steps)
         t, r = shifted(a, config.path, x), shifted(b, config.path, x)
-        v = guided_velocity(teacher, x, history, t, controls, layout, config.shortcut.guidance)
-        x = move(x, v, per_latent(t, x, layout), per_latent(r, x, layout))
+        x = move(x, teacher(x, t), per_latent(t, x, layout), per_latent(r, x, layout))
     t, r = shifted(raw_t, config.path, x), shifted(raw_r, config.path, x)
     span = per_latent(t, x, layout).map(lambda p, q: p - q, per_latent(r, x, layout))
     return x_t.map(lambda p, q, d: (p - q) / d, x, span)
@@ -144,7 +171,8 @@ def shortcut(models: Models, batch: AVBatch, rollout: Rollout | None, noise: Pos
     raw_t, raw_r = _intervals(noise, batch.layout, config)
     t, r = shifted(raw_t, config.path, clean), shifted(raw_r, config.path, clean)
     x_t = interpolate(clean, noise.normal_like(clean, "sc", "noise"), per_latent(t, clean, batch.layout))
-    target = shortcut_target(models.teacher, x_t, past, raw_t, raw_r, batch.controls, batch.layout, config)
+    teacher = models.teaching(past, batch, config.shortcut.guidance)
+    target = shortcut_target(teacher, x_t, raw_t, raw_r, batch.layout, config)
     u = models.live(x_t, past, t, r, batch.controls, batch.layout)
     return _weighted(_squared(u, target), "sc", config)
 
@@ -175,8 +203,7 @@ def dmd(models: Models, g: AV, batch: AVBatch, rollout: Rollout, noise: Position
         s = shifted(raw, config.path, g)
         spread = per_latent(s, g, batch.layout)
         x_s = interpolate(g, noise.normal_like(g, "dmd", "noise"), spread)
-        real_v = guided_velocity(models.teacher, x_s, past, s, batch.controls, batch.layout, o.guidance)
-        p_real = clean_prediction(x_s, real_v, spread)
+        p_real = clean_prediction(x_s, models.teaching(past, batch, o.guidance)(x_s, s), spread)
         p_fake = clean_prediction(x_s, models.fake(x_s, past, s, s, batch.controls, batch.layout), spread)
 
         def direction(pf: Tensor, pr: Tensor, gg: Tensor) -> Tensor:

@@ -40,21 +40,36 @@ def _frequencies(count: int, wavelengths: tuple[float, float]) -> Tensor:
     return 2 * pi / torch.logspace(0, 1, count, base=high / low, dtype=torch.float64) / low
 
 
-def angles(time_N: Tensor, row_N: Tensor, column_N: Tensor, head_dim: int, config: RopeConfig) -> Tensor:
-    """Rotation angles [N, head_dim / 2] in fp64, reduced to one turn, of tokens at (seconds, row, column)."""
+@dataclass(frozen=True)
+class Rotation:
+    """Cosines and sines of the angles of N tokens, [1 or B, N, 1, D/2]: made once, used by every layer."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def cat(self, other: Rotation) -> Rotation:
+        """The tokens of self, then those of `other`."""
+        return Rotation(torch.cat([self.cos, other.cos], dim=1), torch.cat([self.sin, other.sin], dim=1))
+
+
+def rotation(time_N: Tensor, row_N: Tensor, column_N: Tensor, head_dim: int, config: RopeConfig, like: Tensor) -> Rotation:
+    """The rotation of tokens at (seconds, row, column), each [N] or [B, N], on the device of `like` and in fp32 or its wider type."""
     pairs = head_dim // 2
     space = int(pairs * (1 - config.time_share)) // 2
     time = pairs - 2 * space
-    device = time_N.device
     axes = ((time_N, time, config.time_wavelengths), (row_N, space, config.space_wavelengths), (column_N, space, config.space_wavelengths))
-    turns = torch.cat([x.double()[..., None] * _frequencies(n, w).to(device) for x, n, w in axes], dim=-1)
-    return turns.remainder(2 * pi)  # reduced in fp64: an hour into a stream, fp32 would err by up to 0.007
+    turns = torch.cat([x.double()[..., None] * _frequencies(n, w).to(x.device) for x, n, w in axes], dim=-1)
+    turns = turns.remainder(2 * pi)  # reduced in fp64: an hour into a stream, fp32 would err by up to 0.007
+    turns = (turns if turns.dim() == 3 else turns[None])[:, :, None]
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return Rotation(turns.cos().to(like.device, dtype), turns.sin().to(like.device, dtype))
 
 
-def rotate(x_BNMD: Tensor, angles_ND: Tensor) -> Tensor:
-    """Rotate feature pairs (i, i + D/2) of [B, N, M, D] by the angles [N, D/2] or [B, N, D/2], computed in fp32 or wider."""
-    x = at_least_fp32(x_BNMD)
-    a = (angles_ND if angles_ND.dim() == 3 else angles_ND[None]).to(x.dtype)
-    cos, sin = a.cos()[:, :, None], a.sin()[:, :, None]
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x_BNMD.dtype)
+def rotate(x_BNMD: Tensor, by: Rotation) -> Tensor:
+    """Rotate feature pairs (i, i + D/2) of [B, N, M, D], computed in fp32 or wider."""
+    first, second = at_least_fp32(x_BNMD).chunk(2, dim=-1)
+    turned = torch.cat(
+        [torch.addcmul(first * by.cos, second, by.sin, value=-1), torch.addcmul(first * by.sin, second, by.cos)],
+        dim=-1,
+    )
+    return turned.to(x_BNMD.dtype)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 
 import torch
@@ -120,19 +121,22 @@ class Layout:
 
     def video(self, with_first_frame: bool) -> tuple[Tensor, Tensor]:
         """(chunk index [F] int64, middle in seconds [F] float64) of the video latents."""
-        chunks = ([FIRST_FRAME_CHUNK] if with_first_frame else []) + list(self.chunk_range)
-        return self._table(chunks, self.timeline.video_slice, self.timeline.video_times)
+        return _table(self, "video", with_first_frame)
 
     def audio(self) -> tuple[Tensor, Tensor]:
         """(chunk index [T] int64, middle in seconds [T] float64) of the audio latents."""
-        return self._table(list(self.chunk_range), self.timeline.audio_slice, self.timeline.audio_times)
+        return _table(self, "audio", False)
 
-    @staticmethod
-    def _table(chunks, slice_of, times_of) -> tuple[Tensor, Tensor]:
-        index: list[int] = []
-        times: list[float] = []
-        for chunk in chunks:
-            middles = times_of(slice_of(chunk))
-            index += [chunk] * len(middles)
-            times += middles
-        return torch.tensor(index, dtype=torch.int64), torch.tensor(times, dtype=torch.float64)
+
+@lru_cache(maxsize=256)
+def _table(layout: Layout, modality: str, with_first_frame: bool) -> tuple[Tensor, Tensor]:
+    """Asked for several times in every forward; the tensors are shared, so nobody may write to them."""
+    clock = layout.timeline
+    slice_of, times_of = (clock.video_slice, clock.video_times) if modality == "video" else (clock.audio_slice, clock.audio_times)
+    index: list[int] = []
+    times: list[float] = []
+    for chunk in ([FIRST_FRAME_CHUNK] if with_first_frame else []) + list(layout.chunk_range):
+        middles = times_of(slice_of(chunk))
+        index += [chunk] * len(middles)
+        times += middles
+    return torch.tensor(index, dtype=torch.int64), torch.tensor(times, dtype=torch.float64)

@@ -1,9 +1,10 @@
 """The two-branch causal network u_theta(x_t, t, r | K, c) (method 1-3).
 
 Each modality has its own branch (embeddings, projections, norms, feed-forward, text cross-attention); self-attention is joint:
-the tokens of both modalities form one sequence. The same layers run in two ways, which agree to floating-point tolerance:
+the tokens of both modalities form one sequence. The same layers run in three ways, which agree to floating-point tolerance:
 
     forward(noisy, context, ...)         all chunks in parallel under the chunk mask (training)
+    read(context, ...)(noisy, ...)       the same without gradient, the context once for several velocities (targets)
     start / commit / velocity(...)       chunk by chunk with a key/value cache (generation)
 """
 
@@ -21,10 +22,10 @@ from .blocks import Block, Modulation, Offset, TimeEmbedder, modulated
 from .cache import KVCache
 from .mask import Tokens, attention_mask, word_mask
 from .path import per_latent, preconditioned
-from .rope import RopeConfig, angles, rotate
+from .rope import RopeConfig, Rotation, rotate, rotation
 from .text import TextConfig, WordEmbedder
 from .timeline import FIRST_FRAME_CHUNK, Layout, Timeline
-from .types import AV, MODALITIES, Controls
+from .types import AV, MODALITIES, Controls, Reading
 
 
 @dataclass(frozen=True)
@@ -85,25 +86,36 @@ class Text:
     words_time_BW2: Tensor
 
 
-@dataclass
-class Stream:
-    """State of chunk-by-chunk generation for B clips: the text, the cache, and the next chunk."""
-
-    text: dict[str, Text]
-    cache: KVCache
-
-
 @dataclass(frozen=True)
-class _Side:
-    """One modality on its way through the layers: tokens, their places, and the modulation row of each token."""
+class _Seat:
+    """Where the tokens of one modality stand: their places, modulation rows, and mask [B, N, W] and rotation for the text."""
 
-    x_BND: Tensor
     tokens: Tokens
-    times: tuple[Tensor, Tensor]
     row_N: Tensor
+    words_BNW: Tensor
+    rotation: Rotation
 
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""(layer, queries, keys, values) of all tokens of a pass, [B, N, M, D] unrotated -> what the queries read."""
+
+
+@dataclass(frozen=True)
+class _Moving:
+    """What every evaluation of the chunk in progress shares."""
+
+    chunk: int
+    seats: dict[str, _Seat]
+    attend: Attend
+
+
+@dataclass
+class Stream:
+    """State of chunk-by-chunk generation for B clips: the text, the cache, and the chunk in progress."""
+
+    text: dict[str, Text]
+    cache: KVCache
+    moving: _Moving | None = None
 
 
 class AVTransformer(nn.Module):
@@ -139,44 +151,80 @@ class AVTransformer(nn.Module):
         noisy: predicted latents (no first frame); context: history with the first frame as video latent 0, same clips;
         t, r: [B, K] times a modality, 0 <= r <= t <= 1. Returns velocities in the shapes of `noisy`.
         """
-        sides: dict[str, _Side] = {}
+        text = {name: self._text(name, controls) for name, _ in noisy.items()}
+        x: dict[str, Tensor] = {}
+        seats: dict[str, _Seat] = {}
         for name, noisy_m in noisy.items():
-            clean = self._patches(context.get(name), name)
-            tokens = self._tokens(context.get(name), layout, clean=True)
-            keep = tokens.chunk_N < layout.first + layout.chunks - 1  # nothing attends to the last chunk's context copy
-            clean, tokens = clean[:, keep], tokens.select(keep)
-            noise_tokens = self._tokens(noisy_m, layout, clean=False)
-            sides[name] = _Side(
-                torch.cat([clean, self._patches(noisy_m, name)], dim=1),
-                tokens.cat(noise_tokens),
-                self._with_clean(t.get(name), r.get(name)),
-                torch.cat([torch.zeros_like(tokens.chunk_N), noise_tokens.chunk_N - layout.first + 1]),
-            )
-        attend = self._parallel_attention(sides, layout)
-        text = {name: self._text(name, controls) for name in sides}
-        out = self._layers(sides, text, attend)
-        last = {name: out[name][:, -self._length(x) :] for name, x in noisy.items()}
-        raw = AV(**{name: self._unpatch(last[name], x, name) for name, x in noisy.items()})
-        return raw.map(preconditioned, noisy, per_latent(t, noisy, layout))
-
-    def _parallel_attention(self, sides: dict[str, _Side], layout: Layout) -> Attend:
-        tokens = [side.tokens for side in sides.values()]
-        queries = tokens[0].cat(*tokens[1:])
-        sink = torch.nonzero(queries.chunk_N == FIRST_FRAME_CHUNK)[:, 0]
-        shifts = range(1, max(0, layout.first + layout.chunks - 1 - self.config.window) + 1) if len(sink) else range(0)
-        copies = [queries.select(sink).replaced_sink(s, float(self.timeline.chunk)) for s in shifts]
-        keys = queries.cat(*copies)
-        which = torch.cat([torch.arange(len(queries)), *(sink for _ in copies)])
-        device = next(iter(sides.values())).x_BND.device
-        mask = attention_mask(queries, keys, self.config.window).to(device)
-        q_angles, k_angles, which = self._angles(queries).to(device), self._angles(keys).to(device), which.to(device)
+            clean, places = self._context(context.get(name), name, layout)
+            x[name] = torch.cat([clean, self._patches(noisy_m, name)], dim=1)
+            seats[name] = self._seat(places.cat(self._tokens(noisy_m, layout, clean=False)), layout, text[name])
+        queries = _joint(seats)
+        keys, which = self._with_sink_copies(queries, layout)
+        turn, key_turn = self._rotation(queries), self._rotation(keys)
+        mask, which = attention_mask(queries, keys, self.config.window).to(noisy.device), which.to(noisy.device)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if copies:
+            if len(keys) > len(queries):
                 k, v = k[:, which], v[:, which]
-            return _attention(rotate(q, q_angles), rotate(k, k_angles), v, mask)
+            return _attention(rotate(q, turn), rotate(k, key_turn), v, mask)
 
-        return attend
+        return self._velocities(noisy, t, r, layout, self._layers(x, self._times(t, r), seats, text, attend))
+
+    @torch.no_grad()
+    def read(self, context: AV, controls: Controls, layout: Layout) -> Reading:
+        """Read a past once: (noisy, t, r) -> what `forward` gives without gradient, for the cost of the noisy tokens alone.
+
+        The keys and values of the past depend on the weights of this moment, so a reading is of no use after an optimizer step.
+        """
+        text = {name: self._text(name, controls) for name, _ in context.items()}
+        x: dict[str, Tensor] = {}
+        seats: dict[str, _Seat] = {}
+        for name, clean_m in context.items():
+            x[name], places = self._context(clean_m, name, layout)
+            seats[name] = self._seat(places, layout, text[name])
+        past = _joint(seats)
+        keys, which = self._with_sink_copies(past, layout)
+        turn, key_turn = self._rotation(past), self._rotation(keys)
+        mask, which = attention_mask(past, keys, self.config.window).to(context.device), which.to(context.device)
+        held: list[tuple[Tensor, Tensor]] = []
+
+        def remember(layer: int, k: Tensor, v: Tensor) -> None:
+            held.append((rotate(k[:, which], key_turn), v[:, which]))
+
+        def attend_past(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return _attention(rotate(q, turn), *held[layer], mask)
+
+        none = context.map(lambda c: torch.zeros(c.shape[0], 0, device=c.device))
+        self._layers(x, self._times(none, none), seats, text, attend_past, remember)
+
+        @torch.no_grad()
+        def velocity(noisy: AV, t: AV, r: AV) -> AV:
+            seats = {name: self._seat(self._tokens(n, layout, clean=False), layout, text[name]) for name, n in noisy.items()}
+            queries = _joint(seats)
+            turn = self._rotation(queries)
+            mask = attention_mask(queries, keys.cat(queries), self.config.window).to(noisy.device)
+
+            def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+                past_k, past_v = held[layer]
+                return _attention(rotate(q, turn), torch.cat([past_k, rotate(k, turn)], dim=1), torch.cat([past_v, v], dim=1), mask)
+
+            patches = {name: self._patches(n, name) for name, n in noisy.items()}
+            return self._velocities(noisy, t, r, layout, self._layers(patches, self._times(t, r), seats, text, attend))
+
+        return velocity
+
+    def _context(self, x: Tensor, name: str, layout: Layout) -> tuple[Tensor, Tokens]:
+        """Tokens of the context copy, without its last chunk, which nothing attends to."""
+        places = self._tokens(x, layout, clean=True)
+        keep = places.chunk_N < layout.first + layout.chunks - 1
+        return self._patches(x, name)[:, keep], places.select(keep)
+
+    def _with_sink_copies(self, tokens: Tokens, layout: Layout) -> tuple[Tokens, Tensor]:
+        """The tokens, then the sink once for every place that it takes while the window rolls; and which token each of them is."""
+        sink = torch.nonzero(tokens.chunk_N == FIRST_FRAME_CHUNK)[:, 0]
+        shifts = range(1, max(0, layout.first + layout.chunks - 1 - self.config.window) + 1) if len(sink) else range(0)
+        copies = [tokens.select(sink).replaced_sink(s, float(self.timeline.chunk)) for s in shifts]
+        return tokens.cat(*copies), torch.cat([torch.arange(len(tokens)), *(sink for _ in copies)])
 
     # --- chunk by chunk ---------------------------------------------------------------------------------------------------
 
@@ -185,69 +233,86 @@ class AVTransformer(nn.Module):
         cache = KVCache(self.config.depth, self.config.window, float(self.timeline.chunk))
         return Stream({name: self._text(name, controls) for name in modalities}, cache)
 
+    @torch.no_grad()
     def commit(self, clean: AV, chunk: int, stream: Stream) -> None:
         """Append the clean latents of a chunk (chunk -1: the first frame alone) to the stream's history."""
-        zero = torch.zeros(clean.batch, 0, device=clean.items()[0][1].device)
-        sides = {name: self._chunk_side(name, x, chunk, (zero, zero), clean=True) for name, x in clean.items()}
-        self._layers(sides, stream.text, self._cached_attention(sides, chunk, stream.cache, remember=True))
-        tokens = [side.tokens for side in sides.values()]
-        stream.cache.commit(tokens[0].cat(*tokens[1:]))
+        none = clean.map(lambda x: torch.zeros(x.shape[0], 0, device=x.device))
+        plan = self._moving(clean, chunk, stream, clean=True)
+        patches = {name: self._patches(x, name) for name, x in clean.items()}
+        self._layers(patches, self._times(none, none), plan.seats, stream.text, plan.attend, stream.cache.write)
+        stream.cache.commit(_joint(plan.seats))
+        stream.moving = None
 
+    @torch.no_grad()
     def velocity(self, noisy: AV, t: AV, r: AV, chunk: int, stream: Stream) -> AV:
         """Velocity of the chunk in progress, given the committed history; t, r: [B, 1] a modality."""
-        sides = {name: self._chunk_side(name, x, chunk, (t.get(name), r.get(name)), clean=False) for name, x in noisy.items()}
-        out = self._layers(sides, stream.text, self._cached_attention(sides, chunk, stream.cache, remember=False))
-        raw = AV(**{name: self._unpatch(out[name], x, name) for name, x in noisy.items()})
-        return raw.map(preconditioned, noisy, per_latent(t, noisy, Layout(self.timeline, 1, first=chunk)))
+        if stream.moving is None or stream.moving.chunk != chunk:
+            stream.moving = self._moving(noisy, chunk, stream, clean=False)
+        patches = {name: self._patches(x, name) for name, x in noisy.items()}
+        out = self._layers(patches, self._times(t, r), stream.moving.seats, stream.text, stream.moving.attend)
+        return self._velocities(noisy, t, r, Layout(self.timeline, 1, first=chunk), out)
 
-    def _chunk_side(self, name: str, x: Tensor, chunk: int, times: tuple[Tensor, Tensor], clean: bool) -> _Side:
-        if chunk == FIRST_FRAME_CHUNK:
-            tokens = self._tokens(x, Layout(self.timeline, 1), clean)
-            tokens = tokens.select(tokens.chunk_N == FIRST_FRAME_CHUNK)
-        else:
-            tokens = self._tokens(x, Layout(self.timeline, 1, first=chunk), clean, with_first_frame=False)
-        rows = torch.zeros_like(tokens.chunk_N) if clean else torch.ones_like(tokens.chunk_N)
-        return _Side(self._patches(x, name), tokens, self._with_clean(*times), rows)
-
-    def _cached_attention(self, sides: dict[str, _Side], chunk: int, cache: KVCache, remember: bool) -> Attend:
-        tokens = [side.tokens for side in sides.values()]
-        queries = tokens[0].cat(*tokens[1:])
-        past = cache.past(chunk)
-        device = next(iter(sides.values())).x_BND.device
-        q_angles = self._angles(queries).to(device)
-        past_angles = None if past is None else self._angles(past).to(device)
+    def _moving(self, x: AV, chunk: int, stream: Stream, clean: bool) -> _Moving:
+        layout = Layout(self.timeline, 1, first=max(chunk, 0))
+        seats = {}
+        for name, x_m in x.items():
+            places = self._tokens(x_m, layout, clean, with_first_frame=chunk == FIRST_FRAME_CHUNK)
+            seats[name] = self._seat(places.select(places.chunk_N == chunk), layout, stream.text[name])
+        tokens, past = _joint(seats), stream.cache.past(chunk)
+        turn = self._rotation(tokens)
+        past_turn = None if past is None else self._rotation(past)
+        held: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of a layer, past and present; only the present is written again
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            if remember:
-                cache.write(layer, k, v)
-            q, k = rotate(q, q_angles), rotate(k, q_angles)
-            if past_angles is not None:
-                past_k, past_v = cache.read(layer)
-                k, v = torch.cat([rotate(past_k, past_angles), k], dim=1), torch.cat([past_v, v], dim=1)
-            return _attention(q, k, v, None)
+            q, k = rotate(q, turn), rotate(k, turn)
+            if past_turn is not None and layer in held:
+                held[layer][0][:, -k.shape[1] :] = k
+                held[layer][1][:, -k.shape[1] :] = v
+            elif past_turn is not None:
+                past_k, past_v = stream.cache.read(layer)
+                held[layer] = torch.cat([rotate(past_k, past_turn), k], dim=1), torch.cat([past_v, v], dim=1)
+            return _attention(q, *held.get(layer, (k, v)), None)
 
-        return attend
+        return _Moving(chunk, seats, attend)
 
-    # --- shared by both ---------------------------------------------------------------------------------------------------
+    # --- shared by all ----------------------------------------------------------------------------------------------------
 
-    def _layers(self, sides: dict[str, _Side], text: dict[str, Text], attend: Attend) -> dict[str, Tensor]:
-        lengths = [len(side.tokens) for side in sides.values()]
-        x = {name: side.x_BND for name, side in sides.items()}
-        features = {name: self._branch(name).time(*side.times) for name, side in sides.items()}
+    def _layers(
+        self,
+        x: dict[str, Tensor],
+        times: dict[str, tuple[Tensor, Tensor]],
+        seats: dict[str, _Seat],
+        text: dict[str, Text],
+        attend: Attend,
+        remember: Callable[[int, Tensor, Tensor], None] | None = None,
+    ) -> dict[str, Tensor]:
+        """Tokens [B, N, D] of each modality -> outputs; with `remember`, only as far as the last layer's keys and values."""
+        lengths = [len(seat.tokens) for seat in seats.values()]
+        x = dict(x)
+        features = {name: self._branch(name).time(*times[name]) for name in seats}
         shared = {name: self._branch(name).modulation(f) for name, f in features.items()}
-        cross = {name: self._cross(text[name], side) for name, side in sides.items()}
-        rows = {name: side.row_N.to(side.x_BND.device) for name, side in sides.items()}
         for layer in range(self.config.depth):
-            blocks = {name: self._block(name, layer) for name in sides}
-            mods = {name: b.offset(shared[name])[:, rows[name]].unbind(dim=2) for name, b in blocks.items()}
-            qkv = [blocks[name].before(x[name], mods[name]) for name in sides]
-            attended = attend(layer, *(torch.cat(parts, dim=1) for parts in zip(*qkv, strict=True))).split(lengths, dim=1)
+            blocks = {name: self._block(name, layer) for name in seats}
+            mods = {name: b.offset(shared[name])[:, seats[name].row_N].unbind(dim=2) for name, b in blocks.items()}
+            qkv = [blocks[name].before(x[name], mods[name]) for name in seats]
+            q, k, v = (torch.cat(parts, dim=1) for parts in zip(*qkv, strict=True))
+            if remember is not None:
+                remember(layer, k, v)
+                if layer + 1 == self.config.depth:
+                    return {}
+            attended = attend(layer, q, k, v).split(lengths, dim=1)
             for (name, block), a in zip(blocks.items(), attended, strict=True):
-                x[name] = block.after(x[name], a, mods[name], (*text[name].keys_values[layer], *cross[name]))
-        for name in sides:
-            shift, scale = self._branch(name).out_modulation(features[name])[:, rows[name]].unbind(dim=2)
+                seat = seats[name]
+                x[name] = block.after(x[name], a, mods[name], (*text[name].keys_values[layer], seat.words_BNW, seat.rotation))
+        for name, seat in seats.items():
+            shift, scale = self._branch(name).out_modulation(features[name])[:, seat.row_N].unbind(dim=2)
             x[name] = self._branch(name).out(modulated(x[name], shift, scale))
         return x
+
+    def _velocities(self, noisy: AV, t: AV, r: AV, layout: Layout, out: dict[str, Tensor]) -> AV:
+        """The outputs of the noisy tokens, which stand last, as velocities."""
+        raw = AV(**{name: self._unpatch(out[name][:, -self._length(x) :], x, name) for name, x in noisy.items()})
+        return raw.map(preconditioned, noisy, per_latent(t, noisy, layout))
 
     def _text(self, name: str, controls: Controls) -> Text:
         branch = self._branch(name)
@@ -257,31 +322,40 @@ class AVTransformer(nn.Module):
         null = branch.null(caption.new_zeros(caption.shape[0], 1, caption.shape[2]))  # there even when no caption fits
         timeless = torch.cat([null, caption], dim=1)
         middle = (start + end) / 2
-        word_angles = angles(middle, torch.zeros_like(middle), torch.zeros_like(middle), self.config.head_dim, self.config.rope)
+        zero = torch.zeros_like(middle)
+        turn = rotation(middle, zero, zero, self.config.head_dim, self.config.rope, self._like)
         blocks = [self._block(name, layer) for layer in range(self.config.depth)]
         always = controls.caption_mask_BW.new_ones(caption.shape[0], 1)
         return Text(
-            [block.cross.keys_values(timeless, words, word_angles) for block in blocks],
+            [block.cross.keys_values(timeless, words, turn) for block in blocks],
             torch.cat([always, controls.caption_mask_BW, controls.words_mask_BW], dim=1),
             controls.words_time_BW2,
         )
 
-    def _cross(self, text: Text, side: _Side) -> tuple[Tensor, Tensor]:
-        """Mask [B, N, W] and query angles of the text cross-attention."""
-        device, tokens = side.x_BND.device, side.tokens
-        words = text.words_time_BW2.shape[1]
+    def _seat(self, tokens: Tokens, layout: Layout, text: Text) -> _Seat:
+        device, words = self._like.device, text.words_time_BW2.shape[1]
         visible = word_mask(
             tokens.chunk_N.to(device), text.words_time_BW2, float(self.timeline.chunk), self.config.window, self.config.word_lookahead_s
         )
         timeless = torch.ones(*visible.shape[:2], text.exists_BW.shape[1] - words, dtype=torch.bool, device=device)
-        zero = torch.zeros_like(tokens.row_N)
-        time_angles = angles(tokens.time_N, zero, zero, self.config.head_dim, self.config.rope).to(device)
-        return torch.cat([timeless, visible], dim=-1) & text.exists_BW[:, None], time_angles
+        mask = torch.cat([timeless, visible], dim=-1) & text.exists_BW[:, None]
+        row_N = torch.where(tokens.clean_N, 0, tokens.chunk_N - layout.first + 1).to(device)
+        zero = torch.zeros_like(tokens.time_N)
+        turn = rotation(tokens.time_N, zero, zero, self.config.head_dim, self.config.rope, self._like)
+        return _Seat(tokens, row_N, mask, turn)
 
-    def _with_clean(self, t_BK: Tensor, r_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """Prefix time 0, the modulation row of clean tokens."""
-        zero = torch.zeros_like(t_BK[:, :1]) if t_BK.shape[1] else t_BK.new_zeros(t_BK.shape[0], 1)
-        return torch.cat([zero, t_BK], dim=1), torch.cat([zero, r_BK], dim=1)
+    def _times(self, t: AV, r: AV) -> dict[str, tuple[Tensor, Tensor]]:
+        """(t, r) of each modulation row: 0 for clean tokens, then the chunks'."""
+
+        def with_clean(x_BK: Tensor) -> Tensor:
+            return torch.cat([x_BK.new_zeros(x_BK.shape[0], 1), x_BK], dim=1)
+
+        return {name: (with_clean(t_BK), with_clean(r.get(name))) for name, t_BK in t.items()}
+
+    @property
+    def _like(self) -> Tensor:
+        """A parameter, for device and dtype."""
+        return next(self.parameters())
 
     def _branch(self, name: str) -> Branch:
         branch = self.branches[name]
@@ -293,8 +367,8 @@ class AVTransformer(nn.Module):
         assert isinstance(block, Block)
         return block
 
-    def _angles(self, tokens: Tokens) -> Tensor:
-        return angles(tokens.time_N, tokens.row_N, tokens.column_N, self.config.head_dim, self.config.rope)
+    def _rotation(self, tokens: Tokens) -> Rotation:
+        return rotation(tokens.time_N, tokens.row_N, tokens.column_N, self.config.head_dim, self.config.rope, self._like)
 
     def _length(self, x: Tensor) -> int:
         return x.shape[1] if x.dim() == 3 else x.shape[1] * (x.shape[3] // self.config.patch) * (x.shape[4] // self.config.patch)
@@ -331,3 +405,9 @@ class AVTransformer(nn.Module):
 def _attention(q_BNMD: Tensor, k_BNMD: Tensor, v_BNMD: Tensor, mask: Tensor | None) -> Tensor:
     q, k, v = (x.transpose(1, 2) for x in (q_BNMD, k_BNMD, v_BNMD))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+
+
+def _joint(seats: dict[str, _Seat]) -> Tokens:
+    """The tokens of all modalities as the joint attention sees them."""
+    first, *rest = (seat.tokens for seat in seats.values())
+    return first.cat(*rest)

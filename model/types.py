@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -148,6 +148,17 @@ class Velocity(Protocol):
     """The network as a function: velocity u(x_t, t, r | K, c) of every noisy chunk, all chunks in parallel."""
 
     def __call__(self, noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV: ...
+
+
+Reading = Callable[[AV, AV, AV], AV]
+"""A past already read: (noisy, t, r) -> velocities, without gradient."""
+
+
+@runtime_checkable
+class Reads(Protocol):
+    """A network that can read a past once and give several velocities after it."""
+
+    def read(self, context: AV, controls: Controls, layout: Layout) -> Reading: ...
 
 
 def at_least_fp32(x: Tensor) -> Tensor:

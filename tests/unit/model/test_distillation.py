@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from loss_material import CHUNKS, CONFIG, Field, assert_loss, every_latent, exits_of, no_grad_reached, rollout_of, shift, text_of
 from model_material import assert_near, clip_batch, clip_noise, latents
-from torch import Tensor
+from torch import Tensor, nn
 
-from mutual_forcing.model.losses import Models, dmd, fake_score, jump_to_zero
+from mutual_forcing.model.losses import Models, dmd, fake_score, jump_to_zero, shortcut
 from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.objective import HistoryConfig
-from mutual_forcing.model.types import AV, AVBatch, future
+from mutual_forcing.model.timeline import Layout
+from mutual_forcing.model.types import AV, AVBatch, Controls, Reading, future
 
 
 @pytest.mark.parametrize("history", [HistoryConfig(real_share=1.0), HistoryConfig(source="real")])
@@ -130,3 +132,31 @@ def test_what_dmd_needs_is_named() -> None:
     ):
         with pytest.raises(ValueError, match=r"models\.fake"):
             use()
+
+
+class Teacher(nn.Module):
+    """A teacher that counts how often it reads a past."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.field, self.readings = Field(1), 0
+
+    def forward(self, *inputs: Any) -> AV:
+        return self.field(*inputs)
+
+    def read(self, context: AV, controls: Controls, layout: Layout) -> Reading:
+        self.readings += 1
+        return lambda x, t, r: self.field(x, context, t, r, controls, layout).detach()
+
+
+@pytest.mark.parametrize(("real_share", "readings"), [(0.0, 1), (0.5, 2)])
+def test_shortcut_and_dmd_share_one_reading_of_the_same_past(real_share: float, readings: int) -> None:
+    """Three guided sub-steps and p_real after one past; with true histories mixed in, ShortCut's past is another."""
+    config = replace(CONFIG, history=HistoryConfig(real_share=real_share), shortcut=replace(CONFIG.shortcut, guidance=CONFIG.dmd.guidance))
+    batch, noise, teacher = clip_batch(CHUNKS), clip_noise(), Teacher()
+    rollout, g = rollout_of(batch), future(latents(CHUNKS, seed=30))
+    shared, plain = Models(Field(0), teacher, Field(2)), Models(Field(0), teacher.field, Field(2))
+    losses = [(shortcut(m, batch, rollout, noise, config), dmd(m, g, batch, rollout, noise, config)) for m in (shared, plain)]
+    assert teacher.readings == readings
+    for a, b in zip(*losses, strict=True):
+        assert_near(a.value, b.value, rtol=0.0, atol=0.0)

@@ -19,7 +19,7 @@ from mutual_forcing.model.losses import (
     dmd,
     fake_score,
     flow_matching,
-    guided_velocity,
+    guided_reading,
     jump_to_zero,
     noisy_context,
     shortcut,
@@ -262,7 +262,7 @@ def test_guidance_shares_one_forward_and_equals_two() -> None:
     with torch.no_grad():
         conditional = net(x, batch.latents, t, t, batch.controls, batch.layout)
         bare = net(x, batch.latents, t, t, batch.controls.unconditional(), batch.layout)
-    made = guided_velocity(net, x, batch.latents, t, batch.controls, batch.layout, 5.0)
+    made = guided_reading(net, batch.latents, batch.controls, batch.layout, 5.0)(x, t)
     for m, v in made.items():
         assert_near(v, bare.get(m) + 5.0 * (conditional.get(m) - bare.get(m)), rtol=0.0, atol=1e-9)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from model_material import CLOCK, TEXT, assert_near, controls, latents, network, small_config, times
 
-from mutual_forcing.model.rope import RopeConfig, angles, rotate
+from mutual_forcing.model.rope import RopeConfig, rotate, rotation
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import make_controls
 from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout, Timeline
@@ -42,6 +42,22 @@ def one_by_one(net: AVTransformer, noisy: AV, context: AV, text: Controls, layou
 
 def assert_same(a: AV, b: AV) -> None:
     assert_near(a, b, atol=1e-9)
+
+
+# --- a past that is read once equals the parallel forward -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("present", [MODALITIES, ("video",), ("audio",)], ids="+".join)
+@pytest.mark.parametrize("window", [1, 8])
+def test_velocities_after_one_reading_equal_the_parallel_forward(window: int, present: tuple[str, ...]) -> None:
+    """Window 1 re-places the sink, whose copies the reading holds."""
+    layout, net = Layout(CLOCK, 5), network(small_config(window))
+    context = latents(5).only(present)
+    after = net.read(context, controls(), layout)
+    for seed in (2, 3):
+        noisy = future(latents(5, seed=seed)).only(present)
+        t, r = times(layout.chunks, noisy)
+        assert_same(after(noisy, t, r), parallel(net, noisy, context, controls(), layout))
 
 
 # --- streaming equals training --------------------------------------------------------------------------------------------
@@ -191,7 +207,7 @@ def test_rotation_depends_on_the_difference_of_positions() -> None:
     place = torch.tensor([0.3, 2.0, 5.0], dtype=torch.float64)
 
     def rotated(x: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
-        return rotate(x, angles(at[0:1], at[1:2], at[2:3], 16, RopeConfig()))
+        return rotate(x, rotation(at[0:1], at[1:2], at[2:3], 16, RopeConfig(), x))
 
     def score(q_at: torch.Tensor, k_at: torch.Tensor) -> torch.Tensor:
         return (rotated(q, q_at) * rotated(k, k_at)).sum()
