@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .noise import PositionalNoise
 from .objective import DropConfig, ObjectiveConfig
-from .path import clean_prediction, few_grid, guided, interpolate, move, per_latent, shifted, velocity
+from .path import clean_prediction, guided, interpolate, move, per_latent, shifted, velocity
 from .timeline import Layout
 from .types import AV, AVBatch, Controls, Reading, Reads, Rollout, Velocity, at_least_fp32, future
 
@@ -142,13 +142,14 @@ def guided_reading(model: Velocity, past: AV, controls: Controls, layout: Layout
 
 
 def _intervals(noise: PositionalNoise, layout: Layout, config: ObjectiveConfig) -> tuple[Tensor, Tensor]:
-    """Raw (t, r) [B, K] from the FEW grid: one move of the sampler, or a jump to 0 (every move, with `renoise`)."""
-    grid = few_grid(config.few.moves)
-    start = (noise.uniform((layout.chunks,), "sc", "interval") * config.few.moves).long()
-    share = 1.0 if config.few.sampler == "renoise" else config.shortcut.to_zero_share
+    """Raw (t, r) [B, K] of the FEW grid or the one twice as fine: one move of the sampler, or a jump to 0 (always with `renoise`)."""
+    o = config.shortcut
+    fine = noise.uniform((layout.chunks,), "sc", "grid") < o.fine_share
+    moves = torch.where(fine, 2 * config.few.moves, config.few.moves)
+    done = (noise.uniform((layout.chunks,), "sc", "interval") * moves).floor()
+    share = 1.0 if config.few.sampler == "renoise" else o.to_zero_share
     jump = noise.uniform((layout.chunks,), "sc", "jump") < share
-    grid = grid.to(start.device)
-    return grid[start], torch.where(jump, torch.zeros_like(grid[start]), grid[start + 1])
+    return 1 - done / moves, torch.where(jump, 0.0, 1 - (done + 1) / moves)
 
 
 @torch.no_grad()

@@ -100,18 +100,21 @@ class HistoryConfig:
 @dataclass(frozen=True)
 class ShortcutConfig:
     """L_sc (method 5.2). weight within the distillation (paper: 2/3); sub_steps: guided MULTI Euler steps of the target;
-    guidance: their scale (paper: 5); to_zero_share: intervals that end at 0 instead of at the next grid time.
+    guidance: their scale (paper: 5); to_zero_share: intervals that end at 0 instead of at the next grid time; fine_share: intervals of the
+    grid with twice the moves, so that sampling with more of them gains something.
     """
 
     weight: float = 2 / 3
     sub_steps: int = 2
     guidance: float = 5.0
     to_zero_share: float = 0.25
+    fine_share: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least("shortcut.weight", self.weight, 0)
         _at_least("shortcut.sub_steps", self.sub_steps, 1)
         _share("shortcut.to_zero_share", self.to_zero_share)
+        _share("shortcut.fine_share", self.fine_share)
 
 
 @dataclass(frozen=True)

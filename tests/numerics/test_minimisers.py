@@ -117,7 +117,7 @@ TOLERANCE = 3e-5
 
 def learnt_shortcut(guidance: float, sub_steps: int, sampler: FewSampler = "ode") -> Tensor:
     data = Data(TOLD)
-    draws = data.draws("sc noise", {"sc interval": STARTS, "sc jump": JUMPS})
+    draws = data.draws("sc noise", {"sc grid": torch.tensor(0.5), "sc interval": STARTS, "sc jump": JUMPS})
     config = replace(CONFIG, few=FewConfig(4, sampler), shortcut=ShortcutConfig(1.0, sub_steps, guidance, to_zero_share=0.25))
 
     def loss(w: Tensor) -> Tensor:

@@ -180,10 +180,11 @@ def test_the_shortcut_target_is_stopped_even_for_a_model_that_teaches_itself() -
     assert torch.equal(alone.weight.grad, copy.weight.grad)
 
 
+@pytest.mark.parametrize("fine_share", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("sampler", ["ode", "renoise"])
-def test_shortcut_intervals_are_moves_of_the_sampler_or_jumps_to_zero(sampler: FewSampler) -> None:
-    """No interval is shorter than the smallest move; with renoise every move is a jump to 0."""
-    count = 300
+def test_shortcut_intervals_are_moves_of_the_sampler_or_jumps_to_zero(sampler: FewSampler, fine_share: float) -> None:
+    """No interval is shorter than the smallest move of the two grids; with renoise every move is a jump to 0."""
+    count = 600
     one = clip_batch(1, batch=1)
     tensors = (
         one.controls.caption_BWL,
@@ -203,10 +204,11 @@ def test_shortcut_intervals_are_moves_of_the_sampler_or_jumps_to_zero(sampler: F
     def still(noisy: AV, context: AV, t: AV, r: AV, controls: Controls, layout: Layout) -> AV:
         return noisy.map(torch.zeros_like)
 
-    config = replace(CONFIG, path=PathConfig(), few=FewConfig(4, sampler))
+    config = replace(CONFIG, path=PathConfig(), few=FewConfig(4, sampler), shortcut=replace(CONFIG.shortcut, fine_share=fine_share))
     shortcut(Models(record, still), batch, None, clip_noise(count), config)
-    jumps = {(t, 0.0) for t in (1.0, 0.75, 0.5, 0.25)}
-    moves = {(t, t - 0.25) for t in (1.0, 0.75, 0.5, 0.25)}
+    grids = {0.0: [4], 0.5: [4, 8], 1.0: [8]}[fine_share]
+    jumps = {(1 - i / n, 0.0) for n in grids for i in range(n)}
+    moves = {(1 - i / n, 1 - (i + 1) / n) for n in grids for i in range(n)}
     assert set(seen) == (jumps if sampler == "renoise" else jumps | moves)
 
 

@@ -43,7 +43,7 @@ BASE = ObjectiveConfig(
     drop=DropConfig(0.3, 0.2, 0.1),
     few=FewConfig(moves=3),
     history=HistoryConfig(strength_low=0.3, strength_high=0.5, real_share=0.4, context_noise=0.2),
-    shortcut=ShortcutConfig(weight=0.4, sub_steps=3, guidance=2.0, to_zero_share=0.1),
+    shortcut=ShortcutConfig(weight=0.4, sub_steps=3, guidance=2.0, to_zero_share=0.1, fine_share=0.2),
     dmd=DmdConfig(weight=0.2, guidance=3.0, epsilon=1e-2, exit_last_share=0.7, time_low=0.1, time_high=0.8),
     fake=FakeConfig(updates=2, lr_ratio=0.5, rank=8),
 )
@@ -67,7 +67,15 @@ def objective(changes: dict[str, Any]) -> ObjectiveConfig:
     return ObjectiveConfig(**top, **{name: SECTIONS[name](**fields) for name, fields in sections.items()})
 
 
-SHARES = ("drop.all", "drop.caption", "drop.transcript", "history.real_share", "shortcut.to_zero_share", "dmd.exit_last_share")
+SHARES = (
+    "drop.all",
+    "drop.caption",
+    "drop.transcript",
+    "history.real_share",
+    "shortcut.to_zero_share",
+    "shortcut.fine_share",
+    "dmd.exit_last_share",
+)
 WEIGHTS = ("video_weight", "audio_weight", "w_fm", "w_distil", "shortcut.weight", "dmd.weight", "history.context_noise")
 COUNTS = ("few.moves", "shortcut.sub_steps", "fake.updates", "fake.rank")
 CHOICES = {
