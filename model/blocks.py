@@ -1,11 +1,15 @@
 """The parts of one branch: time embedding, modulation, self-attention projections, text cross-attention, feed-forward.
 
+`BranchConfig` holds what pretrained networks do otherwise; its defaults are this project's own choices.
+
 Parameters are touched only inside the `forward` of the module that owns them: ZeRO-3 gathers them there.
 """
 
 from __future__ import annotations
 
-from math import log
+from dataclasses import dataclass
+from math import inf, log
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +19,46 @@ from .rope import Rotation, rotate
 from .types import at_least_fp32
 
 
+@dataclass(frozen=True)
+class BranchConfig:
+    """What one branch does as a pretrained network does it (docs/pretrained.md).
+
+    qk_norm: queries and keys are normalised within each head, or over all heads together. norm_eps: of every norm; null = PyTorch's
+    default. time_features: sinusoids of a time. ffn_width: null = model.ffn_ratio x width. head: the last modulation is a projection of
+    the time features, or a table that is added to them. prediction: the output is preconditioned (path.py), or the velocity itself.
+    caption_features: width of precomputed caption features; 0 = captions are words as bytes, like the transcript.
+    """
+
+    qk_norm: Literal["head", "all"] = "head"
+    norm_eps: float | None = None
+    time_features: int = 128
+    ffn_width: int | None = None
+    head: Literal["projection", "table"] = "projection"
+    prediction: Literal["preconditioned", "velocity"] = "preconditioned"
+    caption_features: int = 0
+
+    def check(self, where: str) -> None:
+        """Refuse impossible values; `where` names the section.
+
+        Raises:
+            ValueError: a value is out of its range.
+        """
+        if self.qk_norm not in ("head", "all"):
+            raise ValueError(f"{where}.qk_norm={self.qk_norm!r}: choose head or all")
+        if self.head not in ("projection", "table"):
+            raise ValueError(f"{where}.head={self.head!r}: choose projection or table")
+        if self.prediction not in ("preconditioned", "velocity"):
+            raise ValueError(f"{where}.prediction={self.prediction!r}: choose preconditioned or velocity")
+        if self.norm_eps is not None and not 0 < self.norm_eps < inf:
+            raise ValueError(f"{where}.norm_eps={self.norm_eps}: must be positive, for example 1e-6, or null")
+        if self.time_features < 2 or self.time_features % 2:
+            raise ValueError(f"{where}.time_features={self.time_features}: must be a positive even number")
+        if self.ffn_width is not None and self.ffn_width < 1:
+            raise ValueError(f"{where}.ffn_width={self.ffn_width}: must be at least 1, or null for model.ffn_ratio x width")
+        if self.caption_features < 0:
+            raise ValueError(f"{where}.caption_features={self.caption_features}: must be the width of caption features, or 0 for bytes")
+
+
 def sinusoidal(x: Tensor, width: int) -> Tensor:
     """Sinusoidal features [..., width] of times in [0, 1], in fp32 or wider."""
     frequencies = torch.exp(-log(10_000) * torch.arange(width // 2, device=x.device) / (width // 2))
@@ -22,9 +66,12 @@ def sinusoidal(x: Tensor, width: int) -> Tensor:
     return torch.cat([phase.sin(), phase.cos()], dim=-1)
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+LAYER_NORM_EPS = 1e-5  # PyTorch's default
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float | None = None) -> Tensor:
     """Layer norm without weights (statistics in fp32 or wider), then the token's shift and scale."""
-    return F.layer_norm(at_least_fp32(x), x.shape[-1:]).to(x.dtype) * (1 + scale) + shift
+    return F.layer_norm(at_least_fp32(x), x.shape[-1:], eps=eps or LAYER_NORM_EPS).to(x.dtype) * (1 + scale) + shift
 
 
 class TimeEmbedder(nn.Module):
@@ -65,6 +112,18 @@ class Modulation(nn.Module):
         return self.linear(F.silu(features_BKD)).unflatten(-1, (self.parts, -1))
 
 
+class Table(nn.Module):
+    """A learned table of `parts` vectors that the time features are added to: a modulation without a projection."""
+
+    def __init__(self, width: int, parts: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(width**-0.5 * torch.randn(parts, width))
+
+    def forward(self, features_BKD: Tensor) -> Tensor:
+        """[B, K, D] -> [B, K, parts, D]."""
+        return features_BKD[:, :, None] + self.value
+
+
 class Offset(nn.Module):
     """A learned offset: a block's share of the modulation."""
 
@@ -74,6 +133,29 @@ class Offset(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.value
+
+
+class Gate(nn.Module):
+    """A learned factor a feature that starts at zero: what passes through it has no influence at first."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(*shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.value
+
+
+class HeadsNorm(nn.RMSNorm):
+    """Root mean square norm over all heads of [..., M, D] together."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(-2)).view_as(x)
+
+
+def _qk_norm(heads: int, head_dim: int, options: BranchConfig) -> nn.RMSNorm:
+    eps = options.norm_eps
+    return nn.RMSNorm(head_dim, eps=eps) if options.qk_norm == "head" else HeadsNorm(heads * head_dim, eps=eps)
 
 
 @torch.no_grad()
@@ -87,11 +169,11 @@ def favour_near(projection: nn.Linear, head_dim: int, rows: int) -> None:
 class SelfAttention(nn.Module):
     """One branch's projections for the joint self-attention, with normalised queries and keys (method 2)."""
 
-    def __init__(self, width: int, heads: int, head_dim: int) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, options: BranchConfig) -> None:
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * heads * head_dim)
-        self.q_norm, self.k_norm = nn.RMSNorm(head_dim), nn.RMSNorm(head_dim)
+        self.q_norm, self.k_norm = _qk_norm(heads, head_dim, options), _qk_norm(heads, head_dim, options)
         self.out = nn.Linear(heads * head_dim, width)
         favour_near(self.qkv, head_dim, rows=2 * heads * head_dim)
 
@@ -108,12 +190,12 @@ class CrossAttention(nn.Module):
     sets share one softmax, written as one product over doubled features: [q, rotated q] . [k, 0] or [0, rotated k].
     """
 
-    def __init__(self, width: int, heads: int, head_dim: int) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, options: BranchConfig) -> None:
         super().__init__()
         self.heads, self.head_dim = heads, head_dim
         self.q = nn.Linear(width, heads * head_dim)
         self.kv = nn.Linear(width, 2 * heads * head_dim)
-        self.q_norm, self.k_norm = nn.RMSNorm(head_dim), nn.RMSNorm(head_dim)
+        self.q_norm, self.k_norm = _qk_norm(heads, head_dim, options), _qk_norm(heads, head_dim, options)
         self.out = nn.Linear(heads * head_dim, width)
         favour_near(self.q, head_dim, rows=heads * head_dim)
         favour_near(self.kv, head_dim, rows=heads * head_dim)
@@ -135,22 +217,64 @@ class CrossAttention(nn.Module):
         return self.out(o.transpose(1, 2).flatten(2))
 
 
+class CaptionAttention(nn.Module):
+    """Text cross-attention of a branch that takes caption features: all of them visible, also the padding, and no null token.
+
+    Transcript words are read apart, in a softmax of their own by the rotated query, and enter through a gate that starts at zero: a
+    pretrained network has never seen them. A zero key with a zero value stands beside them, so that "no word" is finite and is nothing.
+    """
+
+    def __init__(self, width: int, heads: int, head_dim: int, options: BranchConfig) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, heads * head_dim)
+        self.kv = nn.Linear(width, 2 * heads * head_dim)
+        self.q_norm, self.k_norm = _qk_norm(heads, head_dim, options), _qk_norm(heads, head_dim, options)
+        self.out = nn.Linear(heads * head_dim, width)
+        self.words_kv = nn.Linear(width, 2 * heads * head_dim)
+        self.words_norm = _qk_norm(heads, head_dim, options)
+        self.gate = Gate(heads, head_dim)
+        favour_near(self.q, head_dim, rows=heads * head_dim)
+        favour_near(self.words_kv, head_dim, rows=heads * head_dim)
+
+    def keys_values(self, caption_BWD: Tensor, words_BWD: Tensor, by: Rotation) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, W, M, D] of the caption, of the words, and the zero one; computed once a clip."""
+        k, v = self.kv(caption_BWD).unflatten(-1, (2, self.heads, -1)).unbind(dim=2)
+        words_k, words_v = self.words_kv(words_BWD).unflatten(-1, (2, self.heads, -1)).unbind(dim=2)
+        words_k = rotate(self.words_norm(words_k), by)
+        nothing = k.new_zeros(k.shape[0], 1, *k.shape[2:])
+        return torch.cat([self.k_norm(k), words_k, nothing], dim=1), torch.cat([v, words_v, nothing], dim=1)
+
+    def forward(self, x_BND: Tensor, keys: Tensor, values: Tensor, mask_BNW: Tensor, by: Rotation) -> Tensor:
+        """`mask_BNW` is of the words alone."""
+        q = self.q_norm(self.q(x_BND).unflatten(-1, (self.heads, -1)))
+        words = mask_BNW.shape[-1] + 1
+        counts = [keys.shape[1] - words, words]
+        k, words_k = keys.transpose(1, 2).split(counts, dim=2)
+        v, words_v = values.transpose(1, 2).split(counts, dim=2)
+        read = F.scaled_dot_product_attention(q.transpose(1, 2), k, v).transpose(1, 2)
+        visible = F.pad(mask_BNW, (0, 1), value=True)[:, None]
+        spoken = F.scaled_dot_product_attention(rotate(q, by).transpose(1, 2), words_k, words_v, attn_mask=visible).transpose(1, 2)
+        return self.out((read + self.gate(spoken)).flatten(2))
+
+
 class Block(nn.Module):
     """One layer of one branch around the joint self-attention, which the transformer computes between its two halves."""
 
-    def __init__(self, width: int, heads: int, head_dim: int, ffn_ratio: int) -> None:
+    def __init__(self, width: int, heads: int, head_dim: int, ffn_width: int, options: BranchConfig) -> None:
         super().__init__()
+        self.eps = options.norm_eps
         self.offset = Offset(6, width, std=width**-0.5)
         with torch.no_grad():
             self.offset.value[[2, 5]] += 1  # both residual gates start open: a small model has no steps to spare for opening them
-        self.attention = SelfAttention(width, heads, head_dim)
-        self.cross_norm = nn.LayerNorm(width)
-        self.cross = CrossAttention(width, heads, head_dim)
-        self.ffn = nn.Sequential(nn.Linear(width, ffn_ratio * width), nn.GELU(approximate="tanh"), nn.Linear(ffn_ratio * width, width))
+        self.attention = SelfAttention(width, heads, head_dim, options)
+        self.cross_norm = nn.LayerNorm(width, eps=options.norm_eps or LAYER_NORM_EPS)
+        self.cross = (CaptionAttention if options.caption_features else CrossAttention)(width, heads, head_dim, options)
+        self.ffn = nn.Sequential(nn.Linear(width, ffn_width), nn.GELU(approximate="tanh"), nn.Linear(ffn_width, width))
 
     def before(self, x_BND: Tensor, modulation: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values for the joint self-attention; `modulation` is six [B, N, D] vectors."""
-        return self.attention.project(modulated(x_BND, modulation[0], modulation[1]))
+        return self.attention.project(modulated(x_BND, modulation[0], modulation[1], self.eps))
 
     def after(
         self, x_BND: Tensor, attended: Tensor, modulation: tuple[Tensor, ...], text: tuple[Tensor, Tensor, Tensor, Rotation]
@@ -159,4 +283,4 @@ class Block(nn.Module):
         _, _, gate, shift, scale, ffn_gate = modulation
         x_BND = x_BND + gate * self.attention.out(attended.flatten(2))
         x_BND = x_BND + self.cross(self.cross_norm(x_BND), *text)
-        return x_BND + ffn_gate * self.ffn(modulated(x_BND, shift, scale))
+        return x_BND + ffn_gate * self.ffn(modulated(x_BND, shift, scale, self.eps))

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import Block, Modulation, Offset, TimeEmbedder, modulated
+from .blocks import Block, BranchConfig
+from .branch import Branch, Text
 from .cache import KVCache
 from .mask import Tokens, attention_mask, word_mask
 from .path import per_latent, preconditioned
 from .rope import RopeConfig, Rotation, rotate, rotation
-from .text import TextConfig, WordEmbedder
+from .text import TextConfig
 from .timeline import FIRST_FRAME_CHUNK, Layout, Timeline
 from .types import AV, MODALITIES, Controls, Reading
 
@@ -32,7 +33,8 @@ from .types import AV, MODALITIES, Controls, Reading
 class TransformerConfig:
     """Shape of the network. The branches may differ in width; depth, heads and head_dim are shared (joint attention).
 
-    patch: video latents are cut into patch x patch tokens. window: chunks of history a chunk sees, besides the sink.
+    patch: video latents are cut into patch x patch tokens. window: chunks of history a chunk sees, besides the sink. video, audio: what
+    that branch does as a pretrained network does it.
     """
 
     video_channels: int = 32
@@ -48,6 +50,8 @@ class TransformerConfig:
     word_lookahead_s: float = 0.5
     text: TextConfig = field(default_factory=TextConfig)
     rope: RopeConfig = field(default_factory=RopeConfig)
+    video: BranchConfig = BranchConfig()
+    audio: BranchConfig = BranchConfig()
 
     def __post_init__(self) -> None:
         for name in ("video_channels", "audio_channels", "video_width", "audio_width", "depth", "heads", "patch", "window", "ffn_ratio"):
@@ -57,33 +61,19 @@ class TransformerConfig:
             raise ValueError(f"model.head_dim={self.head_dim}: must be a positive multiple of 8 (rotary pairs over three axes)")
         if not 0 <= self.word_lookahead_s < inf:
             raise ValueError(f"model.word_lookahead_s={self.word_lookahead_s}: must be 0 or more seconds")
+        for name in MODALITIES:
+            self.branch(name).check(f"model.{name}")
 
+    def branch(self, modality: str) -> BranchConfig:
+        """The choices of one branch."""
+        return {"video": self.video, "audio": self.audio}[modality]
 
-class Branch(nn.Module):
-    """All weights of one modality."""
-
-    def __init__(self, features: int, width: int, config: TransformerConfig) -> None:
-        super().__init__()
-        self.embed = nn.Linear(features, width)
-        self.time = TimeEmbedder(width)
-        self.modulation = Modulation(width, parts=6)
-        self.words = WordEmbedder(width, config.text.max_bytes)
-        self.word_duration = nn.Linear(1, width)
-        self.null = Offset(1, 1, width, std=1.0)
-        self.blocks = nn.ModuleList(Block(width, config.heads, config.head_dim, config.ffn_ratio) for _ in range(config.depth))
-        self.out_modulation = Modulation(width, parts=2)
-        self.out = nn.Linear(width, features)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
-
-
-@dataclass(frozen=True)
-class Text:
-    """The text of B clips as one branch sees it: per layer keys and values, and who exists ([B, W] words, timeless ones first)."""
-
-    keys_values: list[tuple[Tensor, Tensor]]
-    exists_BW: Tensor
-    words_time_BW2: Tensor
+    def build(self, modality: str) -> Branch:
+        """A new branch, its weights drawn at random."""
+        features = {"video": self.video_channels * self.patch**2, "audio": self.audio_channels}[modality]
+        width, options = {"video": self.video_width, "audio": self.audio_width}[modality], self.branch(modality)
+        ffn_width = options.ffn_width or self.ffn_ratio * width
+        return Branch(features, width, self.depth, self.heads, self.head_dim, ffn_width, self.text.max_bytes, options)
 
 
 @dataclass(frozen=True)
@@ -124,12 +114,7 @@ class AVTransformer(nn.Module):
     def __init__(self, config: TransformerConfig, timeline: Timeline) -> None:
         super().__init__()
         self.config, self.timeline = config, timeline
-        self.branches = nn.ModuleDict(
-            {
-                "video": Branch(config.video_channels * config.patch**2, config.video_width, config),
-                "audio": Branch(config.audio_channels, config.audio_width, config),
-            }
-        )
+        self.branches = nn.ModuleDict({name: config.build(name) for name in MODALITIES})
 
     def branch_parameters(self, modalities: tuple[str, ...]) -> list[nn.Parameter]:
         """Parameters of the named branches (a unimodal stage trains one)."""
@@ -304,33 +289,21 @@ class AVTransformer(nn.Module):
             for (name, block), a in zip(blocks.items(), attended, strict=True):
                 seat = seats[name]
                 x[name] = block.after(x[name], a, mods[name], (*text[name].keys_values[layer], seat.words_BNW, seat.rotation))
-        for name, seat in seats.items():
-            shift, scale = self._branch(name).out_modulation(features[name])[:, seat.row_N].unbind(dim=2)
-            x[name] = self._branch(name).out(modulated(x[name], shift, scale))
-        return x
+        return {name: self._branch(name).output(x[name], features[name], seat.row_N) for name, seat in seats.items()}
 
     def _velocities(self, noisy: AV, t: AV, r: AV, layout: Layout, out: dict[str, Tensor]) -> AV:
         """The outputs of the noisy tokens, which stand last, as velocities."""
-        raw = AV(**{name: self._unpatch(out[name][:, -self._length(x) :], x, name) for name, x in noisy.items()})
-        return raw.map(preconditioned, noisy, per_latent(t, noisy, layout))
+        at, made = per_latent(t, noisy, layout), {}
+        for name, x in noisy.items():
+            raw = self._unpatch(out[name][:, -self._length(x) :], x, name)
+            direct = self.config.branch(name).prediction == "velocity"
+            made[name] = raw.to(x.dtype) if direct else preconditioned(raw, x, at.get(name))
+        return AV(**made)
 
     def _text(self, name: str, controls: Controls) -> Text:
-        branch = self._branch(name)
-        caption, words = branch.words(controls.caption_BWL), branch.words(controls.words_BWL)
-        start, end = controls.words_time_BW2.unbind(dim=-1)
-        words = words + branch.word_duration((end - start)[..., None].to(words.dtype))
-        null = branch.null(caption.new_zeros(caption.shape[0], 1, caption.shape[2]))  # there even when no caption fits
-        timeless = torch.cat([null, caption], dim=1)
-        middle = (start + end) / 2
+        middle = controls.words_time_BW2.sum(dim=-1) / 2
         zero = torch.zeros_like(middle)
-        turn = rotation(middle, zero, zero, self.config.head_dim, self.config.rope, self._like)
-        blocks = [self._block(name, layer) for layer in range(self.config.depth)]
-        always = controls.caption_mask_BW.new_ones(caption.shape[0], 1)
-        return Text(
-            [block.cross.keys_values(timeless, words, turn) for block in blocks],
-            torch.cat([always, controls.caption_mask_BW, controls.words_mask_BW], dim=1),
-            controls.words_time_BW2,
-        )
+        return self._branch(name).text(controls, rotation(middle, zero, zero, self.config.head_dim, self.config.rope, self._like))
 
     def _seat(self, tokens: Tokens, layout: Layout, text: Text) -> _Seat:
         device, words = self._like.device, text.words_time_BW2.shape[1]
@@ -363,9 +336,7 @@ class AVTransformer(nn.Module):
         return branch
 
     def _block(self, name: str, layer: int) -> Block:
-        block = self._branch(name).blocks[layer]
-        assert isinstance(block, Block)
-        return block
+        return self._branch(name).block(layer)
 
     def _rotation(self, tokens: Tokens) -> Rotation:
         return rotation(tokens.time_N, tokens.row_N, tokens.column_N, self.config.head_dim, self.config.rope, self._like)

@@ -73,11 +73,13 @@ class AV:
 
 @dataclass(frozen=True)
 class Controls:
-    """Text controls of B clips as padded bytes: the caption without time, the transcript with its times.
+    """Text controls of B clips: the caption without time, the transcript with its times, both as padded bytes.
 
     caption_BWL, words_BWL: uint8 bytes of each word, 0-padded (byte 0 never occurs in text).
     caption_mask_BW, words_mask_BW: True where a word exists and has not been dropped.
     words_time_BW2: start and end of each transcript word in seconds on the clip's clock.
+    caption_features_BLE: the caption as features of a text encoder, padded with zeros, for branches that take them
+    (`BranchConfig.caption_features`); None reads as a dropped caption there.
     """
 
     caption_BWL: Tensor
@@ -85,11 +87,14 @@ class Controls:
     words_BWL: Tensor
     words_mask_BW: Tensor
     words_time_BW2: Tensor
+    caption_features_BLE: Tensor | None = None
 
     def drop(self, caption_B: Tensor, transcript_B: Tensor) -> Controls:
         """Hide the caption and/or the transcript of the clips where the flag is True (classifier-free guidance)."""
+        features = self.caption_features_BLE
         return replace(
             self,
+            caption_features_BLE=None if features is None else features.masked_fill(caption_B[:, None, None], 0.0),
             caption_mask_BW=self.caption_mask_BW & ~caption_B[:, None],
             words_mask_BW=self.words_mask_BW & ~transcript_B[:, None],
         )
@@ -99,15 +104,18 @@ class Controls:
         every = torch.ones(self.caption_BWL.shape[0], dtype=torch.bool, device=self.caption_BWL.device)
         return self.drop(every, every)
 
-    def _tensors(self) -> tuple[Tensor, ...]:
-        return (self.caption_BWL, self.caption_mask_BW, self.words_BWL, self.words_mask_BW, self.words_time_BW2)
+    def tensors(self) -> dict[str, Tensor]:
+        """What is there, by the name of its field."""
+        return {name: x for name, x in vars(self).items() if x is not None}
 
     def cat(self, other: Controls) -> Controls:
-        """Clips of self, then clips of `other`."""
-        return Controls(*(torch.cat(pair) for pair in zip(self._tensors(), other._tensors(), strict=True)))
+        """Clips of self, then clips of `other`; both with caption features, or neither."""
+        mine, theirs = self.tensors(), other.tensors()
+        assert mine.keys() == theirs.keys(), (sorted(mine), sorted(theirs))
+        return Controls(**{name: torch.cat([x, theirs[name]]) for name, x in mine.items()})
 
     def to(self, device: torch.device | str) -> Controls:
-        return Controls(*(x.to(device) for x in self._tensors()))
+        return Controls(**{name: x.to(device) for name, x in self.tensors().items()})
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,7 +141,7 @@ def bad_step_of(header: Header, tensors: dict[str, Tensor]) -> BadStep:
     latents = _known(groups["batch"], "batch", MODALITIES)
     controls = _known(groups["controls"], "controls", _CONTROLS)
     layout = Layout(header.origin.setup.timeline, header.chunks)
-    if not latents or controls.keys() != set(_CONTROLS) or len(header.sample_ids) != len(header.positions):
+    if not latents or not controls.keys() >= _NEEDED or len(header.sample_ids) != len(header.positions):
         raise ValueError(f"bad step: it lacks latents, controls or sample ids; {REMEDY}")
     batch = AVBatch(AV(**latents), Controls(**controls), layout, header.positions, header.sample_ids)
     rollout = _rollout(groups["rollout"]) if groups["rollout"] else None
@@ -159,11 +159,12 @@ def bad_step_of(header: Header, tensors: dict[str, Tensor]) -> BadStep:
 
 
 _CONTROLS = tuple(field.name for field in fields(Controls))
+_NEEDED = {field.name for field in fields(Controls) if field.default is MISSING}
 
 
 def _tensors(bad: BadStep) -> dict[str, Tensor]:
     named = {f"batch/{m}": x for m, x in bad.batch.latents.items()}
-    named |= {f"controls/{name}": getattr(bad.batch.controls, name) for name in _CONTROLS}
+    named |= {f"controls/{name}": x for name, x in bad.batch.controls.tensors().items()}
     if bad.rollout is not None:
         named |= {f"rollout/{name}": torch.from_numpy(x) for name, x in rollout_to_arrays(bad.rollout).items()}
     return named | {f"weights/{role}/{name}": x for role, weights in bad.weights.items() for name, x in weights.items()}
@@ -195,7 +196,7 @@ def _shapes(header: Header, batch: AVBatch, rollout: Rollout | None) -> list[tup
     }
     later = whole | {"video": (clips, whole["video"][1] - 1, *whole["video"][2:])}
     shapes = [(f"batch/{m}", x, whole[m]) for m, x in batch.latents.items()]
-    shapes += [(f"controls/{name}", x, (clips, *x.shape[1:])) for name, x in vars(batch.controls).items()]
+    shapes += [(f"controls/{name}", x, (clips, *x.shape[1:])) for name, x in batch.controls.tensors().items()]
     if rollout is not None:
         shapes += [(f"rollout/history_{m}", rollout.history.get(m), whole[m]) for m, _ in batch.latents.items()]
     if rollout is not None and rollout.exit_state is not None and rollout.exit_time_BK is not None:

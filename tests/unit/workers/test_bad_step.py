@@ -19,7 +19,7 @@ from mutual_forcing.workers.bad_step import FOLDER, MAX_HEADER, BadStep, bad_ste
 
 
 def tensors_of(bad: BadStep) -> dict[str, torch.Tensor]:
-    named = {f"real {m}": x for m, x in bad.batch.latents.items()} | vars(bad.batch.controls)
+    named = {f"real {m}": x for m, x in bad.batch.latents.items()} | bad.batch.controls.tensors()
     if bad.rollout is not None:
         named |= {f"history {m}": x for m, x in bad.rollout.history.items()}
         if bad.rollout.exit_state is not None and bad.rollout.exit_time_BK is not None:
