@@ -198,6 +198,20 @@ class ObjectiveConfig:
         """Weight of L_dmd in the sum."""
         return self.w_distil * self.dmd.weight
 
+    def forward_equivalents(self) -> dict[str, float]:
+        """Arithmetic of each part of the dual-mode step in forward passes of the network; a backward counts as two.
+
+        With the paper's 2 guided sub-steps and 5 fake updates: 3, 7, 6, 15; a teacher that reads the past once does less.
+        """
+        teacher = {part: 1.0 if scale == 1.0 else 2.0 for part, scale in (("sc", self.shortcut.guidance), ("dmd", self.dmd.guidance))}
+        cost = {
+            "fm": 3.0 if self.w_fm > 0 else 0.0,
+            "sc": 3.0 + self.shortcut.sub_steps * teacher["sc"] if self.w_shortcut > 0 else 0.0,
+            "dmd": 3.0 + teacher["dmd"] + 1.0 if self.w_dmd > 0 else 0.0,
+            "fake": 3.0 * self.fake.updates if self.w_dmd > 0 else 0.0,
+        }
+        return {part: forwards for part, forwards in cost.items() if forwards}
+
     @property
     def needs_rollouts(self) -> bool:
         """Whether the dual-mode step reads anything that the few-step mode has generated: histories, or exit states."""

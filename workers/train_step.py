@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
@@ -86,7 +87,8 @@ def mutual_step(
     """The dual-mode step (method 5): w_fm L_fm + w_distil (w_sc L_sc + w_dmd L_dmd), then the fake-score updates on the same clips.
 
     `loss` is the sum of the regressions, w_fm L_fm + w_distil w_sc L_sc. The DMD part is minimised with them, but its value is the size
-    of its direction and no distance to a target (`losses.dmd`), so it stands apart as `dmd`. `meter` adds the gradient norm of each part.
+    of its direction and no distance to a target (`losses.dmd`), so it stands apart as `dmd`. `meter` adds the gradient norm of each part
+    and its share of the step's time.
     """
     o, models, live = objective, networks.models(objective.teacher), networks.live
     assert rollout is not None or not o.needs_rollouts, "this objective reads rollouts"
@@ -104,6 +106,7 @@ def mutual_step(
     ]
     parts = [part for part in parts if part[1] > 0]
     metrics: Metrics = {}
+    watch = None if meter is None else _Stopwatch(batch.latents.device)
     for i, (name, weight, forward) in enumerate(parts):  # one at a time: less memory, and the engine wants a forward before each backward
         loss = forward()
         live.backward(Loss(weight * loss.value, {}), last=i + 1 == len(parts))
@@ -112,11 +115,39 @@ def mutual_step(
         metrics[total] = metrics.get(total, 0.0) + weight * loss.value.detach()
         if meter is not None:
             metrics |= {f"grad/{name}_{branch}": norm for branch, norm in meter.take().items()}
+        if watch is not None:
+            watch.lap(name)
     done = live.step(rate)
+    if watch is not None:
+        watch.lap("optimizer")
     metrics |= {"grad_norm": done.grad_norm, "skipped": float(not done.applied)}
     if jumps and rollout is not None:
         metrics |= _fake_updates(networks, models, jumps[0], batch, rollout, noise, o, rate * o.fake.lr_ratio)
-    return metrics
+        if watch is not None:
+            watch.lap("fake")
+    return metrics if watch is None else metrics | watch.shares()
+
+
+class _Stopwatch:
+    """How a step's time is spent: `share/PART`, together 1. It waits for the device at every lap, so it is used on metered steps alone."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._laps: dict[str, float] = {}
+        self._at = self._now()
+
+    def lap(self, part: str) -> None:
+        now = self._now()
+        self._laps[part], self._at = now - self._at, now
+
+    def shares(self) -> Metrics:
+        total = sum(self._laps.values())
+        return {f"share/{part}": seconds / total for part, seconds in self._laps.items()}
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return perf_counter()
 
 
 def _fake_updates(

@@ -12,6 +12,7 @@ from step_material import BASE, Slope, Watched, material
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from mutual_forcing.model.health import GradientMeter
 from mutual_forcing.model.losses import Loss, Models, dmd, fake_score, flow_matching, jump_to_zero, shortcut
 from mutual_forcing.model.objective import ObjectiveConfig, Teacher, variants
 from mutual_forcing.model.transformer import AVTransformer
@@ -195,6 +196,22 @@ def test_the_fake_score_follows_with_its_own_rate_and_no_gradient_to_the_generat
     assert nets.fake.rates == [RATE * BASE.fake.lr_ratio] * 2
     assert nets.live.network.weight.grad is None
     assert len(nets.live.gradients) == 1
+
+
+# --- what a step costs ----------------------------------------------------------------------------------------------------
+
+
+def test_a_metered_step_says_how_its_time_was_spent() -> None:
+    live, fake = (PlainEngine(net, [(1.0, list(net.parameters()))], OptimizerConfig()) for net in (Slope(0), Slope(2)))
+    networks = Networks(live, cast(AVTransformer, Slope(1)), fake)
+    meter = GradientMeter({"all": live.network.parameters()})
+    metrics = mutual_step(networks, *material(), BASE, RATE, meter)
+    shares = {name: float(value) for name, value in metrics.items() if name.startswith("share/")}
+    assert set(shares) == {"share/fm", "share/sc", "share/dmd", "share/optimizer", "share/fake"}
+    assert all(share > 0 for share in shares.values())
+    assert sum(shares.values()) == pytest.approx(1.0)
+    meter.close()
+    assert not any(name.startswith("share/") for name in mutual_step(networks, *material(), BASE, RATE))
 
 
 # --- steps that are not finite --------------------------------------------------------------------------------------------
