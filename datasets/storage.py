@@ -79,7 +79,7 @@ def read_json(path: Path, what: str) -> Any:
         raise ValueError(f"{what}: {path} does not exist") from error
     except OSError as error:  # among them: a part of the path is a file
         raise ValueError(f"{what}: {path} cannot be read ({error.strerror}); check the path and its permissions") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits, 100,000 brackets
         raise ValueError(f"{what}: {path} is not JSON ({error}); make it again") from error
 
 

@@ -17,6 +17,7 @@ from ..datasets.stages import DataConfig
 from ..model.objective import ObjectiveConfig
 from ..model.transformer import TransformerConfig
 from ..workers.engine import EngineConfig
+from ..workers.pretrained import InitConfig
 from ..workers.train_loop import StageConfig
 
 
@@ -85,6 +86,7 @@ class RunConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    init: InitConfig = InitConfig()
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -23,7 +23,9 @@ from ..datasets.pipeline import prepare, require_unchanged
 from ..datasets.progress import Progress
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path, make_folder, read_json, write_json
+from ..model.types import MODALITIES
 from ..workers.checkpoint import discard_unfinished, is_finished, stage_record
+from ..workers.pretrained import find_pretrained
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
@@ -64,6 +66,7 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         max_bad_steps=config.workers.max_bad_steps,
         seed=config.seed,
         threads=config.workers.threads,
+        init=config.init.absolute(),
     )
 
 
@@ -99,6 +102,9 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
             prepared_dataset(config.data, verify=False)
         elif config.data.media != "synthetic":
             list_sources(local_path("data.media", config.data.media))
+    loop = loop_config(config, run_dir)
+    if not is_finished(loop.checkpoints, config.stages[0].name):  # before minutes of preparing data
+        find_pretrained(loop.init, loop.network, loop.timeline)
     make_folder("run", run_dir)
     require_ours(run_dir)
     with locked("run folder", run_dir):
@@ -112,6 +118,9 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
     if not todo and record.get("finished") and (run_dir / "report.html").is_file():
         return False
+    for name in MODALITIES:
+        if todo and (width := config.model.branch(name).caption_features):
+            warn(f"model.{name}.caption_features={width}: prepared clips hold no such features yet, so the {name} branch reads no captions")
 
     def finished(stage: str) -> bool:
         return is_finished(loop.checkpoints, stage)

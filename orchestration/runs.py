@@ -34,7 +34,8 @@ def configured(name: str, media: str | None, assignments: list[str], data: str |
         assignments = [f"data.prepared={json.dumps(str(local_path('--data', data)))}", *assignments]
     if media is not None and media != "synthetic":
         config = replace(config, data=replace(config.data, media=str(local_path("--media", media))))
-    return with_settings(config, assignments)
+    settled = with_settings(config, assignments)
+    return replace(settled, init=settled.init.absolute())  # the record of the run is read from elsewhere
 
 
 def default_run_dir(config: RunConfig) -> Path:

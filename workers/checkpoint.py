@@ -92,17 +92,33 @@ def load_stage(folder: Path, stage: str, network: dict[str, Any], roles: tuple[s
     _same_network(path, manifest["network"], network)
     weights = {}
     for role in roles:
-        entry, file = manifest["files"].get(role), path / f"{role}.safetensors"
-        if entry is None or not file.is_file():
-            raise ValueError(f"checkpoint {path}: has no {role!r} weights; it has {sorted(manifest['files'])}")
-        if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
-            raise ValueError(f"checkpoint {file}: damaged (its hash differs from the manifest); remove {path} and train the stage again")
+        file = _verified(path, manifest, role)
         try:
             weights[role] = load_file(str(file))
         except SafetensorError as error:
             raise ValueError(f"checkpoint {file}: not a safetensors file ({error}); train the stage again") from error
     about = {name: manifest[name] for name in ("stage", "steps", "network")}
     return StageCheckpoint(**about, weights=weights, seconds=manifest.get("seconds", 0.0), samples=manifest.get("samples", 0))
+
+
+def stage_file(path: Path, role: str) -> tuple[dict[str, Any], Path]:
+    """The manifest of a finished stage in the folder `path`, of whatever network, and its verified file of the named role.
+
+    Raises:
+        ValueError: missing or damaged.
+    """
+    manifest = _manifest(path, path.name)
+    return manifest, _verified(path, manifest, role)
+
+
+def _verified(path: Path, manifest: dict[str, Any], role: str) -> Path:
+    files = manifest["files"]
+    entry, file = files.get(role) if isinstance(files, dict) else None, path / f"{role}.safetensors"
+    if not isinstance(entry, dict) or not entry.keys() >= {"bytes", "sha256"} or not file.is_file():
+        raise ValueError(f"checkpoint {path}: has no {role!r} weights; it has {sorted(files) if isinstance(files, dict) else 'none'}")
+    if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
+        raise ValueError(f"checkpoint {file}: damaged (its hash differs from the manifest); remove {path} and train the stage again")
+    return file
 
 
 def _manifest(path: Path, stage: str) -> dict[str, Any]:

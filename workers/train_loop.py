@@ -35,6 +35,7 @@ from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_
 from .engine import Engine, EngineConfig
 from .metrics import MetricSpool
 from .optimizer import OptimizerConfig
+from .pretrained import InitConfig, initialise
 from .step_guard import StepGuard
 from .train_step import Metrics, Networks, flow_step, mutual_step, probe
 from .wire import Snapshot, pack_weights
@@ -85,6 +86,7 @@ class TrainLoopConfig:
     max_bad_steps: int
     seed: int
     threads: int
+    init: InitConfig = InitConfig()
 
     @property
     def checkpoints(self) -> Path:
@@ -114,7 +116,7 @@ class RolloutSource(Protocol):
 
 
 def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int) -> None:
-    """Run every stage that is not finished, each from the averaged weights of the one before it."""
+    """Run every stage that is not finished, each from the averaged weights of the one before it, the first from those of `init`."""
     torch.set_num_threads(config.threads)
     for stage in config.stages:
         if stage.batch % world:
@@ -126,11 +128,33 @@ def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, wo
         if is_finished(config.checkpoints, stage.name):
             weights = None
             continue
-        if before is not None and weights is None:
+        if before is None:
+            weights = first_weights(config) if config.init.folders() else None
+        elif weights is None:
             weights = load_stage(config.checkpoints, before.name, config.architecture(), ("ema",)).weights["ema"]
         run = _StageRun(config, stage, dataset, rollouts, rank, world, weights)
         weights = run.finish(run.train())
         dist.barrier()
+
+
+def first_weights(config: TrainLoopConfig) -> Weights:
+    """What the first stage starts from: pretrained weights where `init` names them, else random ones.
+
+    Raises:
+        ValueError: pretrained weights are missing, damaged, or of another network.
+    """
+    network = _network(config, None)
+    initialise(network, config.init)
+    return network.state_dict()
+
+
+def _network(config: TrainLoopConfig, weights: Weights | None) -> AVTransformer:
+    """A network with these weights, or with the random ones of the run's seed."""
+    torch.manual_seed(position_seed(config.seed, "init"))
+    network = AVTransformer(config.network, config.timeline)
+    if weights is not None:
+        network.load_state_dict(weights)
+    return network
 
 
 class _StageRun:
@@ -148,16 +172,16 @@ class _StageRun:
     ) -> None:
         self._config, self._stage, self._dataset, self._rollouts = config, stage, dataset, rollouts
         self._rank, self._world = rank, world
-        self._ema = self._network(weights).requires_grad_(False)
+        self._ema = _network(config, weights).requires_grad_(False)
         local = stage.batch // world
         mutual, objective = stage.objective == "mutual", config.objective
         self._rolls = mutual and objective.needs_rollouts
-        self._theta = live = self._network(weights)
+        self._theta = live = _network(config, weights)
         fake = self._fake_score(weights) if mutual and objective.w_dmd > 0 else None
         groups = live.parameter_groups(stage.modalities, objective.few.lr_ratio if mutual else 1.0)
         self._live = Engine(live, groups, stage.optimizer, config.engine, local)
         self._fake = None if fake is None else Engine(fake, [(1.0, list(fake.parameters()))], stage.optimizer, config.engine, local)
-        frozen = self._network(weights).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
+        frozen = _network(config, weights).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
         self._networks = Networks(self._live, self._ema, self._fake, frozen)
         self._probed: Rollout | None = None
         origin = Origin(stage.name, stage.objective, config.seed, rank, Setup(config.network, config.timeline, objective))
@@ -272,17 +296,10 @@ class _StageRun:
         if self._rank == 0:
             self._rollouts.publish(pack_weights(version, self._ema.parameters()))
 
-    def _network(self, weights: Weights | None) -> AVTransformer:
-        torch.manual_seed(position_seed(self._config.seed, "init"))
-        network = AVTransformer(self._config.network, self._config.timeline)
-        if weights is not None:
-            network.load_state_dict(weights)
-        return network
-
     def _fake_score(self, weights: Weights | None) -> nn.Module:
         """phi at the beginning of the stage: the same function as theta."""
         fake = self._config.objective.fake
-        return self._network(weights) if fake.kind == "full" else LoraAdapter(self._theta, fake.rank)
+        return _network(self._config, weights) if fake.kind == "full" else LoraAdapter(self._theta, fake.rank)
 
     def _all_weights(self, keep: bool) -> dict[str, Weights]:
         """Every network's weights by role, whole, on the ranks that `keep` them; all ranks must call it (ZeRO-3 gathers)."""

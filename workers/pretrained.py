@@ -1,0 +1,257 @@
+"""Pretrained weights from files: a stage of another run, or the folder of a Wan network, becomes a branch of a new network.
+
+    init.video, init.audio -> folder -> what it is, by its content -> the same settings? the same tensors? -> one parameter after the other
+
+A folder is a stranger's. Only safetensors and JSON are read, nothing is unpickled, and no file outside the folder is named by one in it.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..datasets.storage import local_path, read_json
+from ..model.blocks import BranchConfig
+from ..model.pretrained import Copy, Shape, check, fill, same_names
+from ..model.timeline import Timeline
+from ..model.transformer import AVTransformer, TransformerConfig
+from ..model.types import MODALITIES
+from ..model.wan import wan_shape
+from .checkpoint import MANIFEST, stage_file
+
+WAN_CONFIG = "config.json"
+WAN_FILE = "diffusion_pytorch_model.safetensors"
+WAN_INDEX = f"{WAN_FILE}.index.json"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+MAX_JSON = 16 * 2**20  # bytes: an index of 100,000 tensors has about 10 MiB
+NUMBERS = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where the first stage's weights come from, by branch: a stage of another run (RUN/checkpoints/STAGE, its averaged weights), for
+    the video also the transformer folder of a Wan network as diffusers writes it. Empty: random weights.
+    """
+
+    video: str = ""
+    audio: str = ""
+
+    def folders(self) -> dict[str, str]:
+        """The folder of each branch that has one."""
+        return {name: folder for name in MODALITIES if (folder := getattr(self, name))}
+
+    def absolute(self) -> InitConfig:
+        """The same folders from wherever they are read.
+
+        Raises:
+            ValueError: one is a URL.
+        """
+        return InitConfig(**{name: str(local_path(f"init.{name}", folder)) for name, folder in self.folders().items()})
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """The weights of one branch, found and checked by their names and shapes, not yet read."""
+
+    modality: str
+    folder: Path
+    copies: list[Copy]
+    source: SafetensorsSource
+
+    def fill(self, network: AVTransformer) -> None:
+        """Write them into their branch of the network.
+
+        Raises:
+            ValueError: a value is not finite.
+        """
+        with _named(self.modality, self.folder):
+            fill(network.branches[self.modality], self.copies, self.source)
+
+
+def initialise(network: AVTransformer, init: InitConfig) -> None:
+    """Replace the branches that `init` names with pretrained ones.
+
+    Raises:
+        ValueError: a folder is missing, damaged, of another network, or of a kind that is not read; one line names field and remedy.
+    """
+    for pretrained in find_pretrained(init, network.config, network.timeline):
+        pretrained.fill(network)
+
+
+def find_pretrained(init: InitConfig, config: TransformerConfig, timeline: Timeline) -> list[Pretrained]:
+    """The weights that `init` names, checked against the network that is to be made of them, without reading them.
+
+    Raises:
+        ValueError: as `initialise`, for all but values that are not finite.
+    """
+    found = []
+    for modality, name in init.folders().items():
+        folder = Path(name)
+        with _named(modality, folder):
+            copies, source = _opener(modality, folder)(modality, folder, config, timeline)
+            found.append(Pretrained(modality, folder, copies, source))
+    return found
+
+
+class SafetensorsSource:
+    """The tensors of several safetensors files, read one by one. `keep` says which names count.
+
+    Raises:
+        ValueError: a file cannot be read, is damaged, holds other than floating point numbers, or a name of another file.
+    """
+
+    def __init__(self, files: Sequence[Path], keep: Callable[[str], bool] = lambda _: True) -> None:
+        self._file_of: dict[str, Path] = {}
+        self._shapes: dict[str, Shape] = {}
+        for file in files:
+            with _opened(file) as content:
+                for name in filter(keep, content.keys()):
+                    if name in self._file_of:
+                        raise ValueError(f"tensor {name!r} is in {self._file_of[name].name} and in {file.name}; get the weights again")
+                    about = content.get_slice(name)
+                    if about.get_dtype() not in NUMBERS:
+                        raise ValueError(f"tensor {name!r} is of type {about.get_dtype()}; only {', '.join(sorted(NUMBERS))} are read")
+                    self._file_of[name], self._shapes[name] = file, tuple(about.get_shape())
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        return self._shapes
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, from the disk."""
+        with _opened(self._file_of[name]) as content:
+            return content.get_tensor(name)
+
+    def placed_as(self, files: Mapping[str, str]) -> None:
+        """Compare with an index, which says in which file each tensor is."""
+        found = {name: file.name for name, file in self._file_of.items()}
+        if wrong := sorted(name for name in found.keys() | files.keys() if found.get(name) != files.get(name)):
+            raise ValueError(f"{WAN_INDEX} and the files do not agree on tensor {wrong[0]!r}; get the weights again")
+
+
+_Opened = tuple[list[Copy], SafetensorsSource]
+_Opener = Callable[[str, Path, TransformerConfig, Timeline], _Opened]
+
+
+def _opener(modality: str, folder: Path) -> _Opener:
+    """What a folder is, by its content."""
+    if not folder.is_dir():
+        raise ValueError(f"{'is a file' if folder.exists() else 'does not exist'}; give the folder RUN/checkpoints/STAGE of another run")
+    if (folder / MANIFEST).is_file():
+        return _stage
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
+    if pickles and not list(folder.glob("*.safetensors")):
+        raise ValueError(f"holds a pickle ({pickles[0]}), which runs code when it is read; get the weights as safetensors")
+    if (folder / WAN_CONFIG).is_file():
+        if modality == "audio":
+            raise ValueError("is a network of another project, and only video networks can be imported; give a stage of another run")
+        return _wan
+    inner = next((name for name in ("transformer", "checkpoints") if (folder / name).is_dir()), None)
+    hint = f"give a folder below its {inner}/" if inner == "checkpoints" else f"give its {inner}/" if inner else "see docs/pretrained.md"
+    raise ValueError(f"holds neither {MANIFEST} (a stage of another run) nor {WAN_CONFIG} (a Wan network); {hint}")
+
+
+def _stage(modality: str, folder: Path, config: TransformerConfig, timeline: Timeline) -> _Opened:
+    """A stage's averaged weights. Clock, window and bounds of the text may differ: they are no part of a branch."""
+    manifest, file = stage_file(folder, "ema")
+    mine = _settings(config)
+    own = [f"model.{modality}_channels", f"model.{modality}_width", *(["model.patch"] if modality == "video" else [])]
+    fields = [*own, *(f"model.{name}" for name in ("depth", "heads", "head_dim", "ffn_ratio", "rope", modality))]
+    theirs = manifest["network"] if isinstance(manifest["network"], dict) else {}
+    before_options = {f"model.{modality}": _plain(BranchConfig())}  # a release that had none of them
+    _same_settings({name: (before_options | theirs).get(name) for name in fields}, {name: mine[name] for name in fields})
+    with torch.device("meta"):
+        branch = config.build(modality)
+    prefix = f"branches.{modality}."
+    copies, source = same_names(branch, prefix), SafetensorsSource([file], lambda name: name.startswith(prefix))
+    check(copies, source.shapes)
+    if not bool(source.read(f"{prefix}out.weight").any()):
+        raise ValueError(f"its {modality} branch was never trained; give a stage that trained it")
+    return copies, source
+
+
+def _wan(modality: str, folder: Path, config: TransformerConfig, timeline: Timeline) -> _Opened:
+    """The transformer folder of a diffusers pipeline, in one file or in several."""
+    shape = wan_shape(_json(folder / WAN_CONFIG))
+    _same_settings(_settings(shape.adapted(config, timeline)), _settings(config))
+    index = folder / WAN_INDEX
+    if index.is_file():
+        content = _json(index)
+        places = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
+            raise ValueError(f"{WAN_INDEX}: its weight_map does not say where tensors are; get the weights again")
+        for file in places.values():
+            if Path(file).name != file or not file.endswith(".safetensors"):
+                raise ValueError(f"{WAN_INDEX}: {file!r} is no safetensors file of this folder; get the weights again")
+        source = SafetensorsSource([folder / file for file in sorted(set(places.values()))])
+        source.placed_as(places)
+    else:
+        source = SafetensorsSource([folder / WAN_FILE])
+    copies = shape.copies()
+    check(copies, source.shapes)
+    return copies, source
+
+
+def _same_settings(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Name every setting that must change, ready for the command line."""
+    apart = [(a, b) for a, b in zip(_leaves(theirs), _leaves(mine), strict=False) if a != b]
+    if len(list(_leaves(theirs))) != len(list(_leaves(mine))):
+        raise ValueError("was made by another release, which has other settings; train it again")
+    if apart:
+        (name, value), (_, here) = apart[0]
+        words = (f"{name}={json.dumps(value, separators=(',', ':'))}" for (name, value), _ in apart)
+        remedy = " ".join(f"--set {shlex.quote(word)}" for word in words)
+        raise ValueError(f"is a network with {name}={value!r}, this run has {name}={here!r}; give it what it needs: {remedy}")
+
+
+def _settings(config: TransformerConfig) -> dict[str, Any]:
+    return {f"model.{name}": value for name, value in _plain(config).items()}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(config)))
+
+
+def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping):
+        for key, value in sorted(tree.items()):
+            yield from _leaves(value, f"{name}.{key}" if name else key)
+    else:
+        yield name, tree
+
+
+def _json(path: Path) -> Any:
+    if path.is_file() and path.stat().st_size > MAX_JSON:
+        raise ValueError(f"{path.name} has {path.stat().st_size} bytes; at most {MAX_JSON} are read")
+    return read_json(path, path.name)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    if not file.is_file():
+        raise ValueError(f"{file.name} is missing; get the weights again")
+    try:
+        with safe_open(str(file), "pt") as content:
+            yield content
+    except OSError as error:
+        raise ValueError(f"{file.name} cannot be read ({error.strerror or error}); get the weights again") from error
+    except SafetensorError as error:
+        raise ValueError(f"{file.name} is cut short, damaged or no safetensors file ({error}); get the weights again") from error
+
+
+@contextmanager
+def _named(modality: str, folder: Path) -> Iterator[None]:
+    """Errors with the field and the folder before them."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"init.{modality}={str(folder)!r}: {error}") from error
