@@ -20,11 +20,11 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("model", "datasets", "workers", "orchestration", "benchmarks")
-SUFFIXES = {".py", ".pyi", ".j2", ".typed"}
+SUFFIXES = {".py", ".pyi", ".j2", ".json", ".typed"}
 
 
 def package_files(root: Path) -> set[str]:
-    """What an installed package needs: code, stubs, templates and the marker of types, relative to the root."""
+    """What an installed package needs: code, stubs, templates, reference curves and the marker of types, relative to the root."""
     found = [*root.glob("*"), *(path for folder in FOLDERS for path in (root / folder).rglob("*"))]
     return {path.relative_to(root).as_posix() for path in found if path.is_file() and path.suffix in SUFFIXES}
 
