@@ -24,6 +24,7 @@ from ..datasets.progress import Progress, silent
 from ..datasets.storage import atomic_path
 from .report_losses import StageLosses, losses_section
 from .report_plots import Interval
+from .report_reference import Comparison, compare
 from .report_sections import (
     ClipsSection,
     SyncSection,
@@ -88,17 +89,20 @@ def build_report(run_dir: Path, progress: Progress = silent) -> Path:
     timing = _section(lambda: timing_section(run))
     stages = _section(lambda: read_stages(run))
     known = () if isinstance(stages, Missing) else stages
-    losses = [(stage, _section(lambda stage=stage: losses_section(run_dir, stage))) for stage in known]
+    comparison = _section(lambda: compare(run))
+    beside = None if isinstance(comparison, Missing) else comparison
+    losses = [(stage, _section(lambda stage=stage: losses_section(run_dir, stage, beside))) for stage in known]
     head = _section(lambda: _head(run))
     if isinstance(head, Missing):
         raise ValueError(f"run folder {str(run_dir)!r}: {head.reason}; repair run.json or make the run again")
     page = _render(
         head=head,
-        facts=_facts(head, clips, sync, losses, timing),
+        facts=_facts(head, clips, sync, losses, timing, comparison),
         clips=clips,
         sync=sync,
         stages=stages,
         losses=losses,
+        comparison=comparison,
         rollouts=_section(lambda: rollout_section(run_dir, known)),
         data=data,
         sources=_section(lambda: sources_section(run_dir)),
@@ -160,8 +164,9 @@ def _facts(
     sync: SyncSection | Missing,
     losses: list[tuple[StageInfo, StageLosses | Missing]],
     timing: TimingSection | Missing,
+    comparison: Comparison | Missing,
 ) -> list[Fact]:
-    made = [_learned(losses), _in_sync(sync), _cost(head, timing), _speed(clips)]
+    made = [_learned(losses), _normal(losses, comparison), _in_sync(sync), _cost(head, timing), _speed(clips)]
     return [fact for fact in made if fact is not None]
 
 
@@ -175,6 +180,24 @@ def _learned(losses: list[tuple[StageInfo, StageLosses | Missing]]) -> Fact | No
         for name, curve in totals
     )
     return Fact("Did it learn?", f"{falling} of {len(totals)}", f"stages end at a lower loss than they began: {ends}")
+
+
+def _normal(losses: list[tuple[StageInfo, StageLosses | Missing]], comparison: Comparison | Missing) -> Fact | None:
+    """Whether any loss of any stage left the reference, and where; one that came back is told in its stage."""
+    question = "Is my loss normal?"
+    answers = [(stage.name, part.answer) for stage, part in losses if isinstance(part, StageLosses) and part.answer is not None]
+    if isinstance(comparison, Missing):
+        return Fact(question, "–", comparison.reason) if losses else None
+    judged = [(name, answer) for name, answer in answers if answer.judged and answer.verdicts]
+    if not judged:
+        return Fact(question, "–", answers[0][1].headline if answers else "the reference has no stage of this run")
+    wrong = [(name, answer) for name, answer in judged if answer.outside]
+    count = sum(len(answer.verdicts) for _, answer in judged)
+    own = "; its seed is one of theirs" if comparison.own_seed else ""
+    if not wrong:
+        return Fact(question, "Yes", f"all {count} losses of {len(judged)} stages end within what {comparison.runs} showed{own}")
+    told = "; ".join(f"{name}: {answer.headline.removeprefix('No: ').removesuffix('.')}" for name, answer in wrong)
+    return Fact(question, "No", f"in {len(wrong)} of {len(judged)} stages: {told}")
 
 
 def _in_sync(sync: SyncSection | Missing) -> Fact | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from markupsafe import Markup
 
 from .alerts import alerts
-from .report_plots import loss_chart
+from .report_plots import Shade, loss_chart
+from .report_reference import Answer, Comparison
 from .run_reader import Series, StageInfo, StageMetrics, UnavailableError, read_metrics
 
 # Metric name -> how it is called in the report, in the order of the legend. The total comes first.
@@ -38,12 +39,13 @@ KINDS = {"flow": "flow matching", "mutual": "dual mode: flow matching, ShortCut 
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a plot: mean of the first and of the last tenth of its values."""
+    """One line of a plot: mean of the first and of the last tenth of its values. reference: what became of it beside the reference."""
 
     css_class: str
     title: str
     first: float
     last: float
+    reference: str = ""
 
     @property
     def change(self) -> str:
@@ -65,7 +67,8 @@ class StageLosses:
     """`directions` is the plot of DMD's direction, None where the stage has none. `kind` says in words what the stage trains on.
 
     probes: losses of the averaged weights on fixed clips and noise before and after the stage; none in runs of older releases. alerts:
-    one line for each rule of health that a step broke, the last time that it did.
+    one line for each rule of health that a step broke, the last time that it did. answer: whether the losses are normal, None where no
+    reference says so.
     """
 
     kind: str
@@ -74,6 +77,7 @@ class StageLosses:
     losses: Plot
     directions: Plot | None
     note: str
+    answer: Answer | None
 
     @property
     def total(self) -> Curve | None:
@@ -81,8 +85,8 @@ class StageLosses:
         return self.probes[0] if self.probes else next((curve for curve in self.losses.curves if curve.css_class == "total"), None)
 
 
-def losses_section(run_dir: Path, stage: StageInfo) -> StageLosses:
-    """What one stage logged."""
+def losses_section(run_dir: Path, stage: StageInfo, comparison: Comparison | None = None) -> StageLosses:
+    """What one stage logged, beside the reference of its recipe."""
     metrics = read_metrics(run_dir, stage.name)
     losses = {name: metrics.series[name] for name in LOSSES if name in metrics.series}
     if not losses:
@@ -90,29 +94,36 @@ def losses_section(run_dir: Path, stage: StageInfo) -> StageLosses:
     directions = {name: metrics.series[name] for name in DIRECTIONS if name in metrics.series}
     # Runs of older releases added DMD's size to the total and logged no `dmd`.
     titles = LOSSES | ({"loss": "total, with DMD"} if directions and "dmd" not in directions else {})
+    # DMD's size is drawn over its band and not judged: among references held against one another it left the band by chance.
+    answer = comparison.answer(stage, losses, titles) if comparison else None
     return StageLosses(
         kind=KINDS.get(stage.objective, stage.objective),
         probes=tuple(_ends(title, metrics.series[name]) for name, title in PROBES.items() if name in metrics.series),
         alerts=_alerts(metrics),
-        losses=_plot(losses, titles, f"Loss against step, stage {stage.name}"),
-        directions=_plot(directions, DIRECTIONS, f"Size of DMD's direction against step, stage {stage.name}") if directions else None,
+        losses=_plot(losses, titles, f"Loss against step, stage {stage.name}", answer),
+        directions=_plot(directions, DIRECTIONS, f"Size of DMD's direction against step, stage {stage.name}", answer)
+        if directions
+        else None,
         note=_note(metrics),
+        answer=answer,
     )
 
 
-def _plot(series: dict[str, Series], titles: dict[str, str], label: str) -> Plot:
-    curves = tuple(_curve(_css_class(name), titles[name], values) for name, values in series.items())
+def _plot(series: dict[str, Series], titles: dict[str, str], label: str, answer: Answer | None) -> Plot:
+    curves = tuple(_curve(_css_class(name), titles[name], values, answer.word(name) if answer else "") for name, values in series.items())
     drawn = [(curve.css_class, values) for curve, values in zip(curves, series.values(), strict=True)]
-    return Plot(loss_chart(drawn, label), curves)
+    known = [name for name in series if answer and name in answer.bands]
+    shades = [Shade(_css_class(name), answer.steps, answer.bands[name], answer.judged) for name in known] if answer else []
+    return Plot(loss_chart(drawn, label, shades), curves)
 
 
 def _css_class(name: str) -> str:
     return {"loss": "total", "dmd": "dmd total"}.get(name) or re.sub("_", " ", name.removeprefix("loss/"))
 
 
-def _curve(css_class: str, title: str, series: Series) -> Curve:
+def _curve(css_class: str, title: str, series: Series, reference: str) -> Curve:
     tenth = max(1, len(series.values) // 10)
-    return Curve(css_class, title, float(series.values[:tenth].mean()), float(series.values[-tenth:].mean()))
+    return Curve(css_class, title, float(series.values[:tenth].mean()), float(series.values[-tenth:].mean()), reference)
 
 
 def _ends(title: str, series: Series) -> Curve:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup, escape
 
+from .reference import Band
 from .run_reader import Series
 
 MAX_POINTS = 400  # a curve a few hundred pixels wide shows no more
@@ -23,6 +24,22 @@ class Interval:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Shade:
+    """The normal range of one curve, drawn behind it. steps: edges of the parts; judged: whether it gives a verdict, else fainter."""
+
+    css_class: str
+    steps: tuple[int, ...]
+    band: Band
+    judged: bool
+
+    @property
+    def shown(self) -> np.ndarray:
+        """The levels that the axis makes room for: all, but for a lower edge at or near zero, which would stretch a logarithmic axis."""
+        level, low, high = self.band.level, self.band.low, self.band.high
+        return np.concatenate([np.where(level > 0, np.maximum(low, level / 3), low), high])
 
 
 @dataclass(frozen=True)
@@ -58,11 +75,13 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
-def loss_chart(curves: Sequence[tuple[str, Series]], label: str) -> Markup:
-    """Loss against step: for each `(css class, series)` raw values faint under a smoothed line; log scale when the range asks for it."""
+def loss_chart(curves: Sequence[tuple[str, Series]], label: str, shades: Sequence[Shade] = ()) -> Markup:
+    """Loss against step: for each `(css class, series)` raw values faint under a smoothed line, over the range that is normal for it;
+    log scale when the range asks for it.
+    """
     smoothed = [smooth(series.values) for _, series in curves]
-    frame = _loss_frame(curves, smoothed)
-    body = [_y_grid(frame), _x_ticks(frame, name="step ")]
+    frame = _loss_frame(curves, smoothed, shades)
+    body = [*(_shade(frame, shade) for shade in shades), _y_grid(frame), _x_ticks(frame, name="step ")]
     for css_class, series in curves:
         body.append(_line(frame, series.steps, series.values, f"raw {css_class}"))
     # The total, first in the list, is drawn last: it lies on top.
@@ -109,8 +128,9 @@ def sync_chart(rows: Sequence[tuple[str, float, float]], label: str) -> Markup:
     return _svg(frame, body, label)
 
 
-def _loss_frame(curves: Sequence[tuple[str, Series]], smoothed: Sequence[np.ndarray]) -> Frame:
-    values = np.concatenate([*smoothed, *(np.quantile(series.values, (0.02, 0.98)) for _, series in curves[:1])])
+def _loss_frame(curves: Sequence[tuple[str, Series]], smoothed: Sequence[np.ndarray], shades: Sequence[Shade]) -> Frame:
+    extremes = (np.quantile(series.values, (0.02, 0.98)) for _, series in curves[:1])
+    values = np.concatenate([*smoothed, *extremes, *(shade.shown for shade in shades)])
     low, high = float(values.min()), float(values.max())
     log = low > 0 and high / low > 8
     if log:
@@ -119,16 +139,30 @@ def _loss_frame(curves: Sequence[tuple[str, Series]], smoothed: Sequence[np.ndar
         room = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         low, high = (0.0 if 0 <= low < 0.3 * high else low - room), high + room
     first = min(float(series.steps[0]) for _, series in curves)
-    last = max(float(series.steps[-1]) for _, series in curves)
+    last = max([*(float(series.steps[-1]) for _, series in curves), *(float(shade.steps[-1] - 1) for shade in shades)])
     return Frame(x=(first, last if last > first else first + 1), y=(low, high), log=log)
 
 
 def _line(frame: Frame, steps: np.ndarray, values: np.ndarray, css_class: str) -> Markup:
     keep = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), MAX_POINTS)).astype(int))
-    floor, ceiling = frame.height - frame.bottom, frame.top
-    points = ((frame.px(float(steps[i])), min(max(frame.py(float(values[i])), ceiling), floor)) for i in keep)
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    path = " ".join(_points(frame, steps[keep], values[keep]))
     return Markup(f'<polyline class="{css_class}" points="{path}"/>')
+
+
+def _shade(frame: Frame, shade: Shade) -> Markup:
+    """A polygon through the middles of the parts, level to the stage's first and last step."""
+    bounds = np.array(shade.steps, dtype=float)
+    steps = np.concatenate([bounds[:1], (bounds[:-1] + bounds[1:] - 1) / 2, bounds[-1:] - 1])
+    low, high = (_points(frame, steps, np.pad(edge, 1, mode="edge")) for edge in (shade.band.low, shade.band.high))
+    kind = "band" if shade.judged else "band faint"
+    return Markup(f'<polygon class="{kind} {shade.css_class}" points="{" ".join([*high, *reversed(low)])}"/>')
+
+
+def _points(frame: Frame, steps: Iterable[float], values: Iterable[float]) -> list[str]:
+    """As SVG writes them; what lies outside the plot is drawn on its edge."""
+    floor, ceiling = frame.height - frame.bottom, frame.top
+    places = ((frame.px(float(step)), min(max(frame.py(float(value)), ceiling), floor)) for step, value in zip(steps, values, strict=True))
+    return [f"{x:.1f},{y:.1f}" for x, y in places]
 
 
 def _dot(frame: Frame, value: float, y: float, css_class: str) -> Markup:
