@@ -3,8 +3,9 @@
     finished runs, one a seed --reference_collect--> references/RECIPE.json --judge--> a verdict for each curve
 
 A stage is cut into tenths, or into its steps where it has fewer. In each, the band reaches from the lowest to the highest mean of the
-reference seeds, widened on both sides by its own width and by at least 10 % of its level. A loss is above or below the reference when
-it leaves the band to that side for two tenths in a row: one alone happens by chance, with so many of them.
+reference seeds, widened on both sides by its own width, or by the stage's typical width where that is more (few seeds may lie close
+together by chance), and by at least 10 % of its level; two seeds alone say so little of the spread that theirs counts twice. A loss is
+above or below the reference when it leaves the band to that side for two tenths in a row: one alone happens by chance, with so many.
 """
 
 from __future__ import annotations
@@ -121,7 +122,10 @@ def part_means(series: Series, steps: int) -> np.ndarray:
 def band(means: np.ndarray) -> Band:
     """Means `[seeds, parts]` of the reference seeds -> their band."""
     low, high, level = means.min(0), means.max(0), means.mean(0)
-    margin = np.maximum(high - low, MARGIN * np.abs(level))
+    size = np.maximum(np.abs(level), np.finfo(float).tiny)
+    relative = (high - low) / size
+    spread = np.maximum(relative, relative.mean()) * (2 if len(means) == 2 else 1)
+    margin = np.maximum(spread, MARGIN) * size
     return Band(level, low - margin, high + margin)
 
 

@@ -94,7 +94,7 @@ def losses_section(run_dir: Path, stage: StageInfo, comparison: Comparison | Non
     directions = {name: metrics.series[name] for name in DIRECTIONS if name in metrics.series}
     # Runs of older releases added DMD's size to the total and logged no `dmd`.
     titles = LOSSES | ({"loss": "total, with DMD"} if directions and "dmd" not in directions else {})
-    # DMD's size is drawn over its band and not judged: among references held against one another it left the band by chance.
+    # DMD's size is drawn over its range and not judged: seeds differ by a factor, so that the range would pass nearly anything.
     answer = comparison.answer(stage, losses, titles) if comparison else None
     return StageLosses(
         kind=KINDS.get(stage.objective, stage.objective),

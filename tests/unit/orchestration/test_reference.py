@@ -77,10 +77,29 @@ def test_a_run_under_way_is_judged_by_the_tenths_that_have_ended() -> None:
 
 
 def test_the_band_is_at_least_a_tenth_of_the_level_wide_and_grows_with_the_spread() -> None:
-    flat = band(np.array([[1.0, 2.0], [1.0, 4.0]]))
-    assert flat.low.tolist() == pytest.approx([0.9, 0.0])
-    assert flat.high.tolist() == pytest.approx([1.1, 6.0])
-    assert flat.level.tolist() == [1.0, 3.0]
+    three = band(np.array([[1.0, 2.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 1.0]]))
+    assert (three.low.tolist(), three.high.tolist()) == (pytest.approx([0.9, 1.8, 0.9]), pytest.approx([1.1, 2.2, 1.1]))
+    # Widths of 0 % and 60 % of their levels: 30 % is typical, 60 % the second's own.
+    wide = band(np.array([[1.0, 1.4], [1.0, 2.0], [1.0, 2.6]]))
+    assert (wide.low.tolist(), wide.high.tolist()) == (pytest.approx([0.7, 0.2]), pytest.approx([1.3, 3.8]))
+    two = band(np.array([[1.0, 1.4], [1.0, 2.6]]))
+    assert (two.low.tolist(), two.high.tolist()) == (pytest.approx([0.4, -1.0]), pytest.approx([1.6, 5.0]))
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 4])
+@pytest.mark.parametrize("noise", [0.03, 0.1, 0.3])
+def test_chance_alone_flags_few_curves_and_a_doubled_one_is_rarely_missed(seeds: int, noise: float) -> None:
+    """Curves of ten steps that differ between seeds by independent noise: the hardest case, because no tenth tells of the next."""
+    draw, steps = np.random.default_rng([seeds, round(100 * noise)]), np.arange(10.0)
+    flagged = {1.0: 0, 2.0: 0}
+    for _ in range(1000):
+        others, own = band(draw.normal(1, noise, (seeds, 10))), draw.normal(1, noise, 10)
+        for factor in flagged:
+            found = judge(Series(steps, factor * own), 10, others)
+            assert found is not None
+            flagged[factor] += found.state != "normal"
+    assert flagged[1.0] < 30
+    assert flagged[2.0] > (750 if noise == 0.3 else 990)
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 24, 60, 317])
