@@ -1,22 +1,24 @@
 """Arms of a comparison on the toy world: train each from the joint start of a seed, sample, judge, and keep one file an (arm, seed).
 
-A file is written when its arm is finished, so the same command continues where it was stopped.
+A file is written when its arm is finished, so the same command continues where it was stopped. The joint starts lie in a folder of their
+own, by what they were made with: comparisons share them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..model.evaluation import history_use
 from ..model.objective import ObjectiveConfig
@@ -25,7 +27,21 @@ from ..model.transformer import AVTransformer
 from ..model.types import AVBatch
 from ._toy import CHUNKS
 from ._toy_judge import Judge
-from ._toy_training import HELD_OUT, OTHER, PICK, START, Scale, clips, new_network, noise_of, sample, train_joint, train_mutual, with_text
+from ._toy_training import (
+    HELD_OUT,
+    OTHER,
+    PICK,
+    START,
+    Scale,
+    clips,
+    new_network,
+    noise_of,
+    sample,
+    start_settings,
+    train_joint,
+    train_mutual,
+    with_text,
+)
 
 GUIDANCES = (1.0, 1.5, 2.0, 3.0, 5.0)
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
@@ -87,39 +103,53 @@ def measure(scale: Scale, arm: Arm, network: AVTransformer, seed: int, device: s
     return record
 
 
-def run_arm(scale: Scale, arm: Arm, seed: int, device: str, out: str) -> str:
+@dataclass(frozen=True)
+class Place:
+    """out: a file an (arm, seed); starts: the joint starts; device: where all of them are trained."""
+
+    out: Path
+    starts: Path
+    device: str
+
+    def record(self, arm: str, seed: int) -> Path:
+        return self.out / f"seed-{seed}" / f"{arm}.json"
+
+    def start(self, scale: Scale, seed: int) -> Path:
+        """The start of a seed; another name for other settings."""
+        settings = json.dumps(start_settings(scale), sort_keys=True)
+        return self.starts / f"{hashlib.sha256(settings.encode()).hexdigest()[:12]}-seed-{seed}.pt"
+
+
+def run_arm(scale: Scale, arm: Arm, seed: int, place: Place) -> str:
     """Train and measure one (arm, seed), or the joint start of a seed; writes its file last."""
+    device = place.device
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
-    folder = Path(out) / f"seed-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
+    kept = place.start(scale, seed)
+    if not kept.is_file():
+        assert arm.name == START, "a recipe begins when its start is there"
+        weights, training = train_joint(scale, seed, device)
+        _write(kept, lambda part: torch.save({"weights": weights, "training": training}, part))
+    start = torch.load(kept, weights_only=True)
     if arm.name == START:
-        start, training = train_joint(scale, seed, device)
-        _save(_weights(Path(out), seed), start)
-        network = new_network(seed, device, start)
+        network, training = new_network(seed, device, start["weights"]), start["training"]
     else:
-        start = torch.load(_weights(Path(out), seed), weights_only=True)
-        network, training = train_mutual(scale, arm.objective, arm.text, seed, start, device)
+        network, training = train_mutual(scale, arm.objective, arm.text, seed, start["weights"], device)
     trained = time.monotonic() - began
     network.eval().requires_grad_(False)
     record = {"name": arm.name, "seed": seed, "made_with": _plain(scale, arm), "train_seconds": round(trained, 1), "training": training}
     record |= measure(scale, arm, network, seed, device)
     record["seconds"] = round(time.monotonic() - began, 1)
-    path = folder / f"{arm.name}.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(record))
-    os.replace(part, path)
+    _write(place.record(arm.name, seed), lambda part: part.write_text(json.dumps(record)))
     windows = record[next(k for k in record if k.startswith("few"))]["windows"]
     return f"seed {seed} {arm.name}: {record['seconds']:.0f} s, " + ", ".join(f"{w} s {x['frechet_joint']:.3f}" for w, x in windows.items())
 
 
-def _weights(out: Path, seed: int) -> Path:
-    return out / f"seed-{seed}" / "joint.pt"
-
-
-def _save(path: Path, weights: dict[str, Tensor]) -> None:
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """The file appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    torch.save(weights, part)
+    write(part)
     os.replace(part, path)
 
 
@@ -128,29 +158,31 @@ def _plain(scale: Scale, arm: Arm) -> dict[str, Any]:
     return json.loads(json.dumps({"scale": asdict(scale), "arm": asdict(arm)}))
 
 
-def _finished(out: Path, scale: Scale, arm: Arm, seed: int) -> bool:
-    path = out / f"seed-{seed}" / f"{arm.name}.json"
+def _finished(place: Place, scale: Scale, arm: Arm, seed: int) -> bool:
+    path = place.record(arm.name, seed)
     if not path.is_file():
         return False
     if json.loads(path.read_text())["made_with"] != _plain(scale, arm):
-        raise ValueError(f"--out={str(out)!r}: {path} was measured with other settings; choose another folder, or remove the file")
+        raise ValueError(f"--out={str(place.out)!r}: {path} was measured with other settings; choose another folder, or remove the file")
     return True
 
 
-def run_all(scale: Scale, start: Arm, arms: list[Arm], seeds: list[int], device: str, out: Path, jobs: int) -> None:
+def run_all(scale: Scale, start: Arm, arms: list[Arm], seeds: list[int], place: Place, jobs: int) -> None:
     """Every (arm, seed) that has no file yet, `jobs` at a time; a seed's arms begin when the weights of its joint start are there."""
-    waiting = {s: [a for a in arms if not _finished(out, scale, a, s)] for s in seeds}
+    waiting = {s: [a for a in arms if not _finished(place, scale, a, s)] for s in seeds}
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         pending: dict[Future[str], tuple[Arm, int]] = {}
 
         def submit(arm: Arm, seed: int) -> None:
-            pending[pool.submit(run_arm, scale, arm, seed, device, str(out))] = (arm, seed)
+            pending[pool.submit(run_arm, scale, arm, seed, place)] = (arm, seed)
 
         for seed in seeds:
-            # Kept figures may have come without the weights, which are not part of a record.
-            ready = _finished(out, scale, start, seed) and (not waiting[seed] or _weights(out, seed).is_file())
-            for arm in waiting[seed] if ready else [start]:
+            there = place.start(scale, seed).is_file()
+            if not _finished(place, scale, start, seed) or (waiting[seed] and not there):
+                submit(start, seed)
+            for arm in waiting[seed] if there else []:
                 submit(arm, seed)
+            waiting[seed] = [] if there else waiting[seed]
         while pending:
             done = next(as_completed(pending))
             arm, seed = pending.pop(done)

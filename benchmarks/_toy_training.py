@@ -5,8 +5,9 @@ The training step is the trainers' own (`workers.train_step`); its rollouts are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,19 @@ TOY = Scale()
 QUICK = Scale(
     joint_steps=60, steps=4, batch=8, clips=24, per_clip=10, pick_clips=8, multi_steps=4, windows={"0-5": (0, 10), "5-10": (10, 20)}
 )
+
+
+def start_settings(scale: Scale) -> dict[str, Any]:
+    """What a joint start depends on, besides its seed."""
+    o = scale.objective
+    return {
+        "network": asdict(NETWORK),
+        "clock": str(CLOCK),
+        "steps": scale.joint_steps,
+        "batch": scale.batch,
+        "optimizer": asdict(scale.joint_optimizer),
+        "objective": [o.time_sampling, asdict(o.path), asdict(o.drop), o.video_weight, o.audio_weight, o.history.context_noise],
+    }
 
 
 @lru_cache(maxsize=4)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.objective import ObjectiveConfig, variants
-from ._toy_runs import Arm, interval, read_records, run_all, words_of
+from ._toy_runs import Arm, Place, interval, read_records, run_all, words_of
 from ._toy_training import QUICK, START, TOY, Scale
 
 RECIPES = tuple(variants(ObjectiveConfig()))
@@ -122,6 +122,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--recipes", default=",".join(RECIPES), help="comma-separated")
     parser.add_argument("--multi", default=",".join(WITH_MULTI), help="recipes whose MULTI mode is sampled too")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    parser.add_argument("--starts", default="runs/starts", help="folder of the joint starts, which comparisons share")
     parser.add_argument("--out", default="runs/ablation")
     parser.add_argument("--plot", help="write the plot of the windows to this file")
     options = parser.parse_args(arguments)
@@ -136,7 +137,7 @@ def main(arguments: list[str]) -> int:
     seeds = list(range(1 if options.quick else options.seeds))
     began = time.monotonic()
     start, others = arms(scale, recipes, options.multi.split(","))
-    run_all(scale, start, others, seeds, options.device, out, options.jobs)
+    run_all(scale, start, others, seeds, Place(out, Path(options.starts), options.device), options.jobs)
     summary = summarise(read_records(out))
     print_table(summary)
     if options.plot:

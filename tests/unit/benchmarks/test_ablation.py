@@ -96,16 +96,21 @@ MICRO = replace(_toy_training.QUICK, joint_steps=2, steps=1, batch=2, clips=16, 
 
 def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
+    place = _toy_runs.Place(out, tmp_path / "starts", "cpu")
     start, others = ablation.arms(MICRO, ["sc-tf", "dmd-sf"], ["sc-tf", "dmd-sf"])
     for arm in (start, *others):
-        _toy_runs.run_arm(MICRO, arm, 0, "cpu", str(out))
+        _toy_runs.run_arm(MICRO, arm, 0, place)
     files = {p: p.stat().st_mtime_ns for p in out.rglob("*.json")}
     assert {p.stem for p in files} == {"joint", "sc-tf", "dmd-sf"}
-    (out / "seed-0" / "joint.pt").unlink()  # figures without weights are still figures
-    _toy_runs.run_all(MICRO, start, others, [0], "cpu", out, jobs=1)
+    kept = place.start(MICRO, 0)
+    other_start = replace(MICRO, joint_steps=3)
+    assert kept.is_file()
+    assert kept != place.start(other_start, 0), "another start does not take its place"
+    kept.unlink()  # figures without weights are still figures
+    _toy_runs.run_all(MICRO, start, others, [0], place, jobs=1)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.json")} == files
     with pytest.raises(ValueError, match="measured with other settings"):
-        _toy_runs.run_all(replace(MICRO, steps=2), start, others, [0], "cpu", out, jobs=1)
+        _toy_runs.run_all(replace(MICRO, steps=2), start, others, [0], place, jobs=1)
     summary = ablation.summarise(_toy_runs.read_records(out))
     assert set(summary["recipes"]) == {"joint", "sc-tf", "dmd-sf"}
     assert "multi" in summary["recipes"]["sc-tf"]
