@@ -46,7 +46,10 @@ class Scale:
     optimizer: OptimizerConfig = OptimizerConfig(lr=2e-4, clip=1.0, warmup=0.05)
     ema: float = 0.99
     # Guidance is off: the start's MULTI stands at the real-to-real floor without it, and far from it at 1.5 (the controls are strong).
-    objective: ObjectiveConfig = ObjectiveConfig(shortcut=ShortcutConfig(guidance=1.0), dmd=DmdConfig(guidance=1.0))
+    # Two sub-steps, the paper's number, teach FEW the error of 8 Euler steps, which is ten times that of 50.
+    objective: ObjectiveConfig = ObjectiveConfig(
+        shortcut=ShortcutConfig(guidance=1.0, sub_steps=8, fine_share=1 / 3), dmd=DmdConfig(guidance=1.0)
+    )
 
 
 TOY = Scale()

@@ -27,7 +27,7 @@ def arms(scale: Scale) -> tuple[Arm, list[Arm]]:
     base, found = variants(scale.objective)["mutual-no-dmd"], []
     for text in (True, False):
         for low, high in STRENGTHS:
-            for share in REAL_SHARES:
+            for share in REAL_SHARES if text else REAL_SHARES[:1]:
                 history = replace(base.history, strength_low=low, strength_high=high, real_share=share)
                 found.append(_arm(base, history, text))
         found.append(_arm(base, replace(base.history, source="real"), text))
