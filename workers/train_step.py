@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import hypot
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -87,8 +88,8 @@ def mutual_step(
     """The dual-mode step (method 5): w_fm L_fm + w_distil (w_sc L_sc + w_dmd L_dmd), then the fake-score updates on the same clips.
 
     `loss` is the sum of the regressions, w_fm L_fm + w_distil w_sc L_sc. The DMD part is minimised with them, but its value is the size
-    of its direction and no distance to a target (`losses.dmd`), so it stands apart as `dmd`. `meter` adds the gradient norm of each part
-    and its share of the step's time.
+    of its direction and no distance to a target (`losses.dmd`), so it stands apart as `dmd`. `meter` adds the gradient norm of each part,
+    how hard the distillation pulls against flow matching, and each part's share of the step's time.
     """
     o, models, live = objective, networks.models(objective.teacher), networks.live
     assert rollout is not None or not o.needs_rollouts, "this objective reads rollouts"
@@ -118,6 +119,7 @@ def mutual_step(
         if watch is not None:
             watch.lap(name)
     done = live.step(rate)
+    metrics |= _pull(metrics)
     if watch is not None:
         watch.lap("optimizer")
     metrics |= {"grad_norm": done.grad_norm, "skipped": float(not done.applied)}
@@ -126,6 +128,14 @@ def mutual_step(
         if watch is not None:
             watch.lap("fake")
     return metrics if watch is None else metrics | watch.shares()
+
+
+def _pull(metrics: Metrics) -> Metrics:
+    """`health/pull`: norm of the distillation's gradients over flow matching's, from the metered norms; none where either is missing."""
+    norms = {part: [float(v) for k, v in metrics.items() if k.startswith(f"grad/{part}_")] for part in ("fm", "sc", "dmd")}
+    if not norms["fm"] or not any(norms["fm"]) or not (norms["sc"] or norms["dmd"]):
+        return {}
+    return {"health/pull": hypot(*norms["sc"], *norms["dmd"]) / hypot(*norms["fm"])}
 
 
 class _Stopwatch:
@@ -160,7 +170,9 @@ def _fake_updates(
     objective: ObjectiveConfig,
     rate: float,
 ) -> Metrics:
-    """The fake-score model learns what the generator makes now; `loss/fake_fresh` is its loss on samples that it has not seen."""
+    """The fake-score model learns what the generator makes now; `loss/fake_fresh` is its loss on samples that it has not seen, and
+    `health/fake_lag` that loss over the one after this step's updates, where there are several.
+    """
     fake = networks.fake
     assert fake is not None, "a stage with DMD has a fake-score model"
     metrics: Metrics = {}
@@ -172,6 +184,8 @@ def _fake_updates(
         metrics.setdefault("loss/fake_fresh", score.value.detach())
         metrics |= {"loss/fake": score.value.detach(), "grad_norm_fake": done.grad_norm}
         metrics["skipped_fake"] = metrics.get("skipped_fake", 0.0) + float(not done.applied)
+    if objective.fake.updates > 1:
+        metrics["health/fake_lag"] = metrics["loss/fake_fresh"] / metrics["loss/fake"]
     return metrics
 
 
