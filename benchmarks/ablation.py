@@ -4,7 +4,7 @@ For every seed one `joint` start is trained on true history; from it each recipe
 Each is then asked for 25 s clips under held-out controls, with 4 and 8 evaluations a chunk and, where it has a MULTI mode, with 50 guided
 steps (100 evaluations), and is judged in windows against real clips.
 
-    _toy (clips) -> _toy_training (joint start -> recipe) -> _toy_judge (figures by window) -> _toy_runs (OUT/seed-S/RECIPE.json)
+    _world (clips) -> _training (joint start -> recipe) -> _judge (figures by window) -> _runs (OUT/seed-S/RECIPE.json)
                  -> here: intervals over seeds, the targets, table, plot, one JSON object
 
 Needs PyTorch alone; the plot needs matplotlib.
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..model.objective import ObjectiveConfig, variants
-from ._toy_runs import Arm, Place, interval, read_records, run_all, words_of
-from ._toy_training import QUICK, START, TOY, Scale
+from ._runs import Arm, Place, interval, read_records, run_all, words_of
+from ._toy_training import QUICK, TOY
+from ._training import START, Scale
 
 RECIPES = tuple(variants(ObjectiveConfig()))
 BASELINES = ("sc-tf", "dmd-tf", "dmd-sf")

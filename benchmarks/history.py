@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ..model.objective import HistoryConfig, ObjectiveConfig, variants
-from ._toy_runs import Arm, Place, interval, read_records, run_all, words_of
-from ._toy_training import QUICK, START, TOY, Scale
+from ._runs import Arm, Place, interval, read_records, run_all, words_of
+from ._toy_training import QUICK, TOY
+from ._training import START, Scale
 
 STRENGTHS = ((1.0, 1.0), (0.5, 0.5), (0.25, 0.25))
 REAL_SHARES = (0.0, 0.5)

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mutual_forcing.benchmarks import _toy_runs, _toy_training, ablation
+from mutual_forcing.benchmarks import _runs, _toy_training, _training, ablation
+from mutual_forcing.benchmarks._judge import Judge
 from mutual_forcing.benchmarks._toy import CHUNKS, CLOCK, collate, make_clip, truth
-from mutual_forcing.benchmarks._toy_judge import Judge, sync
+from mutual_forcing.benchmarks._toy_world import WORLD, sync
+from mutual_forcing.benchmarks._world import HELD_OUT, OTHER, PICK
 from mutual_forcing.model.types import AV
 
 WINDOWS = {"0-5": (0, 10), "5-10": (10, 20)}
@@ -24,7 +26,7 @@ def clips(first: int, chunks: int = 20, count: int = CLIPS) -> AV:
 
 @pytest.fixture(scope="module")
 def judge() -> Judge:
-    return Judge(clips(0), clips(1000), 10, WINDOWS)
+    return Judge(WORLD, clips(0), clips(1000), 10, WINDOWS)
 
 
 def test_a_clip_is_its_seed() -> None:
@@ -86,9 +88,9 @@ def test_each_flaw_moves_its_own_figure(judge: Judge) -> None:
 
 
 def test_an_interval_is_the_students() -> None:
-    found = _toy_runs.interval([1.0, 2.0, 3.0])
+    found = _runs.interval([1.0, 2.0, 3.0])
     assert found == {"mean": 2.0, "half": pytest.approx(4.303 / 3**0.5), "seeds": 3}
-    assert _toy_runs.interval([1.0])["half"] is None
+    assert _runs.interval([1.0])["half"] is None
 
 
 MICRO = replace(_toy_training.QUICK, joint_steps=2, steps=1, batch=2, clips=16, pick_clips=4, multi_steps=1)
@@ -96,10 +98,10 @@ MICRO = replace(_toy_training.QUICK, joint_steps=2, steps=1, batch=2, clips=16, 
 
 def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    place = _toy_runs.Place(out, tmp_path / "starts", "cpu")
+    place = _runs.Place(out, tmp_path / "starts", "cpu")
     start, others = ablation.arms(MICRO, ["sc-tf", "dmd-sf"], ["sc-tf", "dmd-sf"])
     for arm in (start, *others):
-        _toy_runs.run_arm(MICRO, arm, 0, place)
+        _runs.run_arm(MICRO, arm, 0, place)
     files = {p: p.stat().st_mtime_ns for p in out.rglob("*.json")}
     assert {p.stem for p in files} == {"joint", "sc-tf", "dmd-sf"}
     kept = place.start(MICRO, 0)
@@ -107,11 +109,11 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
     assert kept.is_file()
     assert kept != place.start(other_start, 0), "another start does not take its place"
     kept.unlink()  # figures without weights are still figures
-    _toy_runs.run_all(MICRO, start, others, [0], place, jobs=1)
+    _runs.run_all(MICRO, start, others, [0], place, jobs=1)
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.json")} == files
     with pytest.raises(ValueError, match="measured with other settings"):
-        _toy_runs.run_all(replace(MICRO, steps=2), start, others, [0], place, jobs=1)
-    summary = ablation.summarise(_toy_runs.read_records(out))
+        _runs.run_all(replace(MICRO, steps=2), start, others, [0], place, jobs=1)
+    summary = ablation.summarise(_runs.read_records(out))
     assert set(summary["recipes"]) == {"joint", "sc-tf", "dmd-sf"}
     assert "multi" in summary["recipes"]["sc-tf"]
     assert "multi" not in summary["recipes"]["dmd-sf"], "DMD alone does not hold the MULTI mode in place"
@@ -119,11 +121,11 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
 
 
 def test_recipes_see_the_same_clips_and_training_never_sees_what_judges_it() -> None:
-    scale, training = _toy_training.TOY, _toy_training.training_batch
+    scale, training = _toy_training.TOY, _training.training_batch
     used = [training(scale, seed, stage, 0).positions for seed in (0, 1) for stage in ("joint", "mutual")]
     assert len({p for positions in used for p in positions}) == 4 * scale.batch
     last = training(scale, 30, "mutual", 0).positions[-1]
-    assert last < min(_toy_training.HELD_OUT, _toy_training.OTHER, _toy_training.PICK)
+    assert last < min(HELD_OUT, OTHER, PICK)
 
 
 @pytest.mark.parametrize("words", [["--recipes", "mutual,best"], ["--seeds", "0"], ["--jobs", "0"]])

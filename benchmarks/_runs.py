@@ -1,4 +1,4 @@
-"""Arms of a comparison on the toy world: train each from the joint start of a seed, sample, judge, and keep one file an (arm, seed).
+"""Arms of a comparison on one scale: train each from the joint start of a seed, sample, judge, and keep one file an (arm, seed).
 
 A file is written when its arm is finished, so the same command continues where it was stopped. The joint starts lie in a folder of their
 own, by what they were made with: comparisons share them.
@@ -25,15 +25,10 @@ from ..model.objective import ObjectiveConfig
 from ..model.sampler import SamplerConfig, few_mode
 from ..model.transformer import AVTransformer
 from ..model.types import AVBatch
-from ._toy import CHUNKS
-from ._toy_judge import Judge
-from ._toy_training import (
-    HELD_OUT,
-    OTHER,
-    PICK,
+from ._judge import Judge
+from ._training import (
     START,
     Scale,
-    clips,
     new_network,
     noise_of,
     sample,
@@ -42,6 +37,7 @@ from ._toy_training import (
     train_mutual,
     with_text,
 )
+from ._world import HELD_OUT, OTHER, PICK, Chunks
 
 GUIDANCES = (1.0, 1.5, 2.0, 3.0, 5.0)
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
@@ -62,11 +58,11 @@ class Arm:
     text: bool = True
 
 
-def judge_of(scale: Scale, first: int, count: int, windows: dict[str, tuple[int, int]]) -> tuple[AVBatch, Judge]:
+def judge_of(scale: Scale, first: int, count: int, windows: dict[str, Chunks]) -> tuple[AVBatch, Judge]:
     """Held-out clips whose controls are sampled under, and the judge of what comes out."""
     chunks = max(last for _, last in windows.values())
-    batch = clips(first, count, chunks)
-    return batch, Judge(batch.latents, clips(OTHER, count, chunks).latents, scale.per_clip, windows)
+    batch = scale.world.clips(first, count, chunks)
+    return batch, Judge(scale.world, batch.latents, scale.world.clips(OTHER, count, chunks).latents, scale.per_clip, windows)
 
 
 def pick_guidance(scale: Scale, arm: Arm, network: AVTransformer, seed: int, device: str) -> dict[str, float]:
@@ -98,7 +94,7 @@ def measure(scale: Scale, arm: Arm, network: AVTransformer, seed: int, device: s
         began = time.monotonic()
         made = sample(network, batch, chunks, sampler, seed, device)
         record[name] = {"evaluations": sampler.evaluations, "seconds": round(time.monotonic() - began, 1), "windows": judge.figures(made)}
-    probe = with_text(clips(HELD_OUT, min(128, scale.clips), CHUNKS), arm.text).to(device)
+    probe = with_text(scale.world.clips(HELD_OUT, min(128, scale.clips), scale.world.chunks), arm.text).to(device)
     record["history_use"] = history_use(network, probe, noise_of(seed, "history", probe.positions, device), arm.objective)
     return record
 
@@ -132,7 +128,7 @@ def run_arm(scale: Scale, arm: Arm, seed: int, place: Place) -> str:
         _write(kept, lambda part: torch.save({"weights": weights, "training": training}, part))
     start = torch.load(kept, weights_only=True)
     if arm.name == START:
-        network, training = new_network(seed, device, start["weights"]), start["training"]
+        network, training = new_network(scale.world, seed, device, start["weights"]), start["training"]
     else:
         network, training = train_mutual(scale, arm.objective, arm.text, seed, start["weights"], device)
     trained = time.monotonic() - began
@@ -155,7 +151,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
 
 def _plain(scale: Scale, arm: Arm) -> dict[str, Any]:
     """What the figures depend on, as JSON gives it back."""
-    return json.loads(json.dumps({"scale": asdict(scale), "arm": asdict(arm)}))
+    return json.loads(json.dumps({"scale": scale.settings(), "arm": asdict(arm)}))
 
 
 def _finished(place: Place, scale: Scale, arm: Arm, seed: int) -> bool:
