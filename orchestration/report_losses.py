@@ -34,6 +34,13 @@ PROBES = {
     "probe/sc_audio": "ShortCut, audio",
 }
 DIRECTIONS = {"dmd": "DMD, weighted", "loss/dmd_video": "DMD, video", "loss/dmd_audio": "DMD, audio"}
+SHARES = {
+    "share/fm": "flow matching",
+    "share/sc": "ShortCut",
+    "share/dmd": "DMD",
+    "share/fake": "fake score",
+    "share/optimizer": "optimizer step",
+}
 KINDS = {"flow": "flow matching", "mutual": "dual mode: flow matching, ShortCut and DMD"}
 
 
@@ -67,8 +74,8 @@ class StageLosses:
     """`directions` is the plot of DMD's direction, None where the stage has none. `kind` says in words what the stage trains on.
 
     probes: losses of the averaged weights on fixed clips and noise before and after the stage; none in runs of older releases. alerts:
-    one line for each rule of health that a step broke, the last time that it did. answer: whether the losses are normal, None where no
-    reference says so.
+    one line for each rule of health that a step broke, the last time that it did. cost: how a step's time is shared out, "" where no step
+    was metered. answer: whether the losses are normal, None where no reference says so.
     """
 
     kind: str
@@ -77,6 +84,7 @@ class StageLosses:
     losses: Plot
     directions: Plot | None
     note: str
+    cost: str
     answer: Answer | None
 
     @property
@@ -105,6 +113,7 @@ def losses_section(run_dir: Path, stage: StageInfo, comparison: Comparison | Non
         if directions
         else None,
         note=_note(metrics),
+        cost=_cost(metrics),
         answer=answer,
     )
 
@@ -136,6 +145,11 @@ def _alerts(metrics: StageMetrics) -> tuple[str, ...]:
         for step, value in zip(series.steps, series.values, strict=True):
             found |= {metric: f"step {step:g}: {line}" for metric, line in alerts({name: float(value)}).items()}
     return tuple(found.values())
+
+
+def _cost(metrics: StageMetrics) -> str:
+    shares = {title: float(metrics.series[name].values.mean()) for name, title in SHARES.items() if name in metrics.series}
+    return ", ".join(f"{title} {share:.0%}".replace("%", " %") for title, share in shares.items())
 
 
 def _note(metrics: StageMetrics) -> str:

@@ -71,6 +71,7 @@ def metric_lines(stage: str, steps: int) -> list[str]:
                 "dmd": 0.1 + step,
                 "loss/dmd_audio": 0.3,
                 "loss/fake_fresh": 1.2,
+                **({"share/fm": 0.1, "share/fake": 0.5 + 0.2 * (step > 0)} if step in (0, 5) else {}),
                 "skipped": float(step == 4),
                 "age/0": 1.0,
                 "age/2": 3.0,
@@ -236,6 +237,9 @@ def test_the_direction_of_dmd_stands_apart_from_the_losses(run_dir: Path) -> Non
     assert "fake score, unseen samples 1.20 1.20 +0 %" in page.words
     assert "steps skipped because a gradient was not finite: 1" in page.words
     assert "total, with DMD" not in page.words
+    assert page.words.count("Time of a step: flow matching 10 %, fake score 60 %.") == 1, (
+        "means over the metered steps of the one such stage"
+    )
 
 
 def test_a_run_of_an_older_release_says_that_its_total_holds_dmd(run_dir: Path) -> None:
