@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from .characters import Identity, describe, draw_identity, move, voice_of
-from .media import write_media
 from .portrait import paint_portrait
 from .progress import Progress, silent
 from .storage import write_json
@@ -125,6 +124,8 @@ def _write_clip(config: SyntheticConfig, index: int, out_dir: Path) -> Path:
     sidecar = media.with_suffix(".json")
     if media.is_file() and media.stat().st_size > 0 and sidecar.is_file():
         return media
+    from .media import write_media  # drawing alone needs numpy, and no ffmpeg
+
     clip = make_character_clip(config, index)
     transcript = [{"word": word.text, "start": word.start, "end": word.end} for word in clip.words]
     write_json(sidecar, {"caption": clip.caption, "transcript": transcript})
