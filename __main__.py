@@ -46,6 +46,7 @@ def main() -> None:
 
 # Outside the guard below, so that spawned processes, which import this file again, find the package too.
 if __package__ != "mutual_forcing":
+    __spec__ = None  # with a folder's spec, spawned processes would not import this file
     register()
 
 if __name__ == "__main__":

@@ -121,13 +121,28 @@ def test_bare_checkout_runs_a_benchmark(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout.split()) == (3, ["42", "--quick"])
 
 
+def test_processes_that_a_bare_checkout_spawns_find_the_package(tmp_path: Path) -> None:
+    for name in ("__init__.py", "__main__.py"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / "benchmarks").mkdir()
+    (tmp_path / "benchmarks" / "__init__.py").touch()
+    (tmp_path / "benchmarks" / "answer.py").write_text(
+        "from concurrent.futures import ProcessPoolExecutor\nfrom multiprocessing import get_context\n"
+        "def answer():\n    return 42\n"
+        "def main(arguments):\n    with ProcessPoolExecutor(1, get_context('spawn')) as pool:\n        return pool.submit(answer).result()"
+    )
+    result = subprocess.run([sys.executable, "-S", str(tmp_path), "bench", "answer"], capture_output=True, text=True, check=False)
+    assert result.returncode == 42, result.stderr
+
+
 OWN_NEEDS = ("ray", "deepspeed", "mlflow", "pyarrow", "s3fs", "safetensors", "pydantic", "yaml", "typer", "rich", "psutil", "PIL", "jinja2")
+MEDIA_NEEDS = ("ffmpeg", "imageio_ffmpeg")
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_")))
 def test_every_benchmark_needs_pytorch_alone(name: str) -> None:
     """matplotlib, which draws, is imported where something is drawn."""
-    hidden = f"import sys; sys.modules.update(dict.fromkeys({(*OWN_NEEDS, 'matplotlib')!r}))"
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({(*OWN_NEEDS, *MEDIA_NEEDS, 'matplotlib')!r}))"
     command = [sys.executable, "-c", f"{hidden}; import mutual_forcing.benchmarks.{name}"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
