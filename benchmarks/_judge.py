@@ -14,7 +14,6 @@ from ..model.timeline import Layout, Timeline
 from ..model.types import AV
 from ._world import Chunks, World
 
-COMPONENTS = 32
 VIEWS = ("video", "audio", "joint")
 
 
@@ -69,7 +68,7 @@ class Judge:
             distances = {}
             for view in VIEWS:
                 o, r = _view(other, view), _view(real, view)
-                p = principal(o, COMPONENTS)
+                p = principal(o, self.world.components)
                 distances[view] = (p, p(o), frechet(p(r), p(o)))
             found[name] = _Against(distances, window_of(self.real, chunks, self.world.clock)[0], self.world.read(self.real, chunks))
         return found

@@ -37,8 +37,9 @@ from ._training import (
     train_mutual,
     with_text,
 )
-from ._world import HELD_OUT, OTHER, PICK, Chunks
+from ._world import HELD_OUT, OTHER, PICK, Chunks, Stretch
 
+PROBE = 128  # clips that history use is measured on
 GUIDANCES = (1.0, 1.5, 2.0, 3.0, 5.0)
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -63,6 +64,13 @@ def judge_of(scale: Scale, first: int, count: int, windows: dict[str, Chunks]) -
     chunks = max(last for _, last in windows.values())
     batch = scale.world.clips(first, count, chunks)
     return batch, Judge(scale.world, batch.latents, scale.world.clips(OTHER, count, chunks).latents, scale.per_clip, windows)
+
+
+def stretches(scale: Scale) -> list[Stretch]:
+    """The clips that `measure` reads."""
+    long, short = (max(last for _, last in windows) for windows in (scale.windows.values(), list(scale.windows.values())[:1]))
+    judged = [(first, scale.clips, long) for first in (HELD_OUT, OTHER)] + [(first, scale.pick_clips, short) for first in (PICK, OTHER)]
+    return [*judged, (HELD_OUT, min(PROBE, scale.clips), scale.world.chunks)]
 
 
 def pick_guidance(scale: Scale, arm: Arm, network: AVTransformer, seed: int, device: str) -> dict[str, float]:
@@ -94,7 +102,7 @@ def measure(scale: Scale, arm: Arm, network: AVTransformer, seed: int, device: s
         began = time.monotonic()
         made = sample(network, batch, chunks, sampler, seed, device)
         record[name] = {"evaluations": sampler.evaluations, "seconds": round(time.monotonic() - began, 1), "windows": judge.figures(made)}
-    probe = with_text(scale.world.clips(HELD_OUT, min(128, scale.clips), scale.world.chunks), arm.text).to(device)
+    probe = with_text(scale.world.clips(HELD_OUT, min(PROBE, scale.clips), scale.world.chunks), arm.text).to(device)
     record["history_use"] = history_use(network, probe, noise_of(seed, "history", probe.positions, device), arm.objective)
     return record
 
@@ -120,6 +128,7 @@ def run_arm(scale: Scale, arm: Arm, seed: int, place: Place) -> str:
     """Train and measure one (arm, seed), or the joint start of a seed; writes its file last."""
     device = place.device
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
+    torch.set_float32_matmul_precision("highest" if device == "cpu" else scale.world.precision)
     began = time.monotonic()
     kept = place.start(scale, seed)
     if not kept.is_file():
@@ -166,6 +175,8 @@ def _finished(place: Place, scale: Scale, arm: Arm, seed: int) -> bool:
 def run_all(scale: Scale, start: Arm, arms: list[Arm], seeds: list[int], place: Place, jobs: int) -> None:
     """Every (arm, seed) that has no file yet, `jobs` at a time; a seed's arms begin when the weights of its joint start are there."""
     waiting = {s: [a for a in arms if not _finished(place, scale, a, s)] for s in seeds}
+    if any(waiting.values()) or not all(_finished(place, scale, start, s) for s in seeds):
+        scale.world.prepare(stretches(scale))
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         pending: dict[Future[str], tuple[Arm, int]] = {}
 

@@ -43,7 +43,6 @@ NETWORK = TransformerConfig(
     rope=RopeConfig(time_share=1.0, time_wavelengths=(0.25, 20.0)),
 )
 CHUNKS = 10
-LONG_CHUNKS = 50
 RATE = 64  # steps a second of the underlying processes
 OBSERVATION_NOISE = 0.05
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ..model.types import AV
 from ._judge import window_of
-from ._toy import CHUNKS, CLOCK, LONG_CHUNKS, NETWORK, Truth, clips, truth
+from ._toy import CHUNKS, CLOCK, NETWORK, Truth, clips, truth
 from ._world import Chunks, World
 
 SYNC_RATE = 20
@@ -91,4 +91,4 @@ def _correlation(a_BN: Tensor, b_BN: Tensor) -> Tensor:
 
 
 # It leaves no marks: the toy's records began before there was another world.
-WORLD = World("toy", CLOCK, NETWORK, CHUNKS, LONG_CHUNKS, clips, read, figures)
+WORLD = World("toy", CLOCK, NETWORK, CHUNKS, clips, read, figures)

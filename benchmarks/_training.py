@@ -49,6 +49,7 @@ class Scale:
         """What figures depend on, as a record keeps it."""
         plain = asdict(self)
         del plain["world"]
+        assert not plain.keys() & self.world.marks.keys(), "a mark of the world hides a setting"
         return plain | self.world.marks
 
 

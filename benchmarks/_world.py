@@ -26,9 +26,10 @@ def ready(stretches: Sequence[Stretch]) -> None:
 
 @dataclass(frozen=True)
 class World:
-    """Its functions are named in a module, or parts of such, so that a process of its own can be handed the record.
+    """Its functions are those of a module, or partials of such, so that the record can be handed to another process.
 
-    chunks: of a training clip; long_chunks: of a clip that is judged in windows.
+    chunks: of a training clip. components: of chunk features that Fréchet distances are measured in.
+    precision: of fp32 products on a GPU, as `torch.set_float32_matmul_precision` names them.
     clips: (first, count, chunks) -> clips `first`, `first` + 1, ...; the same at every call, and those below HELD_OUT are for training.
     read: what the processes of clips did in a window: (clips of [0, last) chunks, first frame included, the window) -> a reading.
     figures: (reading of made clips, of real clips) -> figures; `sync_minus_real` is among them.
@@ -40,9 +41,10 @@ class World:
     clock: Timeline
     network: TransformerConfig
     chunks: int
-    long_chunks: int
     clips: Callable[[int, int, int], AVBatch]
     read: Callable[[AV, Chunks], Any]
     figures: Callable[[Any, Any], dict[str, float]]
+    components: int = 32
+    precision: str = "highest"
     prepare: Callable[[Sequence[Stretch]], None] = ready
     marks: dict[str, Any] = field(default_factory=dict)

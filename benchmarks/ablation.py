@@ -1,4 +1,4 @@
-"""The paper's ablation on a toy: do the two modes lift each other, and do later windows of a long clip degrade?
+"""The paper's ablation, on a toy or small characters: do the two modes lift each other, and do later windows of a long clip degrade?
 
 For every seed one `joint` start is trained on true history; from it each recipe trains with the same clips, noise and number of steps.
 Each is then asked for 25 s clips under held-out controls, with 4 and 8 evaluations a chunk and, where it has a MULTI mode, with 50 guided
@@ -7,7 +7,8 @@ steps (100 evaluations), and is judged in windows against real clips.
     _world (clips) -> _training (joint start -> recipe) -> _judge (figures by window) -> _runs (OUT/seed-S/RECIPE.json)
                  -> here: intervals over seeds, the targets, table, plot, one JSON object
 
-Needs PyTorch alone; the plot needs matplotlib.
+Scales: `toy`, latent sequences and 0.9 M parameters (_toy, _toy_world, _toy_training); `small`, pixel-level talking characters in the
+embedded codecs and 29 M parameters, for one GPU (_small, ...). Needs PyTorch and numpy alone; the plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ..model.objective import ObjectiveConfig, variants
 from ._runs import Arm, Place, interval, read_records, run_all, words_of
+from ._small_training import quick_small, small
 from ._toy_training import QUICK, TOY
 from ._training import START, Scale
 
@@ -69,9 +73,10 @@ def _targets(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
         "sync_minus_real_early": interval([figure(mutual[s], "few4", early, "sync_minus_real") for s in both]),
     }
     for mode in ("few4", "multi"):
-        for m in ("video", "audio"):
+        sampled = [s for s in both if mode in mutual[s]]
+        for m in ("video", "audio") if sampled else ():
             for name in ("seam_jump", "seam_correlation"):
-                found[f"{name}_{mode}_{m}"] = interval([figure(mutual[s], mode, late, f"{name}_{m}") for s in both])
+                found[f"{name}_{mode}_{m}"] = interval([figure(mutual[s], mode, late, f"{name}_{m}") for s in sampled])
     for baseline in BASELINES:
         pairs = sorted(mutual.keys() & records.get(baseline, {}).keys())
         if pairs:
@@ -112,18 +117,39 @@ def plot(summary: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def scale_of(name: str, quick: bool, device: str, folder: str) -> Scale:
+    """The scale of that name; `folder` keeps drawn clips.
+
+    Raises:
+        ValueError: the device is not there, or cannot carry it.
+    """
+    cuda = torch.device(device).type == "cuda"
+    if cuda and not torch.cuda.is_available():
+        raise ValueError(f"--device={device!r}: PyTorch sees no GPU here; install a build for CUDA, or choose --device cpu")
+    if name == "toy":
+        return QUICK if quick else TOY
+    if not quick and not cuda:
+        raise ValueError(
+            f"--scale=small, --device={device!r}: its 29 M parameters need a GPU; add --device cuda, or --quick to try all parts"
+        )
+    return quick_small(folder) if quick else small(folder)
+
+
 def main(arguments: list[str]) -> int:
     """See the module docstring; prints one JSON object as the last line with --json."""
-    parser = argparse.ArgumentParser(prog="mutual-forcing bench ablation", description="The paper's ablation on a toy.")
-    parser.add_argument("--scale", choices=["toy"], default="toy", help="toy: latent sequences, 0.9 M parameters")
+    parser = argparse.ArgumentParser(prog="mutual-forcing bench ablation", description="The paper's ablation, small.")
+    parser.add_argument(
+        "--scale", choices=["toy", "small"], default="toy", help="toy: latent sequences; small: talking characters, for a GPU"
+    )
     parser.add_argument("--quick", action="store_true", help="a walk through all parts with too few steps to learn anything")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--recipes", default=",".join(RECIPES), help="comma-separated")
     parser.add_argument("--multi", default=",".join(WITH_MULTI), help="recipes whose MULTI mode is sampled too")
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    parser.add_argument("--jobs", type=int, help="processes at a time (default: 2 of one thread each on a CPU, 1 on a GPU)")
     parser.add_argument("--starts", default="runs/starts", help="folder of the joint starts, which comparisons share")
+    parser.add_argument("--clips", default="runs/clips", help="small: folder of drawn clips, which comparisons share")
     parser.add_argument("--out", default="runs/ablation")
     parser.add_argument("--plot", help="write the plot of the windows to this file")
     options = parser.parse_args(arguments)
@@ -131,14 +157,15 @@ def main(arguments: list[str]) -> int:
     unknown = sorted(set(recipes) - set(RECIPES))
     if unknown:
         raise ValueError(f"--recipes: {', '.join(unknown)} unknown; choose from {', '.join(RECIPES)}")
-    if options.seeds < 1 or options.jobs < 1:
-        raise ValueError(f"--seeds={options.seeds}, --jobs={options.jobs}: must be at least 1")
-    scale = QUICK if options.quick else TOY
-    out = Path(options.out) / ("quick" if options.quick else options.scale)
+    jobs = options.jobs if options.jobs is not None else 2 if options.device == "cpu" else 1
+    if options.seeds < 1 or jobs < 1:
+        raise ValueError(f"--seeds={options.seeds}, --jobs={jobs}: must be at least 1")
+    scale = scale_of(options.scale, options.quick, options.device, options.clips)
+    out = Path(options.out) / (f"{options.scale}-quick" if options.quick else options.scale)
     seeds = list(range(1 if options.quick else options.seeds))
     began = time.monotonic()
     start, others = arms(scale, recipes, options.multi.split(","))
-    run_all(scale, start, others, seeds, Place(out, Path(options.starts), options.device), options.jobs)
+    run_all(scale, start, others, seeds, Place(out, Path(options.starts), options.device), jobs)
     summary = summarise(read_records(out))
     print_table(summary)
     if options.plot:
