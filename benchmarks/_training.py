@@ -114,7 +114,7 @@ def train_mutual(
         rollout = None
         if o.needs_rollouts:
             made = noise_of(seed, "rollout", batch.positions, device)
-            rollout = _on(roll_out(ema, batch.latents, batch.controls, batch.layout, o, made, version=step), device)
+            rollout = made_on(roll_out(ema, batch.latents, batch.controls, batch.layout, o, made, version=step), device)
         metrics = mutual_step(networks, batch, rollout, noise, o, scale.optimizer.rate(step, scale.steps))
         if not metrics["skipped"]:
             ema_update(ema.parameters(), live.parameters(), ema_decay(scale.ema, step))
@@ -122,7 +122,7 @@ def train_mutual(
     return ema, record
 
 
-def _on(rollout: Rollout, device: str) -> Rollout:
+def made_on(rollout: Rollout, device: str) -> Rollout:
     """Its times are drawn on the CPU; the trainers' rollouts cross a wire, and all that arrives goes to the device."""
     times = rollout.exit_time_BK
     return rollout if times is None else replace(rollout, exit_time_BK=times.to(device))

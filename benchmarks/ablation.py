@@ -17,19 +17,22 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..model.objective import ObjectiveConfig, variants
+from ._page import late_table, put, targets_table, windows_table
 from ._runs import Arm, Place, interval, read_records, run_all, words_of
+from ._settings import with_settings
 from ._small_training import quick_small, small
+from ._targets import BASELINES, targets
 from ._toy_training import QUICK, TOY
 from ._training import START, Scale
 
 RECIPES = tuple(variants(ObjectiveConfig()))
-BASELINES = ("sc-tf", "dmd-tf", "dmd-sf")
 WITH_MULTI = ("mutual", "mutual-paper", "sc-tf")  # 100 evaluations a chunk take most of the time: the others are sampled on request
 
 
@@ -53,37 +56,7 @@ def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
                     for window, figures in with_mode[0][mode]["windows"].items()
                 }
         table[recipe]["history_use"] = {m: interval([r["history_use"][m] for r in seeds.values()]) for m in ("video", "audio")}
-    return {"recipes": table, "targets": _targets(records)}
-
-
-def _targets(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
-    """The issue's questions, answered seed by seed and then averaged."""
-    mutual, joint = records.get("mutual", {}), records.get(START, {})
-    both = sorted(mutual.keys() & joint.keys())
-    if not both:
-        return {}
-    windows = list(mutual[both[0]]["few4"]["windows"])
-    early, late = windows[0], windows[-1]
-
-    def figure(record: dict[str, Any], mode: str, window: str, name: str = "frechet_joint") -> float:
-        return record[mode]["windows"][window][name]
-
-    found: dict[str, Any] = {
-        "few4_over_joint_multi_early": interval([figure(mutual[s], "few4", early) / figure(joint[s], "multi", early) for s in both]),
-        "sync_minus_real_early": interval([figure(mutual[s], "few4", early, "sync_minus_real") for s in both]),
-    }
-    for mode in ("few4", "multi"):
-        sampled = [s for s in both if mode in mutual[s]]
-        for m in ("video", "audio") if sampled else ():
-            for name in ("seam_jump", "seam_correlation"):
-                found[f"{name}_{mode}_{m}"] = interval([figure(mutual[s], mode, late, f"{name}_{m}") for s in sampled])
-    for baseline in BASELINES:
-        pairs = sorted(mutual.keys() & records.get(baseline, {}).keys())
-        if pairs:
-            found[f"late_minus_{baseline}"] = interval(
-                [figure(mutual[s], "few4", late) - figure(records[baseline][s], "few4", late) for s in pairs]
-            )
-    return found
+    return {"recipes": table, "targets": targets(records)}
 
 
 def print_table(summary: dict[str, Any]) -> None:
@@ -93,6 +66,15 @@ def print_table(summary: dict[str, Any]) -> None:
             if mode in modes:
                 cells = [f"{w} {words_of(x['frechet_joint'])}" for w, x in modes[mode].items()]
                 print(f"{recipe:<20} {mode:<6} {'   '.join(cells)}", file=sys.stderr)
+    for x in summary["targets"].values():
+        print(f"{x['what']}: {words_of(x['found']).strip()}, wanted {x['wanted']}", file=sys.stderr)
+
+
+def write_page(summary: dict[str, Any], page: Path) -> None:
+    """The tables of a page of the documentation."""
+    put(page, "windows", windows_table(summary["recipes"]))
+    put(page, "late", late_table(summary["recipes"]))
+    put(page, "targets", targets_table(summary["targets"]))
 
 
 def plot(summary: dict[str, Any], path: Path) -> None:
@@ -151,7 +133,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--starts", default="runs/starts", help="folder of the joint starts, which comparisons share")
     parser.add_argument("--clips", default="runs/clips", help="small: folder of drawn clips, which comparisons share")
     parser.add_argument("--out", default="runs/ablation")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting of every recipe's objective")
     parser.add_argument("--plot", help="write the plot of the windows to this file")
+    parser.add_argument("--page", help="write the tables into this Markdown page, between its markers")
     options = parser.parse_args(arguments)
     recipes = [r for r in options.recipes.split(",") if r]
     unknown = sorted(set(recipes) - set(RECIPES))
@@ -161,6 +145,7 @@ def main(arguments: list[str]) -> int:
     if options.seeds < 1 or jobs < 1:
         raise ValueError(f"--seeds={options.seeds}, --jobs={jobs}: must be at least 1")
     scale = scale_of(options.scale, options.quick, options.device, options.clips)
+    scale = replace(scale, objective=with_settings(scale.objective, options.set))
     out = Path(options.out) / (f"{options.scale}-quick" if options.quick else options.scale)
     seeds = list(range(1 if options.quick else options.seeds))
     began = time.monotonic()
@@ -170,6 +155,8 @@ def main(arguments: list[str]) -> int:
     print_table(summary)
     if options.plot:
         plot(summary, Path(options.plot))
+    if options.page:
+        write_page(summary, Path(options.page))
     if options.json:
         summary |= {"seconds": round(time.monotonic() - began, 1), "runs": len(seeds), "out": str(out)}
         print(json.dumps(summary))

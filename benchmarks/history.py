@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..model.objective import HistoryConfig, ObjectiveConfig, variants
+from ._page import put, shown, table
 from ._runs import Arm, Place, interval, read_records, run_all, words_of
 from ._toy_training import QUICK, TOY
 from ._training import START, Scale
@@ -44,11 +45,11 @@ def _arm(base: ObjectiveConfig, history: HistoryConfig, text: bool) -> Arm:
 
 def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
     """Arm -> figure -> interval over seeds."""
-    table = {}
+    settings = {}
     for name, seeds in records.items():
         windows = [r["few4"]["windows"] for r in seeds.values()]
         early, late = next(iter(windows[0])), list(windows[0])[-1]
-        table[name] = {
+        settings[name] = {
             "excess_early": interval([w[early]["frechet_joint"] for w in windows]),
             "excess_late": interval([w[late]["frechet_joint"] for w in windows]),
             "drift": interval([w[late]["frechet_joint"] - w[early]["frechet_joint"] for w in windows]),
@@ -60,15 +61,31 @@ def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
             **{f"history_use_{m}": interval([r["history_use"][m] for r in seeds.values()]) for m in ("video", "audio")},
             "sync_minus_real": interval([w[late]["sync_minus_real"] for w in windows]),
         }
-    return table
+    return settings
 
 
-def print_table(table: dict[str, Any]) -> None:
+def print_table(settings: dict[str, Any]) -> None:
     """One line an arm."""
     columns = ("excess_early", "excess_late", "seam_jump_video", "seam_correlation_video", "history_use_video", "sync_minus_real")
     print(f"{'':<32}" + "".join(f"{c:>26}" for c in columns), file=sys.stderr)
-    for name, figures in table.items():
+    for name, figures in settings.items():
         print(f"{name:<32}" + "".join(f"{words_of(figures[c]):>26}" for c in columns), file=sys.stderr)
+
+
+SHOWN = {
+    "excess_early": "excess, first window",
+    "excess_late": "last",
+    "seam_jump_video": "seam jump, video",
+    "seam_correlation_video": "seam correlation, video",
+    "seam_correlation_audio": "audio",
+    "history_use_video": "history use, video",
+    "history_use_audio": "audio",
+}
+
+
+def write_page(settings: dict[str, Any], page: Path) -> None:
+    """The table of a page of the documentation."""
+    put(page, "sweep", table(["setting", *SHOWN.values()], [[name, *(shown(x[c]) for c in SHOWN)] for name, x in settings.items()]))
 
 
 def main(arguments: list[str]) -> int:
@@ -82,6 +99,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="", help="comma-separated names of settings, as the table prints them")
     parser.add_argument("--starts", default="runs/starts", help="folder of the joint starts, which comparisons share")
     parser.add_argument("--out", default="runs/history")
+    parser.add_argument("--page", help="write the table into this Markdown page, between its markers")
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.jobs < 1:
         raise ValueError(f"--seeds={options.seeds}, --jobs={options.jobs}: must be at least 1")
@@ -96,10 +114,12 @@ def main(arguments: list[str]) -> int:
     out = Path(options.out) / ("quick" if options.quick else "toy")
     place, chosen = Place(out, Path(options.starts), options.device), [a for a in settings if not wanted or a.name in wanted]
     run_all(scale, start, chosen, list(range(options.seeds)), place, options.jobs)
-    table = summarise(read_records(out))
-    print_table(table)
+    figures = summarise(read_records(out))
+    print_table(figures)
+    if options.page:
+        write_page(figures, Path(options.page))
     if options.json:
-        print(json.dumps({"settings": table, "runs": options.seeds, "out": str(out)}))
+        print(json.dumps({"settings": figures, "runs": options.seeds, "out": str(out)}))
     return 0
 
 

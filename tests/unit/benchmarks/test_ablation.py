@@ -118,6 +118,10 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
     assert "multi" in summary["recipes"]["sc-tf"]
     assert "multi" not in summary["recipes"]["dmd-sf"], "DMD alone does not hold the MULTI mode in place"
     json.dumps(summary, allow_nan=False)
+    page = tmp_path / "page.md"
+    page.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("windows", "late", "targets")))
+    ablation.write_page(summary, page)
+    assert page.read_text().count("| dmd-sf |") == 3, "two ways of sampling in one table, the first of them in the other"
 
 
 def test_recipes_see_the_same_clips_and_training_never_sees_what_judges_it() -> None:

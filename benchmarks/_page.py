@@ -1,0 +1,80 @@
+"""Figures of a comparison as Markdown tables, put into a page of the documentation between two markers, so that nobody copies a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+Figure = dict[str, Any]
+"""mean, half width of the 95 % interval over seeds (None for one seed), number of seeds."""
+
+MODES = {"few4": "FEW, 4", "few8": "FEW, 8", "multi": "MULTI, 50 steps"}
+LATE = {
+    "seam_jump_video": "seam jump, video",
+    "seam_jump_audio": "audio",
+    "seam_correlation_video": "seam correlation, video",
+    "seam_correlation_audio": "audio",
+    "sync_minus_real": "sync - real",
+    "sync_lag_s": "lag, s",
+    "identity_drift": "identity drift",
+    "motion": "motion",
+    "loudness": "loudness",
+}
+
+
+def shown(figure: Figure) -> str:
+    """A mean with its interval, to three digits after the point."""
+    return f"{figure['mean']:.3f}" + ("" if figure["half"] is None else f" ± {figure['half']:.3f}")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def windows_table(recipes: dict[str, Any], figure: str = "frechet_joint") -> str:
+    """Recipe and way of sampling against the windows."""
+    names = list(next(iter(recipes.values()))["few4"])
+    rows = [
+        [recipe, words, *(shown(modes[mode][window][figure]) for window in names)]
+        for recipe, modes in recipes.items()
+        for mode, words in MODES.items()
+        if mode in modes
+    ]
+    return table(["recipe", "sampling", *(f"{window} s" for window in names)], rows)
+
+
+def late_table(recipes: dict[str, Any], mode: str = "few4") -> str:
+    """The other figures of the last window for one way of sampling."""
+    rows = []
+    for recipe, modes in recipes.items():
+        if mode in modes:
+            last = list(modes[mode].values())[-1]
+            use = [shown(modes["history_use"][m]) for m in ("video", "audio")]
+            rows.append([recipe, *(shown(last[name]) for name in LATE), *use])
+    return table(["recipe", *LATE.values(), "history use, video", "audio"], rows)
+
+
+def targets_table(targets: dict[str, Any]) -> str:
+    """Each target with what was found and whether the whole interval keeps it."""
+    rows = []
+    for x in targets.values():
+        kept = "one seed" if x["found"]["half"] is None else "met" if x["met"] else "missed"
+        rows.append([x["what"], x["wanted"], shown(x["found"]), kept])
+    return table(["target", "wanted", "found", ""], rows)
+
+
+def put(page: Path, name: str, text: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` of a page.
+
+    Raises:
+        ValueError: the page does not hold the two markers once each, in this order.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before = page.read_text(encoding="utf-8")
+    if before.count(begin) != 1 or before.count(end) != 1 or before.index(begin) > before.index(end):
+        raise ValueError(f"{page}: needs {begin.strip()!r} and {end!r} once each, in this order")
+    head, rest = before.split(begin)
+    page.write_text(head + begin + text + "\n" + end + rest.split(end)[1], encoding="utf-8")

@@ -1,0 +1,64 @@
+"""Figures reach the documentation as tables that nobody copies by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mutual_forcing.benchmarks._page import LATE, late_table, put, shown, targets_table, windows_table
+
+
+def figure(mean: float, half: float | None = 0.05) -> dict[str, Any]:
+    return {"mean": mean, "half": half, "seeds": 1 if half is None else 5}
+
+
+def recipes() -> dict[str, Any]:
+    early, late = ({"frechet_joint": figure(x), **{name: figure(x + 1) for name in LATE}} for x in (0.125, 0.25))
+    use = {"history_use": {"video": figure(2.0), "audio": figure(1.5)}}
+    return {
+        "mutual": {"few4": {"0-5": early, "15-25": late}, "multi": {"0-5": late, "15-25": early}, **use},
+        "sc-tf": {"few4": {"0-5": late, "15-25": late}, **use},
+    }
+
+
+def test_a_figure_has_its_interval_where_there_is_one() -> None:
+    assert shown(figure(0.1234)) == "0.123 ± 0.050"
+    assert shown(figure(-0.1234, None)) == "-0.123"
+
+
+def test_every_recipe_and_way_of_sampling_has_its_row() -> None:
+    lines = windows_table(recipes()).splitlines()
+    assert lines[0] == "| recipe | sampling | 0-5 s | 15-25 s |"
+    assert lines[2:] == [
+        "| mutual | FEW, 4 | 0.125 ± 0.050 | 0.250 ± 0.050 |",
+        "| mutual | MULTI, 50 steps | 0.250 ± 0.050 | 0.125 ± 0.050 |",
+        "| sc-tf | FEW, 4 | 0.250 ± 0.050 | 0.250 ± 0.050 |",
+    ]
+    rows = late_table(recipes(), "multi").splitlines()
+    assert len(rows) == 3, "sc-tf was not sampled in that way"
+    assert rows[2].startswith("| mutual | 1.125 ± 0.050 |")
+    assert rows[2].endswith("| 2.000 ± 0.050 | 1.500 ± 0.050 |")
+
+
+def test_a_target_of_one_seed_is_neither_met_nor_missed() -> None:
+    targets = {
+        "a": {"what": "jump", "wanted": "at most 1.1", "found": figure(1.0), "met": True},
+        "b": {"what": "drift", "wanted": "below 0", "found": figure(0.02), "met": False},
+        "c": {"what": "sync", "wanted": "at least -0.03", "found": figure(0.0, None), "met": True},
+    }
+    assert [line.split("|")[4].strip() for line in targets_table(targets).splitlines()[2:]] == ["met", "missed", "one seed"]
+
+
+def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Head\n\n<!-- windows -->\nold\n<!-- /windows -->\n\ntail\n")
+    for text in ("| new |", "| newer |"):
+        put(page, "windows", text)
+    assert page.read_text() == "# Head\n\n<!-- windows -->\n| newer |\n<!-- /windows -->\n\ntail\n"
+    for broken in ("no markers", "<!-- /windows -->\n<!-- windows -->\n", "<!-- windows -->\n" * 2 + "<!-- /windows -->"):
+        page.write_text(broken)
+        with pytest.raises(ValueError, match="once each, in this order"):
+            put(page, "windows", "x")
+        assert page.read_text() == broken
