@@ -73,6 +73,17 @@ def layers_macs(config: TransformerConfig, tokens: dict[str, int], keys: int, ro
     return total
 
 
+def commit_macs(config: TransformerConfig, tokens: dict[str, int], keys: int) -> int:
+    """Multiply-adds of the pass that fills the cache: it ends with the keys and values of the last layer."""
+    inner, words = config.heads * config.head_dim, 1 + config.text.max_caption_words + config.text.max_words
+    total = layers_macs(config, tokens, keys, rows=1) - sum(tokens.values()) * keys * 2 * inner
+    for name, n in tokens.items():
+        width, features = _branch(config, name)
+        total -= n * features * width + 2 * width * width  # out of the network, with its modulation
+        total -= n * (inner * width + 2 * inner * width + words * 3 * inner + 2 * config.ffn_ratio * width * width)  # the rest of a layer
+    return total
+
+
 def text_macs(config: TransformerConfig, modalities: tuple[str, ...] = ("video", "audio")) -> int:
     """Multiply-adds of encoding the controls of one clip, with their keys and values for every layer."""
     caption, words = config.text.max_caption_words, config.text.max_words
@@ -100,13 +111,13 @@ def parallel_macs(size: Size, chunks: int) -> int:
 def cached_macs(size: Size, evaluations: int) -> int:
     """`generate`: `evaluations` a chunk against the cache, and one pass that commits every chunk but the last."""
     config, cells = size.model, _cells(size)
-    total = text_macs(config) + layers_macs(config, {"video": cells}, keys=cells, rows=1)
+    total = text_macs(config) + commit_macs(config, {"video": cells}, keys=cells)
     for chunk in range(size.chunks):
         tokens = _chunk_tokens(size, chunk)
         seen = range(max(0, chunk - config.window), chunk + 1)
         keys = cells + sum(sum(_chunk_tokens(size, k).values()) for k in seen)
         total += evaluations * layers_macs(config, tokens, keys, rows=2)
-        total += layers_macs(config, tokens, keys, rows=1) if chunk + 1 < size.chunks else 0
+        total += commit_macs(config, tokens, keys) if chunk + 1 < size.chunks else 0
     return total
 
 
