@@ -71,12 +71,14 @@ class Comparison:
         steps = next((s.steps for s in self.config.stages if s.name == stage.name), 0)
         if not bands or not steps:
             return None
+        bounds = edges(steps)
+        bands = {metric: x for metric, x in bands.items() if len(x.level) == len(bounds) - 1}  # else one of the two has under ten steps
         other = unlike(self.config, self.reference.config, stage.name)
         found = {metric: judge(losses[metric], steps, bands[metric]) for metric in bands if metric in losses}
         verdicts = {metric: verdict for metric, verdict in found.items() if verdict is not None}
         logged = max(int(series.steps[-1]) for series in losses.values()) + 1
         so_far = "" if logged >= steps else f" So far: {logged} of {steps} steps."
-        build = partial(Answer, judged=not other, bands=bands, steps=tuple(int(step) for step in edges(steps)), verdicts=verdicts)
+        build = partial(Answer, judged=not other, bands=bands, steps=tuple(int(step) for step in bounds), verdicts=verdicts)
         if other:
             return build(f"Not judged: {differing(other)}; levels may differ from the reference.", ())
         if not verdicts:

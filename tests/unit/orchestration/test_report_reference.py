@@ -81,6 +81,14 @@ def test_a_run_unlike_the_reference_is_shown_beside_it_and_not_judged(tmp_path: 
     assert 'class="band faint total"' in page
 
 
+def test_a_stage_cut_into_other_parts_than_the_reference_is_drawn_without_a_range(tmp_path: Path) -> None:
+    """The reference of a short stage has a part a step; a longer one has tenths."""
+    page, words = words_of(replayed(tmp_path / "run", with_settings(recipe("tiny"), ["stages.joint.steps=25", "seed=77"])))
+    assert "Not judged: stages.joint.steps is 25, not 6" in words
+    others = [curves for stage, curves in read_reference("tiny").curves.items() if stage != "joint"]
+    assert page.count("<polygon") == sum(map(len, others))
+
+
 def test_a_recipe_without_a_reference_says_so(tmp_path: Path) -> None:
     page, words = words_of(make_run(tmp_path / "run", with_settings(recipe("tiny"), ["name=mine"])))
     assert "Is my loss normal? – no reference curves ship for the recipe" in words
