@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ RULES = (
     Rule("skipped", 0.0, 0.0, "a loss or a gradient was not finite and the step was skipped; lower the stage's optimizer.lr"),
     Rule("skipped_fake", 0.0, 0.0, "an update of the fake score was not finite and was skipped; lower objective.fake.lr_ratio"),
     Rule("health/pull", 0.0, 10.0, "the distillation outpulls flow matching; lower objective.w_distil or the guidance scales"),
-    Rule("health/fake_lag", 0.0, 2.0, "the fake score lags behind FEW; raise objective.fake.updates or fake.lr_ratio"),
+    Rule("health/fake_lag", -inf, 0.5, "the fake score lags behind FEW; raise objective.fake.updates or fake.lr_ratio"),
     Rule("health/loudness", 0.5, 2.0, "generated histories are not as loud as real clips; lower objective.w_distil or the guidance scales"),
     Rule("health/motion", 0.5, 2.0, "generated histories do not move as real clips do; train `joint` longer, or lower objective.w_distil"),
     Rule("health/saturation_video", -1.0, 0.02, "generated pictures leave the range of real ones; lower the guidance scales"),

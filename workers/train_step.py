@@ -171,7 +171,7 @@ def _fake_updates(
     rate: float,
 ) -> Metrics:
     """The fake-score model learns what the generator makes now; `loss/fake_fresh` is its loss on samples that it has not seen, and
-    `health/fake_lag` that loss over the one after this step's updates, where there are several.
+    `health/fake_lag` by how much this step's updates, where there are several, have lowered it.
     """
     fake = networks.fake
     assert fake is not None, "a stage with DMD has a fake-score model"
@@ -185,7 +185,7 @@ def _fake_updates(
         metrics |= {"loss/fake": score.value.detach(), "grad_norm_fake": done.grad_norm}
         metrics["skipped_fake"] = metrics.get("skipped_fake", 0.0) + float(not done.applied)
     if objective.fake.updates > 1:
-        metrics["health/fake_lag"] = metrics["loss/fake_fresh"] / metrics["loss/fake"]
+        metrics["health/fake_lag"] = metrics["loss/fake_fresh"] - metrics["loss/fake"]
     return metrics
 
 

@@ -193,7 +193,7 @@ def test_the_fake_score_follows_with_its_own_rate_and_no_gradient_to_the_generat
         assert_close(made, torch.autograd.grad(score.value, nets.fake.network.weight)[0], rtol=1e-9, atol=1e-12)
     assert_value(metrics["loss/fake_fresh"], float(scores[0].value))
     assert_value(metrics["loss/fake"], float(scores[1].value))
-    assert_value(metrics["health/fake_lag"], float(scores[0].value / scores[1].value))
+    assert_value(metrics["health/fake_lag"], float(scores[0].value - scores[1].value))
     assert nets.fake.rates == [RATE * BASE.fake.lr_ratio] * 2
     assert nets.live.network.weight.grad is None
     assert len(nets.live.gradients) == 1
