@@ -212,8 +212,3 @@ def interval(values: list[float]) -> dict[str, float | None]:
     x = torch.tensor(values, dtype=torch.float64)
     half = None if len(x) < 2 else float(x.std() / len(x) ** 0.5) * STUDENT[min(len(x) - 2, len(STUDENT) - 1)]
     return {"mean": float(x.mean()), "half": half, "seeds": len(values)}
-
-
-def words_of(figure: dict[str, Any]) -> str:
-    """A figure with its interval, for a table."""
-    return f"{figure['mean']:7.3f} " + ("(one seed)" if figure["half"] is None else f"± {figure['half']:.3f}")

@@ -24,7 +24,7 @@ TOY = Scale(
     optimizer=OptimizerConfig(lr=2e-4, clip=1.0, warmup=0.05),
     ema=0.99,
     # Guidance is off: the start's MULTI stands at the real-to-real floor without it, and far from it at 1.5 (the controls are strong).
-    # Two sub-steps, the paper's number, teach FEW the error of 8 Euler steps, which is ten times that of 50.
+    # Two sub-steps, the paper's number, would teach FEW the error of 8 Euler steps.
     objective=ObjectiveConfig(shortcut=ShortcutConfig(guidance=1.0, sub_steps=8, fine_share=1 / 3), dmd=DmdConfig(guidance=1.0)),
 )
 QUICK = replace(TOY, joint_steps=60, steps=4, batch=8, clips=24, pick_clips=8, multi_steps=4, windows={"0-5": (0, 10), "5-10": (10, 20)})

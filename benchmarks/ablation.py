@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from ..model.objective import ObjectiveConfig, variants
-from ._page import late_table, put, targets_table, windows_table
-from ._runs import Arm, Place, interval, read_records, run_all, words_of
+from ._page import late_table, put, shown, targets_table, windows_table
+from ._runs import Arm, Place, interval, read_records, run_all
 from ._settings import with_settings
 from ._small_training import quick_small, small
 from ._targets import BASELINES, targets
@@ -64,10 +64,10 @@ def print_table(summary: dict[str, Any]) -> None:
     for recipe, modes in summary["recipes"].items():
         for mode in ("few4", "few8", "multi"):
             if mode in modes:
-                cells = [f"{w} {words_of(x['frechet_joint'])}" for w, x in modes[mode].items()]
+                cells = [f"{w} {shown(x['frechet_joint'])}" for w, x in modes[mode].items()]
                 print(f"{recipe:<20} {mode:<6} {'   '.join(cells)}", file=sys.stderr)
     for x in summary["targets"].values():
-        print(f"{x['what']}: {words_of(x['found']).strip()}, wanted {x['wanted']}", file=sys.stderr)
+        print(f"{x['what']}: {shown(x['found'])}, wanted {x['wanted']}", file=sys.stderr)
 
 
 def write_page(summary: dict[str, Any], page: Path) -> None:

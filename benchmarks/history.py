@@ -16,7 +16,7 @@ from typing import Any
 
 from ..model.objective import HistoryConfig, ObjectiveConfig, variants
 from ._page import put, shown, table
-from ._runs import Arm, Place, interval, read_records, run_all, words_of
+from ._runs import Arm, Place, interval, read_records, run_all
 from ._toy_training import QUICK, TOY
 from ._training import START, Scale
 
@@ -69,7 +69,7 @@ def print_table(settings: dict[str, Any]) -> None:
     columns = ("excess_early", "excess_late", "seam_jump_video", "seam_correlation_video", "history_use_video", "sync_minus_real")
     print(f"{'':<32}" + "".join(f"{c:>26}" for c in columns), file=sys.stderr)
     for name, figures in settings.items():
-        print(f"{name:<32}" + "".join(f"{words_of(figures[c]):>26}" for c in columns), file=sys.stderr)
+        print(f"{name:<32}" + "".join(f"{shown(figures[c]):>26}" for c in columns), file=sys.stderr)
 
 
 SHOWN = {

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .mask import Tokens, sink_shift
+from .rope import Rotation, rotate
 from .timeline import FIRST_FRAME_CHUNK
 
 
@@ -52,3 +53,26 @@ class KVCache:
             self._sink = entry
         else:
             self._chunks.append(entry)
+
+
+class Window:
+    """What a chunk reads: the past, rotated once, and the chunk itself, whose keys and values every evaluation writes anew.
+
+    past: the rotation of the cache's tokens as this chunk sees them, or None where there is no past.
+    """
+
+    def __init__(self, cache: KVCache, past: Rotation | None) -> None:
+        self._cache, self._past = cache, past
+        self._held: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def read(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the past and of the present, `k` rotated and `v`, [B, N, M, D]; without gradient."""
+        if self._past is None:
+            return k, v
+        if layer not in self._held:
+            past_k, past_v = self._cache.read(layer)
+            self._held[layer] = torch.cat([rotate(past_k, self._past), k], dim=1), torch.cat([past_v, v], dim=1)
+        else:
+            for every, now in zip(self._held[layer], (k, v), strict=True):
+                every[:, -now.shape[1] :] = now
+        return self._held[layer]

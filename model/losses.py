@@ -35,12 +35,16 @@ class Models:
     def teaching(self, past: AV, batch: AVBatch, scale: float) -> GuidedReading:
         """The guided teacher after this past; ShortCut and DMD share the reading where they see the same past at the same scale.
 
-        One reading is kept, and only for the step: it is as large as the keys and values of all layers.
+        One reading is kept until `forget`: it is as large as the keys and values of all layers, and of no use after an optimizer step.
         """
         if self._taught is None or self._taught[0] is not past or self._taught[1] != scale:
             self._taught = None  # before the next one is made: two of them would not fit
             self._taught = past, scale, guided_reading(self.teacher, past, batch.controls, batch.layout, scale)
         return self._taught[2]
+
+    def forget(self) -> None:
+        """Let go of the teacher's reading."""
+        self._taught = None
 
 
 @dataclass(frozen=True)
@@ -174,6 +178,9 @@ def shortcut(models: Models, batch: AVBatch, rollout: Rollout | None, noise: Pos
     x_t = interpolate(clean, noise.normal_like(clean, "sc", "noise"), per_latent(t, clean, batch.layout))
     teacher = models.teaching(past, batch, config.shortcut.guidance)
     target = shortcut_target(teacher, x_t, raw_t, raw_r, batch.layout, config)
+    if rollout is None or past is not rollout.history or config.w_dmd == 0:
+        del teacher
+        models.forget()  # before the backward needs the memory: nobody asks for this past again
     u = models.live(x_t, past, t, r, batch.controls, batch.layout)
     return _weighted(_squared(u, target), "sc", config)
 

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from .blocks import Block, BranchConfig
 from .branch import Branch, Text
-from .cache import KVCache
+from .cache import KVCache, Window
 from .mask import Tokens, attention_mask, word_mask
 from .path import per_latent, preconditioned
 from .rope import RopeConfig, Rotation, rotate, rotation
@@ -245,18 +245,10 @@ class AVTransformer(nn.Module):
             seats[name] = self._seat(places.select(places.chunk_N == chunk), layout, stream.text[name])
         tokens, past = _joint(seats), stream.cache.past(chunk)
         turn = self._rotation(tokens)
-        past_turn = None if past is None else self._rotation(past)
-        held: dict[int, tuple[Tensor, Tensor]] = {}  # keys and values of a layer, past and present; only the present is written again
+        window = Window(stream.cache, None if past is None else self._rotation(past))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k = rotate(q, turn), rotate(k, turn)
-            if past_turn is not None and layer in held:
-                held[layer][0][:, -k.shape[1] :] = k
-                held[layer][1][:, -k.shape[1] :] = v
-            elif past_turn is not None:
-                past_k, past_v = stream.cache.read(layer)
-                held[layer] = torch.cat([rotate(past_k, past_turn), k], dim=1), torch.cat([past_v, v], dim=1)
-            return _attention(q, *held.get(layer, (k, v)), None)
+            return _attention(rotate(q, turn), *window.read(layer, rotate(k, turn), v), None)
 
         return _Moving(chunk, seats, attend)
 

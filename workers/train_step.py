@@ -118,6 +118,7 @@ def mutual_step(
             metrics |= {f"grad/{name}_{branch}": norm for branch, norm in meter.take().items()}
         if watch is not None:
             watch.lap(name)
+    models.forget()
     done = live.step(rate)
     metrics |= _pull(metrics)
     if watch is not None:
