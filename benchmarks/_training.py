@@ -46,9 +46,9 @@ class Scale:
     objective: ObjectiveConfig
 
     def settings(self) -> dict[str, Any]:
-        """What figures depend on, as a record keeps it."""
+        """What figures depend on, as a record keeps it, but for the objective: that is the arm's."""
         plain = asdict(self)
-        del plain["world"]
+        del plain["world"], plain["objective"]
         assert not plain.keys() & self.world.marks.keys(), "a mark of the world hides a setting"
         return plain | self.world.marks
 
