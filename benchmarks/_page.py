@@ -34,16 +34,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def windows_table(recipes: dict[str, Any], figure: str = "frechet_joint") -> str:
-    """Recipe and way of sampling against the windows."""
-    names = list(next(iter(recipes.values()))["few4"])
+def windows_table(recipes: dict[str, Any], view: str = "joint") -> str:
+    """Excess distance by recipe, way of sampling and window; last what was subtracted, the distance between real clips."""
+    some = next(iter(recipes.values()))["few4"]
+    names = list(some)
     rows = [
-        [recipe, words, *(shown(modes[mode][window][figure]) for window in names)]
+        [recipe, words, *(shown(modes[mode][window][f"frechet_{view}"]) for window in names), _seeds(modes[mode])]
         for recipe, modes in recipes.items()
         for mode, words in MODES.items()
         if mode in modes
     ]
-    return table(["recipe", "sampling", *(f"{window} s" for window in names)], rows)
+    rows.append(["real clips", "subtracted above", *(f"{some[window][f'floor_{view}']['mean']:.3f}" for window in names), ""])
+    return table(["recipe", "sampling", *(f"{window} s" for window in names), "seeds"], rows)
+
+
+def _seeds(windows: dict[str, Any]) -> str:
+    """How many seeds a way of sampling was measured on."""
+    return str(next(iter(next(iter(windows.values())).values()))["seeds"])
 
 
 def late_table(recipes: dict[str, Any], mode: str = "few4") -> str:

@@ -73,6 +73,8 @@ def print_table(summary: dict[str, Any]) -> None:
 def write_page(summary: dict[str, Any], page: Path) -> None:
     """The tables of a page of the documentation."""
     put(page, "windows", windows_table(summary["recipes"]))
+    for view in ("video", "audio"):
+        put(page, f"windows-{view}", windows_table(summary["recipes"], view))
     put(page, "late", late_table(summary["recipes"]))
     put(page, "targets", targets_table(summary["targets"]))
 

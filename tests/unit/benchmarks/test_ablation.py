@@ -119,9 +119,11 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
     assert "multi" not in summary["recipes"]["dmd-sf"], "DMD alone does not hold the MULTI mode in place"
     json.dumps(summary, allow_nan=False)
     page = tmp_path / "page.md"
-    page.write_text("".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("windows", "late", "targets")))
+    page.write_text(
+        "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("windows", "windows-video", "windows-audio", "late", "targets"))
+    )
     ablation.write_page(summary, page)
-    assert page.read_text().count("| dmd-sf |") == 3, "two ways of sampling in one table, the first of them in the other"
+    assert page.read_text().count("| dmd-sf |") == 3 * 2 + 1, "two ways of sampling in three tables, the first of them in the other"
 
 
 def test_recipes_see_the_same_clips_and_training_never_sees_what_judges_it() -> None:

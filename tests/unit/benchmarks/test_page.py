@@ -15,7 +15,9 @@ def figure(mean: float, half: float | None = 0.05) -> dict[str, Any]:
 
 
 def recipes() -> dict[str, Any]:
-    early, late = ({"frechet_joint": figure(x), **{name: figure(x + 1) for name in LATE}} for x in (0.125, 0.25))
+    early, late = (
+        {"frechet_joint": figure(x), "floor_joint": figure(0.5, None), **{name: figure(x + 1) for name in LATE}} for x in (0.125, 0.25)
+    )
     use = {"history_use": {"video": figure(2.0), "audio": figure(1.5)}}
     return {
         "mutual": {"few4": {"0-5": early, "15-25": late}, "multi": {"0-5": late, "15-25": early}, **use},
@@ -30,11 +32,12 @@ def test_a_figure_has_its_interval_where_there_is_one() -> None:
 
 def test_every_recipe_and_way_of_sampling_has_its_row() -> None:
     lines = windows_table(recipes()).splitlines()
-    assert lines[0] == "| recipe | sampling | 0-5 s | 15-25 s |"
+    assert lines[0] == "| recipe | sampling | 0-5 s | 15-25 s | seeds |"
     assert lines[2:] == [
-        "| mutual | FEW, 4 | 0.125 ± 0.050 | 0.250 ± 0.050 |",
-        "| mutual | MULTI, 50 steps | 0.250 ± 0.050 | 0.125 ± 0.050 |",
-        "| sc-tf | FEW, 4 | 0.250 ± 0.050 | 0.250 ± 0.050 |",
+        "| mutual | FEW, 4 | 0.125 ± 0.050 | 0.250 ± 0.050 | 5 |",
+        "| mutual | MULTI, 50 steps | 0.250 ± 0.050 | 0.125 ± 0.050 | 5 |",
+        "| sc-tf | FEW, 4 | 0.250 ± 0.050 | 0.250 ± 0.050 | 5 |",
+        "| real clips | subtracted above | 0.500 | 0.500 |  |",
     ]
     rows = late_table(recipes(), "multi").splitlines()
     assert len(rows) == 3, "sc-tf was not sampled in that way"
