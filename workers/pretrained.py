@@ -9,31 +9,26 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
-from ..datasets.storage import local_path, read_json
+from ..datasets.storage import local_path
 from ..model.blocks import BranchConfig
-from ..model.pretrained import Copy, Shape, check, fill, same_names
+from ..model.pretrained import Copy, check, fill, same_names
 from ..model.timeline import Timeline
 from ..model.transformer import AVTransformer, TransformerConfig
 from ..model.types import MODALITIES
 from ..model.wan import wan_shape
+from ..model.weights import SafetensorsSource, open_weights, read_json, refuse_pickles
 from .checkpoint import MANIFEST, stage_file
 
 WAN_CONFIG = "config.json"
 WAN_FILE = "diffusion_pytorch_model.safetensors"
-WAN_INDEX = f"{WAN_FILE}.index.json"
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MAX_JSON = 16 * 2**20  # bytes: an index of 100,000 tensors has about 10 MiB
-NUMBERS = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
@@ -102,42 +97,6 @@ def find_pretrained(init: InitConfig, config: TransformerConfig, timeline: Timel
     return found
 
 
-class SafetensorsSource:
-    """The tensors of several safetensors files, read one by one. `keep` says which names count.
-
-    Raises:
-        ValueError: a file cannot be read, is damaged, holds other than floating point numbers, or a name of another file.
-    """
-
-    def __init__(self, files: Sequence[Path], keep: Callable[[str], bool] = lambda _: True) -> None:
-        self._file_of: dict[str, Path] = {}
-        self._shapes: dict[str, Shape] = {}
-        for file in files:
-            with _opened(file) as content:
-                for name in filter(keep, content.keys()):
-                    if name in self._file_of:
-                        raise ValueError(f"tensor {name!r} is in {self._file_of[name].name} and in {file.name}; get the weights again")
-                    about = content.get_slice(name)
-                    if about.get_dtype() not in NUMBERS:
-                        raise ValueError(f"tensor {name!r} is of type {about.get_dtype()}; only {', '.join(sorted(NUMBERS))} are read")
-                    self._file_of[name], self._shapes[name] = file, tuple(about.get_shape())
-
-    @property
-    def shapes(self) -> Mapping[str, Shape]:
-        return self._shapes
-
-    def read(self, name: str) -> Tensor:
-        """One tensor, from the disk."""
-        with _opened(self._file_of[name]) as content:
-            return content.get_tensor(name)
-
-    def placed_as(self, files: Mapping[str, str]) -> None:
-        """Compare with an index, which says in which file each tensor is."""
-        found = {name: file.name for name, file in self._file_of.items()}
-        if wrong := sorted(name for name in found.keys() | files.keys() if found.get(name) != files.get(name)):
-            raise ValueError(f"{WAN_INDEX} and the files do not agree on tensor {wrong[0]!r}; get the weights again")
-
-
 _Opened = tuple[list[Copy], SafetensorsSource]
 _Opener = Callable[[str, Path, TransformerConfig, Timeline], _Opened]
 
@@ -148,9 +107,7 @@ def _opener(modality: str, folder: Path) -> _Opener:
         raise ValueError(f"{'is a file' if folder.exists() else 'does not exist'}; give the folder RUN/checkpoints/STAGE of another run")
     if (folder / MANIFEST).is_file():
         return _stage
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
-    if pickles and not list(folder.glob("*.safetensors")):
-        raise ValueError(f"holds a pickle ({pickles[0]}), which runs code when it is read; get the weights as safetensors")
+    refuse_pickles(folder)
     if (folder / WAN_CONFIG).is_file():
         if modality == "audio":
             raise ValueError("is a network of another project, and only video networks can be imported; give a stage of another run")
@@ -181,21 +138,9 @@ def _stage(modality: str, folder: Path, config: TransformerConfig, timeline: Tim
 
 def _wan(modality: str, folder: Path, config: TransformerConfig, timeline: Timeline) -> _Opened:
     """The transformer folder of a diffusers pipeline, in one file or in several."""
-    shape = wan_shape(_json(folder / WAN_CONFIG))
+    shape = wan_shape(read_json(folder / WAN_CONFIG))
     _same_settings(_settings(shape.adapted(config, timeline)), _settings(config))
-    index = folder / WAN_INDEX
-    if index.is_file():
-        content = _json(index)
-        places = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(places, dict) or not places or not all(isinstance(file, str) for file in places.values()):
-            raise ValueError(f"{WAN_INDEX}: its weight_map does not say where tensors are; get the weights again")
-        for file in places.values():
-            if Path(file).name != file or not file.endswith(".safetensors"):
-                raise ValueError(f"{WAN_INDEX}: {file!r} is no safetensors file of this folder; get the weights again")
-        source = SafetensorsSource([folder / file for file in sorted(set(places.values()))])
-        source.placed_as(places)
-    else:
-        source = SafetensorsSource([folder / WAN_FILE])
+    source = open_weights(folder, WAN_FILE)
     copies = shape.copies()
     check(copies, source.shapes)
     return copies, source
@@ -227,25 +172,6 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{name}.{key}" if name else key)
     else:
         yield name, tree
-
-
-def _json(path: Path) -> Any:
-    if path.is_file() and path.stat().st_size > MAX_JSON:
-        raise ValueError(f"{path.name} has {path.stat().st_size} bytes; at most {MAX_JSON} are read")
-    return read_json(path, path.name)
-
-
-@contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    if not file.is_file():
-        raise ValueError(f"{file.name} is missing; get the weights again")
-    try:
-        with safe_open(str(file), "pt") as content:
-            yield content
-    except OSError as error:
-        raise ValueError(f"{file.name} cannot be read ({error.strerror or error}); get the weights again") from error
-    except SafetensorError as error:
-        raise ValueError(f"{file.name} is cut short, damaged or no safetensors file ({error}); get the weights again") from error
 
 
 @contextmanager

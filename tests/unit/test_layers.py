@@ -13,6 +13,8 @@ LAYERS = ("model", "datasets", "workers", "orchestration")
 FOLDERS = (*LAYERS, "benchmarks")
 # The mathematics must run on a bare machine that has PyTorch alone.
 MODEL_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "numpy"}
+# Pretrained networks need more, and only when one is opened: inside a function.
+MODEL_MAY_IMPORT_LATE = {"safetensors", "diffusers", "transformers", "tokenizers"}
 # Each of these libraries has one door: one file knows its traps, and can be replaced.
 ONE_FILE_EACH = ("deepspeed", "mlflow", "s3fs")
 
@@ -23,32 +25,33 @@ def source_files(root: Path) -> list[Path]:
     return sorted(path.relative_to(root) for path in found)
 
 
-def imported_modules(root: Path, file: Path) -> Iterator[tuple[int, str]]:
-    """All imports of `file`, also those inside functions: (line number, absolute dotted name)."""
+def imported_modules(root: Path, file: Path) -> Iterator[tuple[int, str, bool]]:
+    """All imports of `file`: (line number, absolute dotted name, whether it is inside a function)."""
     # `a/b.py` and `a/__init__.py` both count relative imports from `a`.
     here = [PACKAGE, *file.parent.parts]
-    for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
+    tree = ast.parse((root / file).read_text(encoding="utf-8"))
+    late = {inner for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            yield from ((node.lineno, alias.name, node in late) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             base = here[: len(here) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             # `from .. import datasets` names a folder as well as `from ..datasets import media` does.
-            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+            yield from ((node.lineno, f"{module}.{alias.name}", node in late) for alias in node.names)
 
 
-def violation(file: Path, name: str) -> str | None:
-    """Why `file` may not import `name`, or None."""
+def violation(file: Path, name: str, late: bool) -> str | None:
+    """Why `file` may not import `name`, inside a function if `late`; or None."""
     top, _, rest = name.partition(".")
     here = file.parts[0]
     if top in FOLDERS:
         return f"imports {top!r} without its package; write a relative import"
     if top != PACKAGE:
-        return (
-            f"may import the standard library, torch and numpy only, not {top!r}"
-            if here == "model" and top not in MODEL_MAY_IMPORT
-            else None
-        )
+        if here != "model" or top in MODEL_MAY_IMPORT or (late and top in MODEL_MAY_IMPORT_LATE):
+            return None
+        where = ", unless inside a function" if top in MODEL_MAY_IMPORT_LATE else ""
+        return f"may import the standard library, torch and numpy only, not {top!r}{where}"
     target = rest.partition(".")[0]
     if here in LAYERS and target in LAYERS and LAYERS.index(target) > LAYERS.index(here):
         return f"imports upward, from {target!r}"
@@ -64,8 +67,8 @@ def violations(root: Path) -> list[str]:
     for file in source_files(root):
         if file.name == "utils.py":
             found.append(f"{file}: name the job that it has")
-        for line, name in imported_modules(root, file):
-            if reason := violation(file, name):
+        for line, name, late in imported_modules(root, file):
+            if reason := violation(file, name, late):
                 found.append(f"{file}:{line}: {reason}")
             if (top := name.partition(".")[0]) in doors:
                 doors[top].add(file)
@@ -89,6 +92,8 @@ def test_folders_that_must_not_hide_other_packages_have_no_init() -> None:
     [
         ("model/a.py", "import ray", "not 'ray'"),
         ("model/codecs/a.py", "def f():\n    from einops import rearrange", "not 'einops'"),
+        ("model/codecs/a.py", "import diffusers", "not 'diffusers', unless inside a function"),
+        ("model/codecs/a.py", "class A:\n    from safetensors import safe_open", "unless inside a function"),
         ("model/codecs/a.py", "from ...datasets.media import probe", "upward, from 'datasets'"),
         ("model/a.py", "from .. import workers", "upward, from 'workers'"),
         ("datasets/a.py", "from ..workers import engine", "upward, from 'workers'"),
@@ -114,6 +119,12 @@ def test_two_doors_to_one_library_are_found(tmp_path: Path) -> None:
     (tmp_path / "workers" / "b.py").write_text("from deepspeed import initialize")
     [found] = violations(tmp_path)
     assert found.startswith("deepspeed is imported in 2 files")
+
+
+def test_what_pretrained_networks_need_is_imported_late(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.py").write_text("def f():\n    with g():\n        from diffusers import AutoencoderKLWan")
+    assert violations(tmp_path) == []
 
 
 def test_imports_downward_are_free(tmp_path: Path) -> None:
