@@ -81,7 +81,10 @@ def test_wheel_imports_and_leaves_the_name_datasets_alone(wheel: Path, tmp_path:
 def test_every_requirement_is_pinned_within_its_range() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = pins()
-    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+    extras = project["optional-dependencies"]
+    own = {f"mutual-forcing[{name}]" for name in extras}
+    assert own & set(extras["dev"]) == {"mutual-forcing[pretrained]"}, "the tests run what the extra brings"
+    for line in [*project["dependencies"], *(line for lines in extras.values() for line in lines if line not in own)]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), line
 
@@ -137,12 +140,13 @@ def test_processes_that_a_bare_checkout_spawns_find_the_package(tmp_path: Path) 
 
 OWN_NEEDS = ("ray", "deepspeed", "mlflow", "pyarrow", "s3fs", "safetensors", "pydantic", "yaml", "typer", "rich", "psutil", "PIL", "jinja2")
 MEDIA_NEEDS = ("ffmpeg", "imageio_ffmpeg")
+PRETRAINED_NEEDS = ("diffusers", "transformers", "tokenizers", "huggingface_hub")
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_")))
 def test_every_benchmark_needs_pytorch_alone(name: str) -> None:
     """matplotlib, which draws, is imported where something is drawn."""
-    hidden = f"import sys; sys.modules.update(dict.fromkeys({(*OWN_NEEDS, *MEDIA_NEEDS, 'matplotlib')!r}))"
+    hidden = f"import sys; sys.modules.update(dict.fromkeys({(*OWN_NEEDS, *MEDIA_NEEDS, *PRETRAINED_NEEDS, 'matplotlib')!r}))"
     command = [sys.executable, "-c", f"{hidden}; import mutual_forcing.benchmarks.{name}"]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
