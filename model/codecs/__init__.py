@@ -1,9 +1,11 @@
-"""Embedded codecs: media <-> latents, training-free, exact in the coefficients that they keep."""
+"""Codecs: media <-> latents. Embedded (training-free, exact in the coefficients that they keep), and pretrained, from a folder."""
 
 from .base import AudioCodec, LatentStream, VideoCodec
 from .dct import DctVideoCodec, DctVideoConfig, VideoMoments
+from .folder import Place
 from .mdct import AudioMoments, MdctAudioCodec, MdctAudioConfig
-from .registry import audio_codec_from_json, codec_from_json, video_codec_from_json
+from .registry import audio_codec_from_json, codec_from_folder, codec_from_json, video_codec_from_json
+from .wan_video import WanVideoCodec
 
 __all__ = [
     "AudioCodec",
@@ -13,9 +15,12 @@ __all__ = [
     "LatentStream",
     "MdctAudioCodec",
     "MdctAudioConfig",
+    "Place",
     "VideoCodec",
     "VideoMoments",
+    "WanVideoCodec",
     "audio_codec_from_json",
+    "codec_from_folder",
     "codec_from_json",
     "video_codec_from_json",
 ]

@@ -11,7 +11,9 @@ from torch import Tensor
 
 
 class LatentStream(Protocol):
-    """One decoding in progress. All pushes and the flush, concatenated along time, equal the whole decode bit for bit."""
+    """One decoding in progress, of one clip. All pushes and the flush, concatenated along time, equal the whole decode: bit for bit,
+    but for a codec that says how far rounding may take them apart.
+    """
 
     def push(self, latents: Tensor) -> Tensor:
         """Latents that follow those already pushed -> the media that they complete (may lag; see the codec)."""

@@ -1,4 +1,4 @@
-"""From a codec's JSON back to the codec. Plain data only, nothing is unpickled or imported by name."""
+"""From a codec's JSON, or a pretrained network's folder, to the codec. Plain data only, nothing is unpickled or imported by name."""
 
 from __future__ import annotations
 
@@ -7,26 +7,51 @@ from typing import Any
 
 from .base import AudioCodec, VideoCodec
 from .dct import DctVideoCodec
+from .folder import Place, folder_class
 from .mdct import MdctAudioCodec
+from .wan_video import LAYOUT as WAN
+from .wan_video import WanVideoCodec
 
-VIDEO: dict[str, Callable[[Mapping[str, Any]], VideoCodec]] = {DctVideoCodec.kind: DctVideoCodec.from_json}
-AUDIO: dict[str, Callable[[Mapping[str, Any]], AudioCodec]] = {MdctAudioCodec.kind: MdctAudioCodec.from_json}
+HERE = Place()
+
+VIDEO: dict[str, Callable[[Mapping[str, Any], Place], VideoCodec]] = {
+    DctVideoCodec.kind: lambda data, _: DctVideoCodec.from_json(data),
+    WanVideoCodec.kind: lambda data, place: WanVideoCodec.load(place, data),
+}
+AUDIO: dict[str, Callable[[Mapping[str, Any], Place], AudioCodec]] = {
+    MdctAudioCodec.kind: lambda data, _: MdctAudioCodec.from_json(data),
+}
+FOLDERS: dict[str, Callable[[Place], VideoCodec | AudioCodec]] = {
+    WAN.network: WanVideoCodec.load,
+}
 
 
-def video_codec_from_json(data: Mapping[str, Any]) -> VideoCodec:
-    """The video codec whose `to_json` made `data`; ValueError names what is wrong with it."""
-    return VIDEO[_kind(data, list(VIDEO))](data)
+def video_codec_from_json(data: Mapping[str, Any], place: Place = HERE) -> VideoCodec:
+    """The video codec whose `to_json` made `data`; ValueError names what is wrong with it. `place` is for the pretrained ones."""
+    return VIDEO[_kind(data, list(VIDEO))](data, place)
 
 
-def audio_codec_from_json(data: Mapping[str, Any]) -> AudioCodec:
-    """The audio codec whose `to_json` made `data`; ValueError names what is wrong with it."""
-    return AUDIO[_kind(data, list(AUDIO))](data)
+def audio_codec_from_json(data: Mapping[str, Any], place: Place = HERE) -> AudioCodec:
+    """The audio codec whose `to_json` made `data`; ValueError names what is wrong with it. `place` is for the pretrained ones."""
+    return AUDIO[_kind(data, list(AUDIO))](data, place)
 
 
-def codec_from_json(data: Mapping[str, Any]) -> VideoCodec | AudioCodec:
+def codec_from_json(data: Mapping[str, Any], place: Place = HERE) -> VideoCodec | AudioCodec:
     """The codec, of either modality, whose `to_json` made `data`; ValueError names what is wrong with it."""
     kind = _kind(data, [*VIDEO, *AUDIO])
-    return VIDEO[kind](data) if kind in VIDEO else AUDIO[kind](data)
+    return VIDEO[kind](data, place) if kind in VIDEO else AUDIO[kind](data, place)
+
+
+def codec_from_folder(place: Place) -> VideoCodec | AudioCodec:
+    """The codec that a folder of diffusers holds.
+
+    Raises:
+        ValueError: it holds another network, or is missing or damaged.
+    """
+    name = folder_class(place.folder)
+    if name not in FOLDERS:
+        raise ValueError(f"folder={place.folder!r}: config.json: _class_name={name!r} is not one of {', '.join(FOLDERS)}")
+    return FOLDERS[name](place)
 
 
 def _kind(data: Mapping[str, Any], known: list[str]) -> str:

@@ -144,10 +144,15 @@ def check_channels(channels: int, size: int) -> None:
 
 def check_latents(latents: Tensor, dimensions: int, channel_axis: int, channels: int) -> None:
     """ValueError unless finite floating-point latents of the codec's rank and channel count, at least one in time (axis 1)."""
-    if latents.ndim != dimensions or latents.shape[channel_axis] != channels or latents.numel() == 0:
-        raise ValueError(f"latents: shape {tuple(latents.shape)}; expected {dimensions} non-empty axes, {channels} on axis {channel_axis}")
+    check_latent_shape(latents, dimensions, channel_axis, channels)
     if not latents.is_floating_point() or not bool(torch.isfinite(latents).all()):
         raise ValueError(f"latents: {latents.dtype} with values that are not finite numbers; the model that made them diverged")
+
+
+def check_latent_shape(latents: Tensor, dimensions: int, channel_axis: int, channels: int) -> None:
+    """As `check_latents`, without a look at the values, which would make a GPU's queue run dry."""
+    if latents.ndim != dimensions or latents.shape[channel_axis] != channels or latents.numel() == 0:
+        raise ValueError(f"latents: shape {tuple(latents.shape)}; expected {dimensions} non-empty axes, {channels} on axis {channel_axis}")
 
 
 def _steps(sums: np.ndarray) -> np.ndarray:
