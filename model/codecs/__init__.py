@@ -4,6 +4,7 @@ from .base import AudioCodec, LatentStream, VideoCodec
 from .dct import DctVideoCodec, DctVideoConfig, VideoMoments
 from .folder import Place
 from .mdct import AudioMoments, MdctAudioCodec, MdctAudioConfig
+from .oobleck_audio import OobleckAudioCodec
 from .registry import audio_codec_from_json, codec_from_folder, codec_from_json, video_codec_from_json
 from .wan_video import WanVideoCodec
 
@@ -15,6 +16,7 @@ __all__ = [
     "LatentStream",
     "MdctAudioCodec",
     "MdctAudioConfig",
+    "OobleckAudioCodec",
     "Place",
     "VideoCodec",
     "VideoMoments",

@@ -9,6 +9,8 @@ from .base import AudioCodec, VideoCodec
 from .dct import DctVideoCodec
 from .folder import Place, folder_class
 from .mdct import MdctAudioCodec
+from .oobleck_audio import LAYOUT as OOBLECK
+from .oobleck_audio import OobleckAudioCodec
 from .wan_video import LAYOUT as WAN
 from .wan_video import WanVideoCodec
 
@@ -20,9 +22,11 @@ VIDEO: dict[str, Callable[[Mapping[str, Any], Place], VideoCodec]] = {
 }
 AUDIO: dict[str, Callable[[Mapping[str, Any], Place], AudioCodec]] = {
     MdctAudioCodec.kind: lambda data, _: MdctAudioCodec.from_json(data),
+    OobleckAudioCodec.kind: lambda data, place: OobleckAudioCodec.load(place, data),
 }
 FOLDERS: dict[str, Callable[[Place], VideoCodec | AudioCodec]] = {
     WAN.network: WanVideoCodec.load,
+    OOBLECK.network: OobleckAudioCodec.load,
 }
 
 
