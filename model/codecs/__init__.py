@@ -1,11 +1,12 @@
 """Codecs: media <-> latents. Embedded (training-free, exact in the coefficients that they keep), and pretrained, from a folder."""
 
-from .base import AudioCodec, LatentStream, VideoCodec
+from .base import AudioCodec, LatentStream, TextEncoder, TextFeatures, VideoCodec
 from .dct import DctVideoCodec, DctVideoConfig, VideoMoments
 from .folder import Place
 from .mdct import AudioMoments, MdctAudioCodec, MdctAudioConfig
 from .oobleck_audio import OobleckAudioCodec
-from .registry import audio_codec_from_json, codec_from_folder, codec_from_json, video_codec_from_json
+from .registry import audio_codec_from_json, codec_from_folder, codec_from_json, text_encoder_from_json, video_codec_from_json
+from .umt5 import Umt5TextEncoder
 from .wan_video import WanVideoCodec
 
 __all__ = [
@@ -18,11 +19,15 @@ __all__ = [
     "MdctAudioConfig",
     "OobleckAudioCodec",
     "Place",
+    "TextEncoder",
+    "TextFeatures",
+    "Umt5TextEncoder",
     "VideoCodec",
     "VideoMoments",
     "WanVideoCodec",
     "audio_codec_from_json",
     "codec_from_folder",
     "codec_from_json",
+    "text_encoder_from_json",
     "video_codec_from_json",
 ]

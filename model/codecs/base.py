@@ -1,10 +1,13 @@
-"""What every codec offers: encode, decode, decode as a stream, and an identity that names its content.
+"""What every codec offers: encode, decode, decode as a stream, and an identity that names its content. And what a text encoder does.
 
-Dimensions: B batch, N pixel frames, F latent frames, H W rows and columns, S audio samples, T audio latents, C channels.
+Dimensions: B batch, N pixel frames, F latent frames, H W rows and columns, S audio samples, T audio latents, C channels,
+L tokens of a caption, E features of a token.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -69,5 +72,34 @@ class AudioCodec(Protocol):
     def decode(self, latents: Tensor) -> Tensor: ...
 
     def stream(self) -> LatentStream: ...
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a text encoder makes of B captions: `features_BLE` float32, zero where `mask_BL` is False, as `Controls` takes them."""
+
+    features_BLE: Tensor
+    mask_BL: Tensor
+
+
+class TextEncoder(Protocol):
+    """Captions -> features. L is always `max_tokens`: a Wan network sees the padding too, so its length is part of the features."""
+
+    @property
+    def width(self) -> int:
+        """Features of a token, E."""
+        ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 (hex) of the canonical JSON: equal identities encode equally."""
+        ...
+
+    def encode(self, captions: Sequence[str]) -> TextFeatures: ...
 
     def to_json(self) -> dict[str, Any]: ...

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .base import AudioCodec, VideoCodec
+from .base import AudioCodec, TextEncoder, VideoCodec
 from .dct import DctVideoCodec
 from .folder import Place, folder_class
 from .mdct import MdctAudioCodec
 from .oobleck_audio import LAYOUT as OOBLECK
 from .oobleck_audio import OobleckAudioCodec
+from .umt5 import Umt5TextEncoder
 from .wan_video import LAYOUT as WAN
 from .wan_video import WanVideoCodec
 
@@ -23,6 +24,9 @@ VIDEO: dict[str, Callable[[Mapping[str, Any], Place], VideoCodec]] = {
 AUDIO: dict[str, Callable[[Mapping[str, Any], Place], AudioCodec]] = {
     MdctAudioCodec.kind: lambda data, _: MdctAudioCodec.from_json(data),
     OobleckAudioCodec.kind: lambda data, place: OobleckAudioCodec.load(place, data),
+}
+TEXT: dict[str, Callable[[Mapping[str, Any], Place], TextEncoder]] = {
+    Umt5TextEncoder.kind: lambda data, place: Umt5TextEncoder.load(place, data),
 }
 FOLDERS: dict[str, Callable[[Place], VideoCodec | AudioCodec]] = {
     WAN.network: WanVideoCodec.load,
@@ -44,6 +48,11 @@ def codec_from_json(data: Mapping[str, Any], place: Place = HERE) -> VideoCodec 
     """The codec, of either modality, whose `to_json` made `data`; ValueError names what is wrong with it."""
     kind = _kind(data, [*VIDEO, *AUDIO])
     return VIDEO[kind](data, place) if kind in VIDEO else AUDIO[kind](data, place)
+
+
+def text_encoder_from_json(data: Mapping[str, Any], place: Place = HERE) -> TextEncoder:
+    """The text encoder whose `to_json` made `data`; ValueError names what is wrong with it."""
+    return TEXT[_kind(data, list(TEXT))](data, place)
 
 
 def codec_from_folder(place: Place) -> VideoCodec | AudioCodec:
