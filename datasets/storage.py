@@ -40,6 +40,14 @@ def make_folder(name: str, path: Path) -> Path:
     return path
 
 
+def s3() -> Any:
+    """S3 as a filesystem, with credentials and endpoint of the environment. Listings are always fresh: kept ones hide new objects."""
+    import s3fs
+
+    patience = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
+    return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=patience)
+
+
 def sync(path: Path) -> None:
     """Have a file's content, or a folder's list of names, on the disk before anything that comes after."""
     descriptor = os.open(path, os.O_RDONLY)
