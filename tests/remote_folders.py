@@ -14,7 +14,9 @@ from xml.sax.saxutils import escape
 
 
 class Server(ThreadingHTTPServer):
-    """Serves the files below `root`. `asked`: paths of requests. `cut`: this many bytes of a file are sent, and the line goes dead."""
+    """Serves the files below `root`. `asked`: paths of requests. `cut`: this many bytes of a file are sent, and the line goes dead.
+    `stale`: objects of a bucket had so many bytes more when they were listed.
+    """
 
     daemon_threads = True
 
@@ -23,6 +25,7 @@ class Server(ThreadingHTTPServer):
         self.root = root
         self.asked: list[str] = []
         self.cut: int | None = None
+        self.stale = 0
 
     @property
     def url(self) -> str:
@@ -121,8 +124,9 @@ class Bucket(Handler):
                     folders.add(prefix + rest.split("/")[0] + "/")
                 else:
                     body = file.read_bytes()
+                    tag, size = md5(body).hexdigest(), len(body) + self.server.stale
                     files.append(
-                        f"<Contents><Key>{escape(key)}</Key><Size>{len(body)}</Size><ETag>&quot;{md5(body).hexdigest()}&quot;</ETag>"
+                        f"<Contents><Key>{escape(key)}</Key><Size>{size}</Size><ETag>&quot;{tag}&quot;</ETag>"
                         "<LastModified>2026-01-01T00:00:00.000Z</LastModified><StorageClass>STANDARD</StorageClass></Contents>"
                     )
         prefixes = "".join(f"<CommonPrefixes><Prefix>{escape(folder)}</Prefix></CommonPrefixes>" for folder in sorted(folders))

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,8 @@ def hub(vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     shutil.copytree(vae, root / "vae")
     (root / "vae" / "run_me.py").write_text("raise SystemExit")
     (root / "vae" / "old.bin").write_bytes(b"pickle")
-    (root / "vae" / "deeper").mkdir()
-    (root / "vae" / "deeper" / "config.json").write_text("{}")
+    (root / "vae" / "more.json").mkdir()
+    (root / "vae" / "more.json" / "config.json").write_text("{}")
     with serving(tmp_path / "hub", Hub) as server:
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
         monkeypatch.setattr(
@@ -141,12 +142,26 @@ def test_a_copy_that_breaks_off_leaves_nothing_that_could_be_taken_for_one(
     assert list((tmp_path / "cache").rglob("partial")) == []
 
 
+def test_an_object_that_changes_while_it_is_copied_is_no_copy(bucket: Server, tmp_path: Path) -> None:
+    bucket.stale = 1
+    with pytest.raises(ValueError, match=r"cannot be copied \(config\.json came with \d+ of \d+ bytes\)"):
+        local_folder("codec.video", BUCKET, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").rglob("copy")) == []
+
+
 def test_what_a_killed_process_left_does_not_get_into_the_copy(bucket: Server, tmp_path: Path) -> None:
     copy = local_folder("codec.video", BUCKET, cache=tmp_path / "cache")
     shutil.rmtree(copy)
     (copy.parent / "partial").mkdir()
     (copy.parent / "partial" / "stale.safetensors").write_text("x")
     assert names(local_folder("codec.video", BUCKET, cache=tmp_path / "cache")) == ["config.json", WEIGHTS]
+
+
+def test_of_several_that_ask_at_once_one_copies(bucket: Server, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        copies = set(pool.map(lambda _: local_folder("codec.video", BUCKET, cache=tmp_path / "cache"), range(4)))
+    assert len(copies) == 1
+    assert sum(path.endswith(WEIGHTS) for path in bucket.asked) == 1
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------------

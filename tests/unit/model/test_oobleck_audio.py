@@ -125,7 +125,8 @@ def test_a_streams_memory_does_not_grow(codec: OobleckAudioCodec) -> None:
     stream = codec.stream()
     sizes = []
     for latent in some_latents(codec, 60).split(2, dim=1):
-        stream.push(latent)
+        samples = stream.push(latent)
+        assert samples.untyped_storage().nbytes() == samples.nbytes, "what is emitted keeps nothing else in memory"
         assert stream._held_BCT is not None
         sizes.append(stream._held_BCT.untyped_storage().nbytes() // stream._held_BCT.element_size() // codec.channels)
     assert max(sizes) == sizes[-1] == codec.left + codec.right
