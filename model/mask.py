@@ -37,8 +37,12 @@ class Tokens:
         every = (self, *others)
         return Tokens(*(torch.cat([getattr(t, name) for t in every]) for name in self.__dataclass_fields__))
 
-    def select(self, keep_N: Tensor) -> Tokens:
-        return Tokens(*(getattr(self, name)[keep_N] for name in self.__dataclass_fields__))
+    def select(self, keep: Tensor | tuple[slice | None, ...]) -> Tokens:
+        """The tokens at an index, or all of them with new axes."""
+        return Tokens(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+
+    def to(self, device: torch.device) -> Tokens:
+        return Tokens(*(getattr(self, name).to(device) for name in self.__dataclass_fields__))
 
     def replaced_sink(self, shift: int, chunk_seconds: float) -> Tokens:
         """The tokens of the sink, moved by `shift` chunks."""
@@ -53,15 +57,18 @@ def sink_shift(chunk_N: Tensor, window: int) -> Tensor:
     return (chunk_N - window).clamp(min=0)
 
 
-def attention_mask(queries: Tokens, keys: Tokens, window: int) -> Tensor:
-    """Dense mask [N_queries, N_keys], True where the query may attend; the reference of every other back-end."""
-    q_chunk, k_chunk = queries.chunk_N[:, None], keys.chunk_N[None, :]
-    q_clean, k_clean = queries.clean_N[:, None], keys.clean_N[None, :]
-    in_window = (k_chunk >= q_chunk - window) & (k_chunk >= 0)
-    past = k_clean & in_window & ((k_chunk < q_chunk) | (q_clean & (k_chunk == q_chunk)))
-    present = ~q_clean & ~k_clean & (k_chunk == q_chunk)
-    sink = (k_chunk == FIRST_FRAME_CHUNK) & (keys.shift_N[None, :] == sink_shift(q_chunk, window))
+def may_attend(query: Tokens, key: Tokens, window: int) -> Tensor:
+    """Whether a query may attend to a key, for any shapes that broadcast: what every back-end asks."""
+    in_window = (key.chunk_N >= query.chunk_N - window) & (key.chunk_N >= 0)
+    past = key.clean_N & in_window & ((key.chunk_N < query.chunk_N) | (query.clean_N & (key.chunk_N == query.chunk_N)))
+    present = ~query.clean_N & ~key.clean_N & (key.chunk_N == query.chunk_N)
+    sink = (key.chunk_N == FIRST_FRAME_CHUNK) & (key.shift_N == sink_shift(query.chunk_N, window))
     return past | present | sink
+
+
+def dense_mask(queries: Tokens, keys: Tokens, window: int) -> Tensor:
+    """[N_queries, N_keys], True where the query may attend."""
+    return may_attend(queries.select((slice(None), None)), keys.select((None, slice(None))), window)
 
 
 def word_mask(chunk_N: Tensor, words_time_BW2: Tensor, chunk_seconds: float, window: int, lookahead_s: float) -> Tensor:

@@ -7,13 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 from model_material import CLOCK, TEXT, assert_near, controls, latents, network, small_config, times
+from torch.nn import functional as F
 
 from mutual_forcing.model.rope import RopeConfig, rotate, rotation
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import make_controls
 from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout, Timeline
-from mutual_forcing.model.transformer import AVTransformer, Stream
+from mutual_forcing.model.transformer import AVTransformer, ExecutionConfig, Stream
 from mutual_forcing.model.types import AV, MODALITIES, Controls, future
+
+
+def flexed(net: AVTransformer) -> AVTransformer:
+    """The same weights under the other back-end of the parallel passes."""
+    other = AVTransformer(net.config, net.timeline, ExecutionConfig(attention="flex")).to(next(net.parameters()).dtype).eval()
+    other.load_state_dict(net.state_dict())
+    return other
 
 
 def parallel(net: AVTransformer, noisy: AV, context: AV, text: Controls, layout: Layout) -> AV:
@@ -58,6 +66,73 @@ def test_velocities_after_one_reading_equal_the_parallel_forward(window: int, pr
         noisy = future(latents(5, seed=seed)).only(present)
         t, r = times(layout.chunks, noisy)
         assert_same(after(noisy, t, r), parallel(net, noisy, context, controls(), layout))
+
+
+# --- three back-ends, one mask --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("present", [MODALITIES, ("video",), ("audio",)], ids="+".join)
+@pytest.mark.parametrize("window", [1, 8])
+def test_flex_attention_equals_the_dense_mask(window: int, present: tuple[str, ...]) -> None:
+    """The parallel forward and a reading; window 1 has copies of the sink."""
+    layout, net = Layout(CLOCK, 5), network(small_config(window))
+    other, context, noisy = flexed(net), latents(5).only(present), future(latents(5, seed=2)).only(present)
+    assert_same(parallel(other, noisy, context, controls(), layout), parallel(net, noisy, context, controls(), layout))
+    t, r = times(layout.chunks, noisy)
+    assert_same(other.read(context, controls(), layout)(noisy, t, r), parallel(net, noisy, context, controls(), layout))
+
+
+def test_flex_attention_is_not_trained_on_a_cpu() -> None:
+    net, layout = flexed(network()), Layout(CLOCK, 2)
+    t, r = times(2, latents(2))
+    with pytest.raises(ValueError, match=r"execution\.attention='flex'.*set execution\.attention=dense"):
+        net(future(latents(2)), latents(2), t, r, controls(), layout)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the backward of FlexAttention needs a GPU")
+def test_gradients_through_flex_attention_equal_the_dense_ones() -> None:
+    layout, net = Layout(CLOCK, 5), network(small_config(window=2), dtype=torch.float32).to("cuda")
+    other, context, noisy = flexed(net).to("cuda"), latents(5, dtype=torch.float32).to("cuda"), future(latents(5, seed=2)).to("cuda")
+    t, r = (x.to("cuda") for x in times(layout.chunks, noisy))
+    for both in (net, other):
+        u = both(noisy.map(torch.Tensor.float), context, t, r, controls().to("cuda"), layout)
+        torch.stack([x.square().mean() for _, x in u.items()]).sum().backward()
+    for (name, p), q in zip(net.named_parameters(), other.parameters(), strict=True):
+        assert (p.grad is None) == (q.grad is None), name
+        if p.grad is not None and q.grad is not None:
+            assert_near(q.grad, p.grad, atol=1e-4 * float(p.grad.abs().max() + 1e-6))
+
+
+def test_a_plan_serves_every_batch_of_its_shape_and_no_other() -> None:
+    """Plans are kept by shape: two shapes in turn, then the first again, give what new networks give."""
+    net = network(small_config(window=1))
+    for chunks in (3, 5, 3):
+        layout, noisy, context = Layout(CLOCK, chunks), future(latents(chunks, seed=chunks)), latents(chunks)
+        fresh = parallel(network(small_config(window=1)), noisy, context, controls(), layout)
+        assert_same(parallel(net, noisy, context, controls(), layout), fresh)
+    video = latents(3).only(("video",))
+    alone = parallel(net, future(video), video, controls(), Layout(CLOCK, 3))
+    assert_same(alone, parallel(network(small_config(window=1)), future(video), video, controls(), Layout(CLOCK, 3)))
+
+
+# --- pictures that the patch does not divide ------------------------------------------------------------------------------
+
+
+def odd(x: AV, rows: int, columns: int) -> AV:
+    return AV(x.get("video")[..., :rows, :columns], x.audio)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(3, 4), (4, 3), (3, 3)])
+def test_a_picture_that_the_patch_does_not_divide_is_filled_up_and_cut_again(rows: int, columns: int) -> None:
+    """It equals the picture with zeros in the rest, and streaming equals the parallel forward."""
+    layout, net = Layout(CLOCK, 3), network()
+    noisy, context = (odd(x, rows, columns) for x in (future(latents(3, seed=2)), latents(3)))
+    made = parallel(net, noisy, context, controls(), layout)
+    assert made.get("video").shape == noisy.get("video").shape
+    streamed, _ = one_by_one(net, noisy, context, controls(), layout)
+    assert_same(made, streamed)
+    filled = [AV(F.pad(x.get("video"), (0, 4 - columns, 0, 4 - rows)), x.audio) for x in (noisy, context)]
+    assert_same(made, odd(parallel(net, filled[0], filled[1], controls(), layout), rows, columns))
 
 
 # --- streaming equals training --------------------------------------------------------------------------------------------
