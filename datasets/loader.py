@@ -47,9 +47,15 @@ class LatentDataset:
         return self.collate(rows, positions)
 
     def collate(self, records: Sequence[ClipRecord], positions: Sequence[int]) -> AVBatch:
-        """Clips of equal shape -> a batch in fp32."""
-        video = torch.from_numpy(np.stack([r.video for r in records]).astype(np.float32))
-        audio = torch.from_numpy(np.stack([r.audio for r in records]).astype(np.float32))
+        """Clips -> a batch in fp32; those shorter than the dataset's clips are padded with zeros.
+
+        Raises:
+            ValueError: a clip holds other counts of latents than whole chunks have.
+        """
+        chunks_B = tuple(self._chunks(r) for r in records)
+        clock, longest = self.layout.timeline, self.layout.chunks
+        video = _stacked([r.video for r in records], clock.video_latents(longest))
+        audio = _stacked([r.audio for r in records], clock.audio_latents(longest))
         words = [[Word(*w) for w in r.words] for r in records]
         return AVBatch(
             latents=AV(video=video, audio=audio),
@@ -57,4 +63,25 @@ class LatentDataset:
             layout=self.layout,
             positions=tuple(positions),
             sample_ids=tuple(r.clip_id for r in records),
+            chunks_B=None if set(chunks_B) == {longest} else chunks_B,
         )
+
+    def _chunks(self, record: ClipRecord) -> int:
+        """Whole chunks of a clip, from its video latents; its audio must have as many as they need."""
+        clock, found = self.layout.timeline, (len(record.video), len(record.audio))
+        chunks = (found[0] - 1) // clock.chunk_video
+        wanted = (clock.video_latents(chunks), clock.audio_latents(chunks))
+        if not 1 <= chunks <= self.layout.chunks or found != wanted:
+            raise ValueError(
+                f"clip {record.clip_id}: {found[0]} video and {found[1]} audio latents are no clip of 1 to {self.layout.chunks} chunks "
+                f"of {float(clock.chunk):g} s; prepare it again with this dataset's rates"
+            )
+        return chunks
+
+
+def _stacked(latents: Sequence[np.ndarray], longest: int) -> torch.Tensor:
+    """Clips of up to `longest` latents -> [B, longest, ...] in fp32, zeros behind the shorter ones."""
+    whole = np.zeros((len(latents), longest, *latents[0].shape[1:]), dtype=np.float32)
+    for row, x in zip(whole, latents, strict=True):
+        row[: len(x)] = x
+    return torch.from_numpy(whole)

@@ -16,19 +16,18 @@ from .types import AV, AVBatch, at_least_fp32, future
 SATURATED = 4.0  # latents have unit variance: beyond this many deviations real ones are rare
 
 
-def history_health(history: AV, real: AV) -> dict[str, Tensor]:
+def history_health(history: AV, batch: AVBatch) -> dict[str, Tensor]:
     """Generated histories against the real clips: `loudness` and `motion` (ratios of root mean squares, 1 is healthy, towards 0 is a
     collapse to silence or a still), `saturation_*` (share of latents beyond 4 deviations, minus the real clips' share).
     """
-    made, true = future(history), future(real)
+    made, true = future(history), future(batch.latents)
     signals: dict[str, Tensor] = {}
-    if made.audio is not None and true.audio is not None:
-        signals["loudness"] = _rms(made.audio) / _rms(true.audio)
-    if made.video is not None and true.video is not None and true.video.shape[1] > 1:
-        signals["motion"] = _rms(made.video.diff(dim=1)) / _rms(true.video.diff(dim=1))
-    for name, x in made.items():
-        signals[f"saturation_{name}"] = _beyond(x) - _beyond(true.get(name))
-    return signals
+    if made.audio is not None:
+        signals["loudness"] = _ratio(AV(audio=made.audio), AV(audio=true.get("audio")), batch)
+    if made.video is not None and made.video.shape[1] > 1:
+        signals["motion"] = _ratio(AV(_steps(made.video)), AV(_steps(true.get("video"))), batch)
+    beyond = [batch.means(x.map(lambda y: (y.abs() > SATURATED).float())) for x in (made, true)]
+    return signals | {f"saturation_{name}": x - beyond[1].get(name) for name, x in beyond[0].items()}
 
 
 @torch.no_grad()
@@ -75,9 +74,13 @@ class GradientMeter:
             hook.remove()
 
 
-def _rms(x: Tensor) -> Tensor:
-    return at_least_fp32(x).square().mean().sqrt().clamp(min=1e-12)
+def _ratio(made: AV, true: AV, batch: AVBatch) -> Tensor:
+    """Root mean square of one modality over another clip's."""
+    squares = [batch.means(x.map(lambda y: at_least_fp32(y).square())) for x in (made, true)]
+    [(_, over), (_, under)] = [x.items()[0] for x in squares]
+    return over.sqrt() / under.sqrt().clamp(min=1e-12)
 
 
-def _beyond(x: Tensor) -> Tensor:
-    return (x.abs() > SATURATED).to(torch.float32).mean()
+def _steps(x: Tensor) -> Tensor:
+    """From each latent to the next, 0 before the first."""
+    return torch.cat([torch.zeros_like(x[:, :1]), x.diff(dim=1)], dim=1)

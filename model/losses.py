@@ -55,10 +55,10 @@ class Loss:
     parts: dict[str, Tensor]
 
 
-def _weighted(errors: AV, name: str, config: ObjectiveConfig) -> Loss:
-    """Weighted sum over modalities of mean errors; means in fp32 or wider."""
+def _weighted(errors: AV, name: str, batch: AVBatch, config: ObjectiveConfig) -> Loss:
+    """Weighted sum over modalities of mean errors."""
     weights = {"video": config.video_weight, "audio": config.audio_weight}
-    means = {m: at_least_fp32(e).mean() for m, e in errors.items()}
+    means = dict(batch.means(errors).items())
     value = torch.stack([weights[m] * mean for m, mean in means.items()]).sum()
     return Loss(value, {f"{name}_{m}": mean.detach() for m, mean in means.items()})
 
@@ -116,7 +116,7 @@ def flow_matching(models: Models, batch: AVBatch, rollout: Rollout | None, noise
     x_t = interpolate(clean, e, per_latent(t, clean, batch.layout))
     past = noisy_context(choose_history(batch, rollout, noise, config), noise, config.history.context_noise)
     u = models.live(x_t, past, t, t, _dropped(batch.controls, noise, config.drop), batch.layout)
-    return _weighted(_squared(u, velocity(clean, e)), "fm", config)
+    return _weighted(_squared(u, velocity(clean, e)), "fm", batch, config)
 
 
 def reading(model: Velocity, past: AV, controls: Controls, layout: Layout) -> Reading:
@@ -182,7 +182,7 @@ def shortcut(models: Models, batch: AVBatch, rollout: Rollout | None, noise: Pos
         del teacher
         models.forget()  # before the backward needs the memory: nobody asks for this past again
     u = models.live(x_t, past, t, r, batch.controls, batch.layout)
-    return _weighted(_squared(u, target), "sc", config)
+    return _weighted(_squared(u, target), "sc", batch, config)
 
 
 def jump_to_zero(models: Models, batch: AVBatch, rollout: Rollout, config: ObjectiveConfig) -> AV:
@@ -214,12 +214,13 @@ def dmd(models: Models, g: AV, batch: AVBatch, rollout: Rollout, noise: Position
         p_real = clean_prediction(x_s, models.teaching(past, batch, o.guidance)(x_s, s), spread)
         p_fake = clean_prediction(x_s, models.fake(x_s, past, s, s, batch.controls, batch.layout), spread)
 
-        def direction(pf: Tensor, pr: Tensor, gg: Tensor) -> Tensor:
-            scale = (gg - pr).abs().mean(dim=tuple(range(1, gg.dim())), keepdim=True) + o.epsilon
-            return (pf - pr) / scale
+        scale_B = batch.clip_means(g.map(lambda gg, pr: (gg - pr).abs(), p_real))
 
-        target = g.map(lambda gg, pf, pr: gg - direction(pf, pr, gg), p_fake, p_real)
-    return _weighted(_squared(g, target).map(lambda x: 0.5 * x), "dmd", config)
+        def toward(gg: Tensor, pf: Tensor, pr: Tensor, scale: Tensor) -> Tensor:
+            return gg - (pf - pr) / (scale.to(gg.dtype).view(-1, *[1] * (gg.dim() - 1)) + o.epsilon)
+
+        target = g.map(toward, p_fake, p_real, scale_B)
+    return _weighted(_squared(g, target).map(lambda x: 0.5 * x), "dmd", batch, config)
 
 
 def fake_score(
@@ -233,4 +234,4 @@ def fake_score(
     t = shifted(_raw_times(noise, batch.layout, config, f"fake-{update}"), config.path, g)
     x_t = interpolate(g, e, per_latent(t, g, batch.layout))
     u = models.fake(x_t, rollout.history, t, t, batch.controls, batch.layout)
-    return _weighted(_squared(u, velocity(g, e)), "fake", config)
+    return _weighted(_squared(u, velocity(g, e)), "fake", batch, config)

@@ -122,7 +122,8 @@ class Controls:
 class AVBatch:
     """Real clips: clean latents (video latent 0 is the first frame, chunk -1), controls, and where they stand in the global order.
 
-    positions: the clips' positions in the run's sample order; sample_ids: their content ids.
+    positions: the clips' positions in the run's sample order; sample_ids: their content ids. chunks_B: how many chunks of each clip are
+    real; the rest is padding, which no loss counts and, since no chunk sees a later one, no result depends on. None: all of them are.
     """
 
     latents: AV
@@ -130,9 +131,42 @@ class AVBatch:
     layout: Layout
     positions: tuple[int, ...]
     sample_ids: tuple[str, ...]
+    chunks_B: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.chunks_B is not None and not (
+            len(self.chunks_B) == self.latents.batch and all(1 <= n <= self.layout.chunks for n in self.chunks_B)
+        ):
+            raise ValueError(
+                f"batch.chunks_B={self.chunks_B}: one number of chunks for each of {self.latents.batch} clips, at most {self.layout.chunks}"
+            )
 
     def to(self, device: torch.device | str) -> AVBatch:
         return replace(self, latents=self.latents.to(device), controls=self.controls.to(device))
+
+    def means(self, values: AV) -> AV:
+        """Values of the predicted latents (no first frame), [B, F, ...] -> their mean over real latents in fp32 or wider.
+
+        Every clip counts the same, however long it is: the mean does not depend on which clips happen to share a batch.
+        """
+        if self.chunks_B is None:
+            return values.map(lambda x: at_least_fp32(x).mean())
+        return self.clip_means(values).map(Tensor.mean)
+
+    def clip_means(self, values: AV) -> AV:
+        """The mean over each clip's real latents, [B], in fp32 or wider."""
+        ends = None if self.chunks_B is None else torch.tensor(self.chunks_B)
+
+        def mean(name: str, x: Tensor) -> Tensor:
+            x = at_least_fp32(x)
+            each = x.flatten(2).mean(dim=2) if x.dim() > 2 else x
+            if ends is None:
+                return each.mean(dim=1)
+            index, _ = self.layout.video(with_first_frame=False) if name == "video" else self.layout.audio()
+            real = (index[None] - self.layout.first < ends[:, None]).to(x.device)
+            return torch.where(real, each, 0.0).sum(dim=1) / real.sum(dim=1)
+
+        return AV(**{name: mean(name, x) for name, x in values.items()})
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ class Header:
     positions: tuple[int, ...]
     sample_ids: tuple[str, ...]
     chunks: int
+    chunks_B: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def bad_step_of(header: Header, tensors: dict[str, Tensor]) -> BadStep:
     layout = Layout(header.origin.setup.timeline, header.chunks)
     if not latents or not controls.keys() >= _NEEDED or len(header.sample_ids) != len(header.positions):
         raise ValueError(f"bad step: it lacks latents, controls or sample ids; {REMEDY}")
-    batch = AVBatch(AV(**latents), Controls(**controls), layout, header.positions, header.sample_ids)
+    batch = AVBatch(AV(**latents), Controls(**controls), layout, header.positions, header.sample_ids, header.chunks_B)
     rollout = _rollout(groups["rollout"]) if groups["rollout"] else None
     for name, x, shape in _shapes(header, batch, rollout):
         if tuple(x.shape) != shape:

@@ -58,7 +58,7 @@ class StepGuard:
         weights = self._weights(bool(own))
         blame = Blame(self._origin.rank, own, batch.sample_ids)
         if own:
-            header = Header(self._origin, step, own, batch.positions, batch.sample_ids, batch.layout.chunks)
+            header = Header(self._origin, step, own, batch.positions, batch.sample_ids, batch.layout.chunks, batch.chunks_B)
             blame = self._save(blame, BadStep(header, batch, rollout, weights))
         raise FloatingPointError(self._told(step, [b for b in _of_all(blame) if b.bad]))
 

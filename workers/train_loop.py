@@ -256,7 +256,7 @@ class _StageRun:
         meter.close()
         signals: Metrics = {"mode_disagreement": mode_disagreement(self._ema, batch, objective, MULTI_STEPS, noise)}
         if rollout is not None and objective.history.source == "generated":
-            signals |= history_health(rollout.history, batch.latents)
+            signals |= history_health(rollout.history, batch)
         return metrics | {f"health/{name}": value for name, value in signals.items()}
 
     def _clips(self, positions: range, use: str = "train") -> tuple[AVBatch, PositionalNoise]:

@@ -204,3 +204,21 @@ def test_training_does_not_see_how_the_shards_were_cut(tmp_path_factory, cuts, o
     assert tuple(r.clip_id for r in dataset.held_out_records()) == held_out
     seen = [clip for p in range(0, 9, 3) for clip in dataset.batch(0, "joint", range(p, p + 3)).sample_ids]
     assert seen == reference_order()
+
+
+def test_a_shorter_clip_is_padded_and_one_of_other_rates_is_refused(tmp_path):
+    """A chunk has 3 video latents behind the first frame and 15 or 16 audio latents."""
+    whole, short = record(0), record(1, video=(4, 5, 4, 4), audio=(16, 6))
+    finished(tmp_path, [[whole]])
+    dataset = LatentDataset(tmp_path, TextConfig())
+    assert dataset.collate([whole], [0]).chunks_B is None
+    batch = dataset.collate([whole, short], [0, 1])
+    assert batch.chunks_B == (2, 1)
+    video, audio = batch.latents.get("video"), batch.latents.get("audio")
+    assert np.array_equal(video[1, :4], short.video.astype(np.float32))
+    assert np.array_equal(audio[1, :16], short.audio.astype(np.float32))
+    assert not video[1, 4:].any()
+    assert not audio[1, 16:].any()
+    for other in ({"video": (1, 5, 4, 4)}, {"video": (10, 5, 4, 4), "audio": (47, 6)}, {"audio": (31, 6)}, {"video": (6, 5, 4, 4)}):
+        with pytest.raises(ValueError, match=r"video and \d+ audio latents are no clip of 1 to 2 chunks of 0\.5 s; prepare it again"):
+            dataset.collate([record(2, **other)], [0])

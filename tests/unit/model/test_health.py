@@ -14,17 +14,18 @@ CHUNKS = 3
 
 
 def test_the_real_clip_is_healthy() -> None:
-    signals = {name: float(x) for name, x in history_health(latents(CHUNKS), latents(CHUNKS)).items()}
+    signals = {name: float(x) for name, x in history_health(latents(CHUNKS), clip_batch(CHUNKS)).items()}
     assert signals == {"loudness": 1.0, "motion": 1.0, "saturation_video": 0.0, "saturation_audio": 0.0}
 
 
 def test_silence_stills_and_excess_are_seen() -> None:
-    real = latents(CHUNKS)
+    batch = clip_batch(CHUNKS)
+    real = batch.latents
     still = AV(real.get("video")[:, :1].expand_as(real.get("video")), 0.25 * real.get("audio"))
-    signals = history_health(still, real)
+    signals = history_health(still, batch)
     assert float(signals["motion"]) == pytest.approx(0.0, abs=1e-9)
     assert float(signals["loudness"]) == pytest.approx(0.25)
-    assert float(history_health(real.map(lambda x: 100 * x), real)["saturation_audio"]) > 0.9
+    assert float(history_health(real.map(lambda x: 100 * x), batch)["saturation_audio"]) > 0.9
 
 
 def test_modes_that_are_one_agree_and_a_guided_one_does_not() -> None:

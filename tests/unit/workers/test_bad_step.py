@@ -47,6 +47,11 @@ def half() -> BadStep:
     return replace(bad, weights=bad.weights | {"live": {name: x.bfloat16() for name, x in bad.weights["live"].items()}})
 
 
+def padded() -> BadStep:
+    bad, lengths = bad_step(), (CHUNKS, 1)
+    return replace(bad, header=replace(bad.header, chunks_B=lengths), batch=replace(bad.batch, chunks_B=lengths))
+
+
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = bad_step_path(tmp_path, bad_step().header.origin, 4)
@@ -56,7 +61,15 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "make",
-    [bad_step, flow, no_exits, half, lambda: with_exit(with_latent(bad_step(), 0), 1), lambda: with_latent(bad_step(), 1, -torch.inf)],
+    [
+        bad_step,
+        flow,
+        no_exits,
+        half,
+        padded,
+        lambda: with_exit(with_latent(bad_step(), 0), 1),
+        lambda: with_latent(bad_step(), 1, -torch.inf),
+    ],
 )
 def test_everything_comes_back(tmp_path: Path, make: Callable[[], BadStep]) -> None:
     sent = make()
@@ -72,6 +85,7 @@ def test_everything_comes_back(tmp_path: Path, make: Callable[[], BadStep]) -> N
     assert found.keys() == wanted.keys()
     assert all(found[n].dtype == x.dtype and found[n].shape == x.shape and bits(found[n]) == bits(x) for n, x in wanted.items())
     assert (came.batch.positions, came.batch.sample_ids, came.batch.layout) == (POSITIONS, IDS, sent.batch.layout)
+    assert came.batch.chunks_B == sent.batch.chunks_B
 
 
 def test_its_name_tells_the_stage_the_step_and_the_rank(saved: Path, tmp_path: Path) -> None:
