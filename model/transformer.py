@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from math import inf
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from .attention import AttentionKind, attention
 from .blocks import Block, BranchConfig
@@ -136,6 +138,8 @@ class AVTransformer(nn.Module):
         super().__init__()
         self.config, self.timeline, self.execution = config, timeline, execution
         self.branches = nn.ModuleDict({name: config.build(name) for name in MODALITIES})
+        # One compiled function for all blocks: a compiled method of each would be compiled as often as there are blocks.
+        self._before, self._after = (torch.compile(half) if execution.compile else half for half in (Block.before, Block.after))
         self._planner = Planner(timeline, config.patch, config.window, config.head_dim, config.rope, execution.attention)
 
     def branch_parameters(self, modalities: tuple[str, ...]) -> list[nn.Parameter]:
@@ -251,24 +255,52 @@ class AVTransformer(nn.Module):
         remember: Callable[[int, Tensor, Tensor], None] | None = None,
     ) -> dict[str, Tensor]:
         """Tokens [B, N, D] of each modality -> outputs; with `remember`, only as far as the last layer's keys and values."""
-        lengths = [len(seat.spot.tokens) for seat in seats.values()]
         x = dict(x)
         features = {name: self._branch(name).time(*times[name]) for name in seats}
         shared = {name: self._branch(name).modulation(f) for name, f in features.items()}
+        every = self.execution.checkpoint_every if torch.is_grad_enabled() else 0
         for layer in range(self.config.depth):
-            blocks = {name: self._block(name, layer) for name in seats}
-            mods = {name: b.offset(shared[name])[:, seats[name].spot.row_N].unbind(dim=2) for name, b in blocks.items()}
-            qkv = [blocks[name].before(x[name], mods[name]) for name in seats]
-            q, k, v = (torch.cat(parts, dim=1) for parts in zip(*qkv, strict=True))
-            if remember is not None:
+            if remember is not None and layer + 1 == self.config.depth:
+                _, k, v = self._projected(layer, x, shared, seats)[0]
                 remember(layer, k, v)
-                if layer + 1 == self.config.depth:
-                    return {}
-            attended = attend(layer, q, k, v).split(lengths, dim=1)
-            for (name, block), a in zip(blocks.items(), attended, strict=True):
-                seat = seats[name]
-                x[name] = block.after(x[name], a, mods[name], (*text[name].keys_values[layer], seat.words_BNW, seat.spot.rotation))
+                return {}
+            step = partial(self._layer, layer, seats=seats, text=text, attend=attend, remember=remember)
+            if every and (layer + 1) % every == 0:
+                x = checkpoint(step, x, shared, use_reentrant=False, preserve_rng_state=False)  # nothing in a layer is random
+            else:
+                x = step(x, shared)
         return {name: self._branch(name).output(x[name], features[name], seat.spot.row_N) for name, seat in seats.items()}
+
+    def _layer(
+        self,
+        layer: int,
+        x: dict[str, Tensor],
+        shared: dict[str, Tensor],
+        seats: dict[str, _Seat],
+        text: dict[str, Text],
+        attend: Attend,
+        remember: Callable[[int, Tensor, Tensor], None] | None,
+    ) -> dict[str, Tensor]:
+        """One layer of all branches around their joint self-attention."""
+        (q, k, v), mods = self._projected(layer, x, shared, seats)
+        if remember is not None:
+            remember(layer, k, v)
+        attended = attend(layer, q, k, v).split([len(seat.spot.tokens) for seat in seats.values()], dim=1)
+        made = {}
+        for (name, seat), a in zip(seats.items(), attended, strict=True):
+            read = (*text[name].keys_values[layer], seat.words_BNW, seat.spot.rotation)
+            made[name] = self._after(self._block(name, layer), x[name], a, mods[name], read)
+        return made
+
+    def _projected(
+        self, layer: int, x: dict[str, Tensor], shared: dict[str, Tensor], seats: dict[str, _Seat]
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, tuple[Tensor, ...]]]:
+        """Queries, keys and values of all tokens, and the modulation of each branch."""
+        blocks = {name: self._block(name, layer) for name in seats}
+        mods = {name: b.offset(shared[name])[:, seats[name].spot.row_N].unbind(dim=2) for name, b in blocks.items()}
+        qkv = [self._before(b, x[name], mods[name]) for name, b in blocks.items()]
+        q, k, v = (torch.cat(parts, dim=1) for parts in zip(*qkv, strict=True))
+        return (q, k, v), mods
 
     def _velocities(self, noisy: AV, t: AV, r: AV, layout: Layout, out: dict[str, Tensor]) -> AV:
         """The outputs of the noisy tokens, which stand last, as velocities."""

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..datasets.stages import DataConfig
 from ..model.objective import ObjectiveConfig
-from ..model.transformer import TransformerConfig
+from ..model.transformer import ExecutionConfig, TransformerConfig
 from ..workers.engine import EngineConfig
 from ..workers.pretrained import InitConfig
 from ..workers.train_loop import StageConfig
@@ -87,6 +87,7 @@ class RunConfig:
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     init: InitConfig = InitConfig()
+    execution: ExecutionConfig = ExecutionConfig()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -136,8 +137,9 @@ class RunConfig:
             )
 
     def settings(self) -> str:
-        """Hash of everything that shapes the trained weights (not of what merely reports on them)."""
+        """Hash of everything that shapes the trained weights (not of what merely reports on them, or of how they are computed)."""
         value = asdict(replace(self, samples=SamplesConfig()))
+        del value["execution"]
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -67,6 +67,7 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         seed=config.seed,
         threads=config.workers.threads,
         init=config.init.absolute(),
+        execution=config.execution,
     )
 
 
@@ -209,6 +210,7 @@ def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRol
         seed=config.seed,
         stage=stage.name,
         threads=config.rollouts.threads,
+        execution=config.execution,
     )
     ranks = config.workers.count
     return start_pool(

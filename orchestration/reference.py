@@ -28,7 +28,7 @@ MARGIN = 0.1
 IN_A_ROW = 2
 
 # Settings that move no loss beyond what the seed does: batches and noise come from positions, whoever computes them.
-NO_MATTER = ("name", "seed", "samples", "workers", "rollouts.actors", "rollouts.threads", "rollouts.max_failures")
+NO_MATTER = ("name", "seed", "samples", "execution", "workers", "rollouts.actors", "rollouts.threads", "rollouts.max_failures")
 MEDIA = ("data.media", "data.prepared")
 
 State = Literal["normal", "above", "below"]

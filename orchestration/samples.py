@@ -89,7 +89,7 @@ def open_generator(loop: TrainLoopConfig, config: RunConfig) -> Generator:
         raise ValueError(f"run {str(loop.run_dir)!r}: no stage is finished; train it first: mutual-forcing train {config.name}")
     torch.set_num_threads(config.workers.threads)  # more threads than free cores wait for each other at every operation
     checkpoint = load_stage(loop.checkpoints, finished[-1], loop.architecture(), ("ema",))
-    network = AVTransformer(loop.network, loop.timeline).eval().requires_grad_(False)
+    network = AVTransformer(loop.network, loop.timeline, loop.execution).eval().requires_grad_(False)
     network.load_state_dict(checkpoint.weights["ema"])
     return Generator(network, LatentDataset(loop.data, loop.network.text, verify=True), finished[-1], config)
 

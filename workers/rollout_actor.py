@@ -14,7 +14,7 @@ from ..model.noise import PositionalNoise
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import roll_out
 from ..model.timeline import Timeline
-from ..model.transformer import AVTransformer, TransformerConfig
+from ..model.transformer import AVTransformer, ExecutionConfig, TransformerConfig
 from .wire import Snapshot, rollout_to_arrays, unpack_weights
 
 
@@ -29,6 +29,7 @@ class RolloutActorConfig:
     seed: int
     stage: str
     threads: int
+    execution: ExecutionConfig = ExecutionConfig()
 
 
 class RolloutActor:
@@ -38,7 +39,7 @@ class RolloutActor:
         torch.set_num_threads(config.threads)
         self._config = config
         self._dataset = LatentDataset(config.data, config.network.text)
-        self._network = AVTransformer(config.network, config.timeline).eval().requires_grad_(False)
+        self._network = AVTransformer(config.network, config.timeline, config.execution).eval().requires_grad_(False)
         self._version = -1
 
     def load(self, snapshot: Snapshot) -> int:

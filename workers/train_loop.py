@@ -28,7 +28,7 @@ from ..model.noise import PositionalNoise, position_seed
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import roll_out
 from ..model.timeline import Timeline
-from ..model.transformer import AVTransformer, TransformerConfig
+from ..model.transformer import AVTransformer, ExecutionConfig, TransformerConfig
 from ..model.types import MODALITIES, AVBatch, Rollout
 from .bad_step import Origin, Setup
 from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_stage
@@ -87,6 +87,7 @@ class TrainLoopConfig:
     seed: int
     threads: int
     init: InitConfig = InitConfig()
+    execution: ExecutionConfig = ExecutionConfig()
 
     @property
     def checkpoints(self) -> Path:
@@ -151,7 +152,7 @@ def first_weights(config: TrainLoopConfig) -> Weights:
 def _network(config: TrainLoopConfig, weights: Weights | None) -> AVTransformer:
     """A network with these weights, or with the random ones of the run's seed."""
     torch.manual_seed(position_seed(config.seed, "init"))
-    network = AVTransformer(config.network, config.timeline)
+    network = AVTransformer(config.network, config.timeline, config.execution)
     if weights is not None:
         network.load_state_dict(weights)
     return network

@@ -115,6 +115,57 @@ def test_a_plan_serves_every_batch_of_its_shape_and_no_other() -> None:
     assert_same(alone, parallel(network(small_config(window=1)), future(video), video, controls(), Layout(CLOCK, 3)))
 
 
+# --- how the network is computed changes nothing --------------------------------------------------------------------------
+
+
+def gradients(net: AVTransformer, layout: Layout) -> tuple[list[torch.Tensor | None], int]:
+    """Of a loss by every parameter, and the bytes that the forward kept for the backward."""
+    noisy, context = future(latents(layout.chunks, seed=2)), latents(layout.chunks)
+    t, r = times(layout.chunks, noisy)
+    kept: dict[int, int] = {}
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        u = net(noisy, context, t, r, controls(), layout)
+        loss = torch.stack([x.square().mean() for _, x in u.items()]).sum()
+    return list(torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)), sum(kept.values())
+
+
+@pytest.mark.parametrize(("every", "share"), [(1, 0.55), (2, 0.85)])
+def test_recomputed_layers_give_the_same_gradients_from_fewer_bytes(every: int, share: float) -> None:
+    layout, config = Layout(CLOCK, 4), replace(small_config(), depth=4)
+    plain, other = network(config), AVTransformer(config, CLOCK, ExecutionConfig(checkpoint_every=every)).double()
+    other.load_state_dict(plain.state_dict())
+    (want, all_bytes), (found, fewer) = gradients(plain, layout), gradients(other, layout)
+    for a, b in zip(found, want, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or b is None or torch.equal(a, b)
+    assert fewer < share * all_bytes, (fewer, all_bytes)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_are_the_blocks() -> None:
+    """Forward, backward and streaming, whose chunks have changing numbers of latents."""
+    layout, plain = Layout(CLOCK, 4), network(small_config(window=2))
+    other = AVTransformer(plain.config, CLOCK, ExecutionConfig(compile=True)).double()
+    other.load_state_dict(plain.state_dict())
+    for a, b in zip(gradients(other, layout)[0], gradients(plain, layout)[0], strict=True):
+        assert (a is None) == (b is None)
+        if a is not None and b is not None:
+            assert_near(a, b, atol=1e-9)
+    noisy, context = future(latents(4, seed=2)), latents(4)
+    assert_same(one_by_one(other, noisy, context, controls(), layout)[0], parallel(plain, noisy, context, controls(), layout))
+
+
+@pytest.mark.parametrize("bad", [{"attention": "fast"}, {"checkpoint_every": -1}])
+def test_impossible_execution_is_refused(bad: dict) -> None:
+    with pytest.raises(ValueError, match=rf"execution\.{next(iter(bad))}="):
+        ExecutionConfig(**bad)
+
+
 # --- pictures that the patch does not divide ------------------------------------------------------------------------------
 
 
