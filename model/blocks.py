@@ -74,8 +74,18 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor, eps: float | None = None)
     return F.layer_norm(at_least_fp32(x), x.shape[-1:], eps=eps or LAYER_NORM_EPS).to(x.dtype) * (1 + scale) + shift
 
 
+class WideLinear(nn.Linear):
+    """A linear layer that computes in fp32 or wider, whatever its weights are kept in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = at_least_fp32(self.weight)
+        return F.linear(x.to(weight.dtype), weight, at_least_fp32(self.bias))
+
+
 class TimeEmbedder(nn.Module):
     """(t, r) of each chunk -> features: each time through its own MLP, summed, plus the embedding of the mode (method 1).
+
+    In fp32 or wider: there are few rows, and everything that a chunk does hangs on them.
 
     What tells FEW from MULTI starts at zero and is absent in MULTI, so a network that was trained on velocities alone enters
     the few-step mode as their Euler step.
@@ -84,17 +94,16 @@ class TimeEmbedder(nn.Module):
     def __init__(self, width: int, features: int = 128) -> None:
         super().__init__()
         self.features = features
-        self.start = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
-        last = nn.Linear(width, width)
+        self.start = nn.Sequential(WideLinear(features, width), nn.SiLU(), WideLinear(width, width))
+        last = WideLinear(width, width)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.end = nn.Sequential(nn.Linear(features, width), nn.SiLU(), last)
+        self.end = nn.Sequential(WideLinear(features, width), nn.SiLU(), last)
 
     def forward(self, t_BK: Tensor, r_BK: Tensor) -> Tensor:
         """[B, K] times -> [B, K, D]; the mode is MULTI where r = t, FEW where r < t (its embedding is the bias of `end`)."""
-        dtype = next(self.start.parameters()).dtype
-        few = (r_BK < t_BK).to(dtype)[..., None]
-        return self.start(sinusoidal(t_BK, self.features).to(dtype)) + few * self.end(sinusoidal(r_BK, self.features).to(dtype))
+        few = (r_BK < t_BK)[..., None]
+        return self.start(sinusoidal(t_BK, self.features)) + few * self.end(sinusoidal(r_BK, self.features))
 
 
 class Modulation(nn.Module):
@@ -109,7 +118,7 @@ class Modulation(nn.Module):
 
     def forward(self, features_BKD: Tensor) -> Tensor:
         """[B, K, D] -> [B, K, parts, D]."""
-        return self.linear(F.silu(features_BKD)).unflatten(-1, (self.parts, -1))
+        return self.linear(F.silu(features_BKD).to(self.linear.weight.dtype)).unflatten(-1, (self.parts, -1))
 
 
 class Table(nn.Module):
@@ -121,7 +130,7 @@ class Table(nn.Module):
 
     def forward(self, features_BKD: Tensor) -> Tensor:
         """[B, K, D] -> [B, K, parts, D]."""
-        return features_BKD[:, :, None] + self.value
+        return (features_BKD[:, :, None] + self.value).to(self.value.dtype)
 
 
 class Offset(nn.Module):

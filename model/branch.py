@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,11 +26,30 @@ class Text:
     words_time_BW2: Tensor
 
 
+Place = Callable[[nn.Module], nn.Module]
+"""Called with every block as soon as it is built, then with the whole branch: puts it where it belongs (a device, the shards of many
+processes), so that no process ever holds all weights. Returns the module."""
+
+
+def stay(module: nn.Module) -> nn.Module:
+    """Where it was built."""
+    return module
+
+
 class Branch(nn.Module):
     """Embeddings, blocks and output of one modality, whose tokens have `features` numbers each."""
 
     def __init__(
-        self, features: int, width: int, depth: int, heads: int, head_dim: int, ffn_width: int, max_bytes: int, options: BranchConfig
+        self,
+        features: int,
+        width: int,
+        depth: int,
+        heads: int,
+        head_dim: int,
+        ffn_width: int,
+        max_bytes: int,
+        options: BranchConfig,
+        place: Place,
     ) -> None:
         super().__init__()
         self.options = options
@@ -42,7 +62,7 @@ class Branch(nn.Module):
             self.caption = nn.Sequential(nn.Linear(options.caption_features, width), nn.GELU(approximate="tanh"), nn.Linear(width, width))
         else:
             self.null = Offset(1, 1, width, std=1.0)
-        self.blocks = nn.ModuleList(Block(width, heads, head_dim, ffn_width, options) for _ in range(depth))
+        self.blocks = nn.ModuleList(place(Block(width, heads, head_dim, ffn_width, options)) for _ in range(depth))
         self.out_modulation = Modulation(width, parts=2) if options.head == "projection" else Table(width, parts=2)
         self.out = nn.Linear(width, features)
         nn.init.zeros_(self.out.weight)

@@ -42,7 +42,7 @@ class LoraAdapter(nn.Module):
         down, up = self.down[name], self.up[name]
 
         def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + F.linear(F.linear(inputs[0], down), up)
+            return output + F.linear(F.linear(inputs[0].to(down.dtype), down), up).to(output.dtype)
 
         return add
 

@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .attention import AttentionKind, attention
 from .blocks import Block, BranchConfig
-from .branch import Branch, Text
+from .branch import Branch, Place, Text, stay
 from .cache import KVCache, Window
 from .mask import Tokens, word_mask
 from .patches import grid, patched, unpatched
@@ -73,12 +73,14 @@ class TransformerConfig:
         """The choices of one branch."""
         return {"video": self.video, "audio": self.audio}[modality]
 
-    def build(self, modality: str) -> Branch:
+    def build(self, modality: str, place: Place = stay) -> Branch:
         """A new branch, its weights drawn at random."""
         features = {"video": self.video_channels * self.patch**2, "audio": self.audio_channels}[modality]
         width, options = {"video": self.video_width, "audio": self.audio_width}[modality], self.branch(modality)
         ffn_width = options.ffn_width or self.ffn_ratio * width
-        return Branch(features, width, self.depth, self.heads, self.head_dim, ffn_width, self.text.max_bytes, options)
+        branch = Branch(features, width, self.depth, self.heads, self.head_dim, ffn_width, self.text.max_bytes, options, place)
+        place(branch)
+        return branch
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,12 @@ class Stream:
 class AVTransformer(nn.Module):
     """See the module docstring; `timeline` gives the clock, so a network belongs to one pair of latent rates."""
 
-    def __init__(self, config: TransformerConfig, timeline: Timeline, execution: ExecutionConfig = ExecutionConfig()) -> None:
+    def __init__(
+        self, config: TransformerConfig, timeline: Timeline, execution: ExecutionConfig = ExecutionConfig(), place: Place = stay
+    ) -> None:
         super().__init__()
         self.config, self.timeline, self.execution = config, timeline, execution
-        self.branches = nn.ModuleDict({name: config.build(name) for name in MODALITIES})
+        self.branches = nn.ModuleDict({name: config.build(name, place) for name in MODALITIES})
         # One compiled function for all blocks: a compiled method of each would be compiled as often as there are blocks.
         self._before, self._after = (torch.compile(half) if execution.compile else half for half in (Block.before, Block.after))
         self._planner = Planner(timeline, config.patch, config.window, config.head_dim, config.rope, execution.attention)

@@ -13,7 +13,9 @@ os.environ.setdefault("DS_ACCELERATOR", "cpu")  # batches stay on the CPU (worke
 import deepspeed
 from deepspeed import ops
 from torch import Tensor, nn
+from torch import distributed as dist
 
+from ..model.branch import Place, stay
 from ..model.losses import Loss
 from .optimizer import OptimizerConfig, ParameterGroups, set_rate
 from .train_step import Update
@@ -34,6 +36,22 @@ class EngineConfig:
                 "engine.precision='bf16': not supported yet (the averaged weights would be made of rounded copies, not of the optimizer's "
                 "own fp32 ones); leave it 'fp32'"
             )
+
+
+def shard(config: EngineConfig) -> Place:
+    """Where a network under training is built. Stage 3: each block goes to the shards of all processes before the next one is made, with
+    the weights that it has without sharding; no process holds more than its share and one block.
+    """
+    if config.zero_stage < 3:
+        return stay
+
+    def place(module: nn.Module) -> nn.Module:
+        deepspeed.zero.Init(
+            module=module, config_dict_or_path={"train_batch_size": dist.get_world_size(), "zero_optimization": {"stage": 3}}
+        )
+        return module
+
+    return place
 
 
 class Engine:

@@ -385,6 +385,25 @@ def test_a_word_is_seen_within_the_look_ahead_and_the_window() -> None:
 # --- precision ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_the_three_ways_agree_in_every_precision(dtype: torch.dtype, limit: float) -> None:
+    """The parity table: cached, read and flex against the dense forward, in units of its root mean square; states are fp32 or wider."""
+    layout, net = Layout(CLOCK, 5), network(small_config(window=2), dtype=dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    noisy, context = (x.map(lambda y: y.to(wide)) for x in (future(latents(5, seed=2)), latents(5)))
+    t, r = times(5, noisy)
+    want = parallel(net, noisy, context, controls(), layout)
+    ways = {
+        "cached": one_by_one(net, noisy, context, controls(), layout)[0],
+        "read": net.read(context, controls(), layout)(noisy, t, r),
+        "flex": parallel(flexed(net), noisy, context, controls(), layout),
+    }
+    for way, made in ways.items():
+        for name, x in made.items():
+            error = float((x - want.get(name)).abs().max() / want.get(name).square().mean().sqrt())
+            assert error < limit, f"{way}, {name}: {error:.2g}"
+
+
 def test_bf16_weights_take_fp32_states() -> None:
     layout = Layout(CLOCK, 3)
     noisy, context = future(latents(3, seed=2)), latents(3)
