@@ -210,12 +210,12 @@ class CrossAttention(nn.Module):
         favour_near(self.kv, head_dim, rows=heads * head_dim)
 
     def keys_values(self, timeless_BWD: Tensor, words_BWD: Tensor, by: Rotation) -> tuple[Tensor, Tensor]:
-        """Keys [B, W, M, 2D] and values [B, W, M, D] of the text; computed once a clip."""
+        """Keys and values [B, W, M, 2D] of the text, computed once a clip; fused kernels want both as wide, so zeros follow the values."""
         k, v = self.kv(torch.cat([timeless_BWD, words_BWD], dim=1)).unflatten(-1, (2, self.heads, -1)).unbind(dim=2)
         plain, timed = self.k_norm(k).split([timeless_BWD.shape[1], words_BWD.shape[1]], dim=1)
         plain = torch.cat([plain, torch.zeros_like(plain)], dim=-1)
         timed = torch.cat([torch.zeros_like(timed), rotate(timed, by)], dim=-1)
-        return torch.cat([plain, timed], dim=1), v
+        return torch.cat([plain, timed], dim=1), F.pad(v, (0, v.shape[-1]))
 
     def forward(self, x_BND: Tensor, keys: Tensor, values: Tensor, mask_BNW: Tensor, by: Rotation) -> Tensor:
         q = self.q_norm(self.q(x_BND).unflatten(-1, (self.heads, -1)))
@@ -223,7 +223,7 @@ class CrossAttention(nn.Module):
         o = F.scaled_dot_product_attention(
             q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask_BNW[:, None], scale=self.head_dim**-0.5
         )
-        return self.out(o.transpose(1, 2).flatten(2))
+        return self.out(o.transpose(1, 2)[..., : self.head_dim].flatten(2))
 
 
 class CaptionAttention(nn.Module):

@@ -385,9 +385,9 @@ def test_a_word_is_seen_within_the_look_ahead_and_the_window() -> None:
 # --- precision ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.01)])
 def test_the_three_ways_agree_in_every_precision(dtype: torch.dtype, limit: float) -> None:
-    """The parity table: cached, read and flex against the dense forward, in units of its root mean square; states are fp32 or wider."""
+    """The parity table: root mean square error of cached, read and flex over that of the dense forward; states are fp32 or wider."""
     layout, net = Layout(CLOCK, 5), network(small_config(window=2), dtype=dtype)
     wide = torch.promote_types(dtype, torch.float32)
     noisy, context = (x.map(lambda y: y.to(wide)) for x in (future(latents(5, seed=2)), latents(5)))
@@ -400,7 +400,7 @@ def test_the_three_ways_agree_in_every_precision(dtype: torch.dtype, limit: floa
     }
     for way, made in ways.items():
         for name, x in made.items():
-            error = float((x - want.get(name)).abs().max() / want.get(name).square().mean().sqrt())
+            error = float(((x - want.get(name)).square().mean() / want.get(name).square().mean()).sqrt())
             assert error < limit, f"{way}, {name}: {error:.2g}"
 
 
