@@ -19,11 +19,31 @@ class Text:
     """The text of B clips as one branch sees it: keys and values a layer, the words' times, and which of them exist.
 
     exists_BW: the timeless tokens first, then the words; a caption of features has no entry, because its padding is visible.
+    first_word: place of the first word among the keys.
     """
 
     keys_values: list[tuple[Tensor, Tensor]]
     exists_BW: Tensor
     words_time_BW2: Tensor
+    first_word: int
+
+    def of_words(self, index: Tensor) -> Text:
+        """The same text with these words alone."""
+        keys, words, timeless = self.keys_values[0][0].shape[1], self.words_time_BW2.shape[1], self.exists_BW.shape[1]
+        keys_kept = _around(self.first_word, index, self.first_word + words, keys)
+        exists_kept = _around(timeless - words, index, timeless, timeless)
+        return Text(
+            [(k[:, keys_kept], v[:, keys_kept]) for k, v in self.keys_values],
+            self.exists_BW[:, exists_kept],
+            self.words_time_BW2[:, index],
+            self.first_word,
+        )
+
+
+def _around(first: int, index: Tensor, end: int, total: int) -> Tensor:
+    """0 .. first, then `index` counted from there, then end .. total."""
+    before, after = (torch.arange(*span, device=index.device) for span in ((0, first), (end, total)))
+    return torch.cat([before, first + index, after])
 
 
 Place = Callable[[nn.Module], nn.Module]
@@ -93,7 +113,7 @@ class Branch(nn.Module):
             timeless = torch.cat([null, caption], dim=1)
             exists = torch.cat([always, controls.caption_mask_BW, controls.words_mask_BW], dim=1)
         keys_values = [self.block(layer).cross.keys_values(timeless, words, by) for layer in range(len(self.blocks))]
-        return Text(keys_values, exists, controls.words_time_BW2)
+        return Text(keys_values, exists, controls.words_time_BW2, first_word=timeless.shape[1])
 
     def _features(self, controls: Controls, like: Tensor) -> Tensor:
         """Caption features [B, L, E]; clips without any have one row of padding, which reads as any number of them does."""

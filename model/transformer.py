@@ -121,14 +121,16 @@ class _Moving:
     chunk: int
     tokens: Tokens
     seats: dict[str, _Seat]
+    text: dict[str, Text]
     attend: Attend
 
 
 @dataclass
 class Stream:
-    """State of chunk-by-chunk generation for B clips: the text, the cache, and the chunk in progress."""
+    """State of chunk-by-chunk generation for B clips: the text, when its words are spoken, the cache, and the chunk in progress."""
 
     text: dict[str, Text]
+    words_time_BW2: Tensor
     cache: KVCache
     moving: _Moving | None = None
 
@@ -215,7 +217,7 @@ class AVTransformer(nn.Module):
     def start(self, controls: Controls, modalities: tuple[str, ...] = MODALITIES) -> Stream:
         """A stream of new clips under `controls`."""
         cache = KVCache(self.config.depth, self.config.window, float(self.timeline.chunk))
-        return Stream({name: self._text(name, controls) for name in modalities}, cache)
+        return Stream({name: self._text(name, controls) for name in modalities}, controls.words_time_BW2.cpu(), cache)
 
     @torch.no_grad()
     def commit(self, clean: AV, chunk: int, stream: Stream) -> None:
@@ -223,7 +225,7 @@ class AVTransformer(nn.Module):
         none = clean.map(lambda x: torch.zeros(x.shape[0], 0, device=x.device))
         plan = self._moving(clean, chunk, stream, clean=True)
         patches = {name: self._embedded(x, name) for name, x in clean.items()}
-        self._layers(patches, self._times(none, none), plan.seats, stream.text, plan.attend, stream.cache.write)
+        self._layers(patches, self._times(none, none), plan.seats, plan.text, plan.attend, stream.cache.write)
         stream.cache.commit(plan.tokens)
         stream.moving = None
 
@@ -233,7 +235,7 @@ class AVTransformer(nn.Module):
         if stream.moving is None or stream.moving.chunk != chunk:
             stream.moving = self._moving(noisy, chunk, stream, clean=False)
         patches = {name: self._embedded(x, name) for name, x in noisy.items()}
-        out = self._layers(patches, self._times(t, r), stream.moving.seats, stream.text, stream.moving.attend)
+        out = self._layers(patches, self._times(t, r), stream.moving.seats, stream.moving.text, stream.moving.attend)
         return self._velocities(noisy, t, r, Layout(self.timeline, 1, first=chunk), out)
 
     def _moving(self, x: AV, chunk: int, stream: Stream, clean: bool) -> _Moving:
@@ -245,7 +247,17 @@ class AVTransformer(nn.Module):
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return attention(rotate(q, turn), *window.read(layer, rotate(k, turn), v))
 
-        return _Moving(chunk, tokens, self._seats(spots, stream.text), attend)
+        text = self._spoken_near(chunk, stream)
+        return _Moving(chunk, tokens, self._seats(spots, text), text, attend)
+
+    def _spoken_near(self, chunk: int, stream: Stream) -> dict[str, Text]:
+        """The text with the words that a chunk can see in any clip: the cost of a chunk must not grow with the transcript."""
+        visible_BNW = word_mask(torch.tensor([chunk]), stream.words_time_BW2, *self._hearing)
+        seen_W = visible_BNW.any(dim=0)[0]
+        if 2 * int(seen_W.sum()) > len(seen_W):
+            return stream.text
+        index = torch.nonzero(seen_W)[:, 0].to(self._like.device)
+        return {name: text.of_words(index) for name, text in stream.text.items()}
 
     # --- shared by all ----------------------------------------------------------------------------------------------------
 
@@ -325,7 +337,7 @@ class AVTransformer(nn.Module):
     def _visible(self, spot: Spot, text: Text) -> Tensor:
         """[B, N, W]: the timeless tokens that exist, and the words within the window."""
         chunk_N, words = spot.tokens.chunk_N.to(self._like.device), text.words_time_BW2.shape[1]
-        timed = word_mask(chunk_N, text.words_time_BW2, float(self.timeline.chunk), self.config.window, self.config.word_lookahead_s)
+        timed = word_mask(chunk_N, text.words_time_BW2, *self._hearing)
         timeless = torch.ones(*timed.shape[:2], text.exists_BW.shape[1] - words, dtype=torch.bool, device=timed.device)
         return torch.cat([timeless, timed], dim=-1) & text.exists_BW[:, None]
 
@@ -336,6 +348,11 @@ class AVTransformer(nn.Module):
             return torch.cat([x_BK.new_zeros(x_BK.shape[0], 1), x_BK], dim=1)
 
         return {name: (with_clean(t_BK), with_clean(r.get(name))) for name, t_BK in t.items()}
+
+    @property
+    def _hearing(self) -> tuple[float, int, float]:
+        """How far words are heard: seconds a chunk, chunks back, seconds ahead."""
+        return float(self.timeline.chunk), self.config.window, self.config.word_lookahead_s
 
     @property
     def _like(self) -> Tensor:

@@ -9,9 +9,10 @@ import torch
 from model_material import CLOCK, TEXT, assert_near, controls, latents, network, small_config, times
 from torch.nn import functional as F
 
+from mutual_forcing.model.blocks import BranchConfig
 from mutual_forcing.model.rope import RopeConfig, rotate, rotation
 from mutual_forcing.model.sampler import chunk_latents
-from mutual_forcing.model.text import make_controls
+from mutual_forcing.model.text import Word, make_controls
 from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout, Timeline
 from mutual_forcing.model.transformer import AVTransformer, ExecutionConfig, Stream
 from mutual_forcing.model.types import AV, MODALITIES, Controls, future
@@ -380,6 +381,22 @@ def test_a_word_is_seen_within_the_look_ahead_and_the_window() -> None:
     spoken = replace(text, words_mask_BW=mask, words_time_BW2=times_BW2)
     silent, heard = (parallel(net, noisy, context, c, layout) for c in (text, spoken))
     assert_split(silent, heard, layout, same={0, 1, 2, 7}, changed={3, 4, 5, 6})
+
+
+@pytest.mark.parametrize("features", [0, 6])
+def test_a_long_transcript_costs_a_chunk_only_the_words_near_it(features: int) -> None:
+    """Streaming leaves out words that no token of the chunk can see: fewer keys, the same velocities."""
+    layout, net = Layout(CLOCK, 6), network(replace(small_config(window=1), video=BranchConfig(caption_features=features)))
+    spoken = [[Word(f"w{i}", 0.3 * i, 0.3 * i + 0.2) for i in range(40)], [Word("so", 0.2, 0.4), Word("it", 11.0, 11.5)]]
+    text = make_controls(["a", "b"], spoken, replace(TEXT, max_words=40))
+    noisy, context = future(latents(6, seed=2)), latents(6)
+    streamed, stream = one_by_one(net, noisy, context, text, layout)
+    assert_same(streamed, parallel(net, noisy, context, text, layout))
+    net.velocity(chunk_latents(context, layout, 3), *(x.map(lambda y: y[:, :1]) for x in times(6, noisy)), 3, stream)
+    assert stream.moving is not None
+    for name, whole in stream.text.items():
+        keys = stream.moving.text[name].keys_values[0][0].shape[1]
+        assert keys == whole.first_word + 5 + (name == "video" and features > 0), "chunk 3 hears [1.0, 2.3) s: the words from 0.9 to 2.1 s"
 
 
 # --- precision ------------------------------------------------------------------------------------------------------------
