@@ -1,11 +1,13 @@
-"""What the key/value cache and the few-step mode save, in wall-clock time, against what the arithmetic allows.
+"""How fast a preset streams and trains, against what its arithmetic allows.
 
-    cached     sampler.generate: every chunk is computed once, its keys and values are kept          one clip, FEW, 4 moves
-    recompute  transformer.forward over the whole history at every evaluation, nothing is kept       the same clip, the same noise
-    multi      sampler.generate in MULTI mode: 16 guided Euler steps, two evaluations each            the same clip
+    stream    FEW 4, FEW 8 and MULTI 50 guided, chunk by chunk with the cache, and FEW 4 without one    frames/s, latency, memory
+    long      ten minutes of FEW 4: does a chunk come to cost more, does memory grow
+    training  a step of flow matching                                                                 tokens/s, share of the FLOPs
 
-`cached` and `recompute` give the same clip, which is checked. `forward` carries a noisy copy of every chunk, as training needs it:
-a recomputation written for inference alone would cost about half. Needs PyTorch alone; the weights are random, time does not see them.
+    _arithmetic (multiply-adds, bytes) + _ceilings (of this device) + _streams (a network, played) -> _speed (a row) -> here: rows in files
+
+Each row is kept in a file when it is finished, so the same command goes on where it was stopped, or where `--minutes` ended it. Weights
+are random: time does not see them. Needs PyTorch alone; the plot needs matplotlib.
 """
 
 from __future__ import annotations
@@ -16,267 +18,156 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
-from statistics import median
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ..model.noise import PositionalNoise
-from ..model.path import few_grid, move, per_latent, shifted
-from ..model.sampler import SamplerConfig, generate
-from ..model.text import Word, make_controls
-from ..model.timeline import Layout, Timeline
-from ..model.transformer import AVTransformer, TransformerConfig
-from ..model.types import AV, Controls
+from ..model.presets import preset
+from ..model.transformer import ExecutionConfig
+from ._ceilings import Ceilings, measure_ceilings
+from ._speed import Amount, Figures, long, stream, training
+from ._streams import Case
 
-FEW = SamplerConfig(mode="few", moves=4)
-MULTI = SamplerConfig(mode="multi", moves=16, guidance=2.0)
-TIME_FEATURES = 128
-TOLERANCE = 1e-3
+QUICK = Amount(rounds=2, long=120, clips=1, chunks=3)
+RESOLUTIONS = {"192x336": (192, 336), "480x768": (480, 768), "704x1280": (704, 1280)}
+EAGER, COMPILED = ExecutionConfig(), ExecutionConfig(compile=True)
+FLEX = ExecutionConfig("flex", compile=True)
 
 
 @dataclass(frozen=True)
-class Size:
-    """What is measured: `chunks` chunks of a clip with a `grid` x `grid` latent picture, in `runs` interleaved pairs a ratio."""
+class Row:
+    """One file of figures."""
 
-    chunks: int = 16
-    runs: int = 7
-    grid: int = 8
-    model: TransformerConfig = TransformerConfig()
-    timeline: Timeline = Timeline()
+    name: str
+    measure: Callable[[Ceilings], Figures]
 
 
-QUICK = Size(chunks=8, runs=3)
+def rows_of(name: str, device: torch.device, amount: Amount) -> list[Row]:
+    """What is measured of a preset. On a GPU in bf16: the three resolutions of the paper, eager and compiled, dense and flex."""
+    chosen = preset(name)
+    if device.type == "cpu":
+        case = Case(chosen, 64, 64, device, seconds=20)
+        rows = [
+            Row("stream-64x64", lambda c: stream(case, amount, c, recompute=True)),
+            Row("training", lambda c: training(case, amount, c)),
+        ]
+        return rows + ([Row("long", lambda c: long(replace(case, seconds=600), amount.long))] if amount.long else [])
+
+    def case(resolution: str, execution: ExecutionConfig) -> Case:
+        return Case(chosen, *RESOLUTIONS[resolution], device, torch.bfloat16, execution, seconds=60)
+
+    rows = [Row(f"stream-{r}", lambda c, r=r: stream(case(r, COMPILED), amount, c, recompute=False)) for r in RESOLUTIONS]
+    rows.append(Row("stream-192x336-eager", lambda c: stream(case("192x336", EAGER), amount, c, recompute=True)))
+    for label, execution in (("flex", FLEX), ("dense", COMPILED), ("dense-eager", EAGER)):
+        for every in (0, 1):
+            how = replace(execution, checkpoint_every=every)
+            rows.append(Row(f"training-{label}{'-recomputed' * every}", lambda c, how=how: training(case("192x336", how), amount, c)))
+    return rows
 
 
-# --- multiply-adds, counted from the configuration ------------------------------------------------------------------------
+def measured(rows: list[Row], out: Path, device: torch.device, until: float) -> dict[str, Figures]:
+    """Figures of each row, from its file if there is one. A row that does not fit into memory says so, and the others go on."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    machine = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "torch": torch.__version__}
+    figures: dict[str, Figures] = {}
+    ceilings = _kept(out / "ceilings.json", machine, lambda: asdict(measure_ceilings(device, dtype)))
+    figures["ceilings"] = ceilings
+    for row in rows:
+        path = out / f"{row.name}.json"
+        if path.is_file() or time.monotonic() < until:
+            print(f"{row.name} ...", file=sys.stderr, flush=True)
+            figures[row.name] = _kept(path, machine, lambda row=row: _or_why(row, Ceilings(**ceilings)))
+        else:
+            figures[row.name] = {"not measured": "the time of this call was over; give the same command again"}
+    return figures
 
 
-def layers_macs(config: TransformerConfig, tokens: dict[str, int], keys: int, rows: int) -> int:
-    """Multiply-adds of one pass through the network for one clip: linear layers and attention, nothing else.
-
-    tokens: query tokens of each modality; keys: tokens that each of them is compared with (masked ones are computed too);
-    rows: distinct times, each of which is embedded once. Text keys and values are `text_macs`.
-    """
-    inner, words = config.heads * config.head_dim, 1 + config.text.max_caption_words + config.text.max_words
-    total = config.depth * sum(tokens.values()) * keys * 2 * inner  # scores and weighted sum
-    for name, n in tokens.items():
-        width, features = _branch(config, name)
-        total += n * 2 * features * width  # into and out of the network
-        total += rows * (2 * (TIME_FEATURES * width + width * width) + (6 + 2) * width * width)  # times and modulation
-        total += config.depth * n * (3 + 1) * inner * width  # self-attention
-        total += config.depth * n * (2 * inner * width + words * 3 * inner)  # text: its keys are twice as wide as its values
-        total += config.depth * n * 2 * config.ffn_ratio * width * width
-    return total
+def _kept(path: Path, machine: dict[str, str], measure: Callable[[], Figures]) -> Figures:
+    if path.is_file():
+        record = json.loads(path.read_text())
+        if record["machine"] != machine:
+            raise ValueError(
+                f"--out={str(path.parent)!r}: {path.name} was measured on {record['machine']}, this is {machine}; choose another folder"
+            )
+        return record["figures"]
+    figures = measure()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({"machine": machine, "figures": figures}))
+    part.replace(path)
+    return figures
 
 
-def commit_macs(config: TransformerConfig, tokens: dict[str, int], keys: int) -> int:
-    """Multiply-adds of the pass that fills the cache: it ends with the keys and values of the last layer."""
-    inner, words = config.heads * config.head_dim, 1 + config.text.max_caption_words + config.text.max_words
-    total = layers_macs(config, tokens, keys, rows=1) - sum(tokens.values()) * keys * 2 * inner
-    for name, n in tokens.items():
-        width, features = _branch(config, name)
-        total -= n * features * width + 2 * width * width  # out of the network, with its modulation
-        total -= n * (inner * width + 2 * inner * width + words * 3 * inner + 2 * config.ffn_ratio * width * width)  # the rest of a layer
-    return total
+def _or_why(row: Row, ceilings: Ceilings) -> Figures:
+    try:
+        return row.measure(ceilings)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return {"not measured": "it does not fit into the device's memory"}
 
 
-def text_macs(config: TransformerConfig, modalities: tuple[str, ...] = ("video", "audio")) -> int:
-    """Multiply-adds of encoding the controls of one clip, with their keys and values for every layer."""
-    caption, words = config.text.max_caption_words, config.text.max_words
-    total = 0
-    for name in modalities:
-        width, _ = _branch(config, name)
-        total += (caption + words) * 2 * width * width + words * width
-        total += config.depth * (1 + caption + words) * width * 2 * config.heads * config.head_dim
-    return total
+def headline(figures: dict[str, Figures]) -> Figures:
+    """The figures that the targets are about."""
+    found: Figures = {}
+    for name, row in figures.items():
+        if name.startswith("stream-") and "few4" in row:
+            label = name.removeprefix("stream-")
+            if label in RESOLUTIONS:
+                found[f"fps_{label}"] = row["few4"]["fps"]
+            found |= {key: row[key] for key in ("cached_vs_flop_ratio", "few4_vs_predicted") if key in row}
+        if name == "long" and "latency_growth" in row:
+            found |= {key: row[key] for key in ("latency_growth", "rss_growth_mb")}
+        if name.startswith("training") and "mfu" in row:
+            found["mfu"] = max(row["mfu"], found.get("mfu", 0.0))
+    return found
 
 
-def parallel_macs(size: Size, chunks: int) -> int:
-    """One `forward` over `chunks` chunks: the first frame, the context copy of all but the last chunk, the noisy copy of all."""
-    config, clock, cells = size.model, size.timeline, _cells(size)
-    tokens = {
-        "video": cells * (1 + (2 * chunks - 1) * clock.chunk_video),
-        "audio": clock.audio_latents(chunks - 1) + clock.audio_latents(chunks),
-    }
-    copies_of_sink = max(0, chunks - 1 - config.window)
-    embeddings = {name: width * features for name in tokens for width, features in [_branch(config, name)]}
-    dropped = sum(n * embeddings[name] for name, n in _chunk_tokens(size, chunks - 1).items())  # the last context copy, once embedded
-    return dropped + layers_macs(config, tokens, sum(tokens.values()) + copies_of_sink * cells, rows=1 + chunks) + text_macs(config)
+def print_table(figures: dict[str, Figures]) -> None:
+    """A line a row and way."""
+    c = figures["ceilings"]
+    print(f"ceilings: {c['flops'] / 1e9:.0f} GFLOP/s, {c['bandwidth'] / 1e9:.1f} GB/s", file=sys.stderr)
+    for name, row in figures.items():
+        if "not measured" in row:
+            print(f"{name:<28} not measured: {row['not measured']}", file=sys.stderr)
+        for way, x in row.items():
+            if isinstance(x, dict):
+                near = f"{x['of_roofline']:6.0%} of the roofline" if "of_roofline" in x else ""
+                print(
+                    f"{name:<28} {way:<10} {x['fps']:8.2f} frames/s   chunk {x['p50_ms']:9.1f} ms (p99 {x['p99_ms']:.1f}) {near}",
+                    file=sys.stderr,
+                )
+        if "mfu" in row:
+            print(f"{name:<28} {row['tokens_per_s']:.0f} tokens/s, {row['mfu']:.0%} of the FLOP ceiling", file=sys.stderr)
 
 
-def cached_macs(size: Size, evaluations: int) -> int:
-    """`generate`: `evaluations` a chunk against the cache, and one pass that commits every chunk but the last."""
-    config, cells = size.model, _cells(size)
-    total = text_macs(config) + commit_macs(config, {"video": cells}, keys=cells)
-    for chunk in range(size.chunks):
-        tokens = _chunk_tokens(size, chunk)
-        seen = range(max(0, chunk - config.window), chunk + 1)
-        keys = cells + sum(sum(_chunk_tokens(size, k).values()) for k in seen)
-        total += evaluations * layers_macs(config, tokens, keys, rows=2)
-        total += commit_macs(config, tokens, keys) if chunk + 1 < size.chunks else 0
-    return total
+def plot(figures: dict[str, Figures], path: Path) -> None:
+    """The roofline, and where each way of streaming stands below it; needs matplotlib."""
+    import matplotlib
 
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
 
-def recompute_macs(size: Size, evaluations: int) -> int:
-    """The same chunks, each evaluation a `forward` over everything up to its chunk."""
-    return sum(evaluations * parallel_macs(size, chunk + 1) for chunk in range(size.chunks))
-
-
-def guided_macs(size: Size, config: SamplerConfig) -> int:
-    """`generate` with guidance: a stream with the text and one without it, both with their own cache."""
-    return 2 * cached_macs(size, config.moves)
-
-
-def _branch(config: TransformerConfig, name: str) -> tuple[int, int]:
-    """Width of a branch, and features of one of its tokens at the input and the output."""
-    if name == "video":
-        return config.video_width, config.video_channels * config.patch**2
-    return config.audio_width, config.audio_channels
-
-
-def _cells(size: Size) -> int:
-    return (size.grid // size.model.patch) ** 2
-
-
-def _chunk_tokens(size: Size, chunk: int) -> dict[str, int]:
-    span = size.timeline.audio_slice(chunk)
-    return {"video": _cells(size) * size.timeline.chunk_video, "audio": span.stop - span.start}
-
-
-# --- what is timed --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Bench:
-    """A network, a clip's controls and its first frame on one device."""
-
-    size: Size
-    net: AVTransformer
-    controls: Controls
-    first_frame_BFCHW: Tensor
-    noise: PositionalNoise
-
-    @property
-    def device(self) -> torch.device:
-        return self.first_frame_BFCHW.device
-
-    def cached(self, config: SamplerConfig) -> list[AV]:
-        """Stream the clip."""
-        audio_like = (1, self.size.model.audio_channels)
-        return list(generate(self.net, self.controls, self.first_frame_BFCHW, audio_like, self.size.chunks, config, self.noise))
-
-    @torch.no_grad()
-    def recompute(self, config: SamplerConfig) -> list[AV]:
-        """The same clip with the parallel forward over all of it at every evaluation; FEW mode, sampler `ode`."""
-        grid = few_grid(config.moves)
-        past = AV(video=self.first_frame_BFCHW, audio=self.first_frame_BFCHW.new_empty(1, 0, self.size.model.audio_channels))
-        made: list[AV] = []
-        for chunk in range(self.size.chunks):
-            x = self.noise.normal_like(self._chunk_like(chunk), "chunk", chunk)
-            for start, end in pairwise(grid.tolist()):
-                x = self._recomputed_move(past, x, start, end, chunk, config)
-            past = past.map(_joined, x)
-            made.append(x)
-        return made
-
-    def _recomputed_move(self, past: AV, x: AV, start: float, end: float, chunk: int, config: SamplerConfig) -> AV:
-        clock, layout = self.size.timeline, Layout(self.size.timeline, chunk + 1)
-        context = past.map(_joined, x)
-        noisy = AV(video=context.get("video")[:, 1:], audio=context.audio)
-        t, r = (shifted(torch.full((1, chunk + 1), raw, device=self.device), config.path, x) for raw in (start, end))
-        u = self.net(noisy, context, t, r, self.controls, layout)
-        last = AV(video=u.get("video")[:, -clock.chunk_video :], audio=u.get("audio")[:, clock.audio_slice(chunk)])
-        here = Layout(clock, 1, first=chunk)
-        at, to = (per_latent(times.map(lambda y: y[:, -1:]), x, here) for times in (t, r))
-        return move(x, last, at, to)
-
-    def _chunk_like(self, chunk: int) -> AV:
-        span = self.size.timeline.audio_slice(chunk)
-        video = self.first_frame_BFCHW.expand(-1, self.size.timeline.chunk_video, -1, -1, -1)
-        return AV(video=video, audio=torch.empty(1, span.stop - span.start, self.size.model.audio_channels))
-
-
-def _joined(a: Tensor, b: Tensor) -> Tensor:
-    return torch.cat([a, b], dim=1)
-
-
-def make_bench(size: Size, device: str) -> Bench:
-    """A network whose weights are all random, those too that start at zero: the check of equal clips must see every part."""
-    generator = torch.Generator().manual_seed(0)
-    net = AVTransformer(size.model, size.timeline)
-    with torch.no_grad():
-        for p in net.parameters():
-            p += 0.02 * torch.randn(p.shape, generator=generator)
-    words = [Word("word", 0.4 * i, 0.4 * i + 0.3) for i in range(int(size.chunks * size.timeline.chunk / 0.4))]
-    controls = make_controls(["a calm voice in a quiet room"], [words], size.model.text)
-    first = torch.randn(1, 1, size.model.video_channels, size.grid, size.grid, generator=generator)
-    noise = PositionalNoise([(0, "bench")], device)
-    return Bench(size, net.to(device).eval(), controls.to(device), first.to(device), noise)
-
-
-def largest_difference(bench: Bench) -> float:
-    """Between the latents of the cached and the recomputed clip, relative to their largest value."""
-    pairs = [
-        (a, b)
-        for x, y in zip(bench.cached(FEW), bench.recompute(FEW), strict=True)
-        for (_, a), (_, b) in zip(x.items(), y.items(), strict=True)
+    c = figures["ceilings"]
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    corner = c["flops"] / c["bandwidth"]
+    points = [
+        (2 * x["macs"] / x["bytes"], 2 * x["macs"] / (x["p50_ms"] / 1e3), f"{name.removeprefix('stream-')} {way}")
+        for name, row in figures.items()
+        for way, x in row.items()
+        if isinstance(x, dict) and "macs" in x
     ]
-    return max(float((a - b).abs().max()) for a, b in pairs) / max(float(a.abs().max()) for a, _ in pairs)
-
-
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Wall-clock time of `work`, until the device has done it."""
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
-
-
-def paired_ratios(slow: Callable[[], object], fast: Callable[[], object], runs: int, device: torch.device) -> list[float]:
-    """slow / fast of `runs` pairs, each pair back to back, its order alternating, so that a drift of the machine cancels."""
-    ratios: list[float] = []
-    for run in range(runs):
-        order = (slow, fast) if run % 2 == 0 else (fast, slow)
-        taken = {work: seconds(work, device) for work in order}
-        ratios.append(taken[slow] / taken[fast])
-    return ratios
-
-
-def measure(size: Size, device: str) -> dict[str, Any]:
-    """All figures of one device.
-
-    Raises:
-        RuntimeError: the cached and the recomputed clip differ, so their times would not be comparable.
-    """
-    bench = make_bench(size, device)
-    difference = largest_difference(bench)  # the warm-up of both as well
-    if not difference < TOLERANCE:
-        raise RuntimeError(f"the cached and the recomputed clip differ by {difference:.2g} of their range on {device}")
-    few, multi = (lambda: bench.cached(FEW)), (lambda: bench.cached(MULTI))
-    cached = paired_ratios(lambda: bench.recompute(FEW), few, size.runs, bench.device)
-    modes = paired_ratios(multi, few, size.runs, bench.device)
-    flops = recompute_macs(size, FEW.moves) / cached_macs(size, FEW.moves)
-    return {
-        "cached_vs_recompute": round(median(cached), 2),
-        "cached_vs_flop_ratio": round(median(cached) / flops, 3),
-        "few4_vs_multi": round(median(modes), 2),
-        "runs": size.runs,
-        "spread": {name: [round(min(r), 2), round(max(r), 2)] for name, r in (("cached_vs_recompute", cached), ("few4_vs_multi", modes))},
-        "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "limit": {
-            "cached_vs_recompute": round(flops, 2),
-            "few4_vs_multi": MULTI.evaluations / FEW.evaluations,
-            "few4_vs_multi_flops": round(guided_macs(size, MULTI) / cached_macs(size, FEW.moves), 2),
-        },
-        "chunks": size.chunks,
-        "difference": difference,
-    }
+    low = min([corner, *(x for x, _, _ in points)]) / 3
+    high = max([corner, *(x for x, _, _ in points)]) * 3
+    axes.plot([low, corner, high], [low * c["bandwidth"], c["flops"], c["flops"]], color="black", linewidth=1)
+    for x, y, label in points:
+        axes.plot(x, y, "o")
+        axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, -4), fontsize="small")
+    axes.set(
+        xscale="log", yscale="log", xlabel="FLOP for each byte that must be read", ylabel="FLOP/s", title="Streaming under the roofline"
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
 
 
 @contextmanager
@@ -290,33 +181,31 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def summary(figures: dict[str, Any]) -> str:
-    """The figures of one device in two sentences."""
-    limit, spread = figures["limit"], figures["spread"]
-    return (
-        f"{figures['device']}, {figures['chunks']} chunks, median of {figures['runs']} pairs (lowest to highest):\n"
-        f"  the cache makes generation {figures['cached_vs_recompute']} times faster ({spread['cached_vs_recompute'][0]} to "
-        f"{spread['cached_vs_recompute'][1]}); the arithmetic is {limit['cached_vs_recompute']} times less\n"
-        f"  FEW with 4 moves is {figures['few4_vs_multi']} times faster than MULTI with 16 guided steps ({spread['few4_vs_multi'][0]} to "
-        f"{spread['few4_vs_multi'][1]}); it has {limit['few4_vs_multi']:g} times fewer evaluations, "
-        f"{limit['few4_vs_multi_flops']} times less arithmetic with the passes that fill the cache"
-    )
-
-
-def main(arguments: list[str], size: Size | None = None) -> int:
-    """Measure and print; returns the exit code. `size` takes the place of what --quick chooses."""
-    parser = argparse.ArgumentParser(prog="bench model", description="Time the key/value cache and the few-step mode against arithmetic.")
-    parser.add_argument("--quick", action="store_true", help="a shorter clip and fewer pairs, done within a minute on one core")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of sentences")
+def main(arguments: list[str]) -> int:
+    """See the module docstring; prints one JSON object as the last line with --json."""
+    parser = argparse.ArgumentParser(prog="mutual-forcing bench model", description="How fast a preset streams and trains.")
+    parser.add_argument("--preset", default="tiny", help="tiny, small, base or paper")
+    parser.add_argument("--quick", action="store_true", help="few rounds and short clips: seconds for tiny, and no figure to quote")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--minutes", type=float, default=60.0, help="no row begins after so many minutes")
+    parser.add_argument("--out", default="runs/bench-model", help="folder of the rows")
+    parser.add_argument("--plot", help="write the roofline to this file")
     options = parser.parse_args(arguments)
-    size = size or (QUICK if options.quick else Size())
-    try:
-        with one_thread():
-            figures = {"name": "model", **measure(size, "cpu")}
-            if torch.cuda.is_available():
-                figures["cuda"] = measure(size, "cuda")
-    except RuntimeError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(json.dumps(figures) if options.json else "\n".join(summary(f) for f in (figures, figures.get("cuda")) if f))
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device={options.device!r}: PyTorch sees no GPU here; install a build for CUDA, or choose --device cpu")
+    out = Path(options.out) / f"{options.preset}-{device.type}{'-quick' * options.quick}"
+    rows = rows_of(options.preset, device, QUICK if options.quick else Amount())
+    with one_thread():
+        figures = measured(rows, out, device, time.monotonic() + 60 * options.minutes)
+    print_table(figures)
+    if options.plot:
+        plot(figures, Path(options.plot))
+    if options.json:
+        print(json.dumps({"name": "model", "preset": options.preset, **headline(figures), "rows": figures, "out": str(out)}))
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -5,7 +5,7 @@ All noise comes from `PositionalNoise`, tagged by chunk and move, so a clip is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,11 +94,13 @@ def generate(
     chunks: int,
     config: SamplerConfig,
     noise: PositionalNoise,
+    past: Sequence[AV] = (),
 ) -> Iterator[AV]:
     """Yield the latents of chunk 0, 1, ... of B clips, each as soon as it is made.
 
     first_frame_BFCHW: the clean first latent [B, 1, C, H, W], or None to generate audio alone; audio_like_BTC: (B, C) of the audio
-    latents, or None to generate video alone. Memory does not grow once the network's window is full.
+    latents, or None to generate video alone. past: clean chunks 0, 1, ... that are there already; the clip goes on after them, up to
+    chunk `chunks`. Memory does not grow once the network's window is full.
     """
     modalities = tuple(m for m, given in zip(MODALITIES, (first_frame_BFCHW, audio_like_BTC), strict=True) if given is not None)
     multi = config.mode == "multi" and config.guidance != 1.0
@@ -106,8 +108,11 @@ def generate(
     mover = _ChunkMover(net, stream, config, noise)
     if first_frame_BFCHW is not None:
         mover.commit(AV(video=first_frame_BFCHW), FIRST_FRAME_CHUNK)
+    for chunk, clean in enumerate(past):
+        if chunk >= len(past) - net.config.window:
+            mover.commit(clean, chunk)
     grid = few_grid(config.moves).tolist()
-    for chunk in range(chunks):
+    for chunk in range(len(past), chunks):
         x = noise.normal_like(_empty_chunk(net, chunk, first_frame_BFCHW, audio_like_BTC), "chunk", chunk)
         for i in range(config.moves):
             x = mover.move(x, grid[i], grid[i + 1], chunk, i)

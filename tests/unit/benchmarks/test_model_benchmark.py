@@ -1,6 +1,8 @@
-"""The counted arithmetic is what PyTorch counts, both ways of generating give one clip, and the benchmark keeps its contract."""
+"""The counted arithmetic is what PyTorch counts, a chunk without a cache is the chunk with one, and the benchmark keeps its contract."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,91 +10,165 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from mutual_forcing.benchmarks.model import (
-    FEW,
-    MULTI,
-    TOLERANCE,
-    Size,
-    cached_macs,
-    guided_macs,
-    largest_difference,
-    main,
-    make_bench,
-    paired_ratios,
-    recompute_macs,
-)
+from mutual_forcing.benchmarks import model as bench
+from mutual_forcing.benchmarks._ceilings import Ceilings
+from mutual_forcing.benchmarks._speed import FEW4, MODES, Amount, long, roofline, stream, training
+from mutual_forcing.benchmarks._streams import Case, Stage
+from mutual_forcing.model.mask import dense_mask
+from mutual_forcing.model.plan import joint
+from mutual_forcing.model.presets import WAN, Preset
+from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import TextConfig
-from mutual_forcing.model.timeline import Timeline
+from mutual_forcing.model.timeline import Layout, Timeline
 from mutual_forcing.model.transformer import TransformerConfig
+from mutual_forcing.model.types import AV
 from mutual_forcing.orchestration.main import app
 
-# Branches of two widths, a window that rolls, and 7 or 8 audio latents a chunk: no two terms of the count look alike.
-TINY = Size(
-    chunks=4,
-    runs=1,
-    grid=4,
-    model=TransformerConfig(
-        video_channels=3,
-        audio_channels=5,
-        video_width=24,
-        audio_width=16,
-        depth=2,
-        heads=2,
-        head_dim=16,
-        ffn_ratio=3,
-        window=2,
-        text=TextConfig(max_caption_words=3, max_words=6, max_bytes=6),
-    ),
-    timeline=Timeline(audio_hop=1024),
+# Branches of two widths, a window that rolls, 7 or 8 audio latents a chunk, 3 x 5 latents in patches of 2: no two terms look alike.
+NETWORK = TransformerConfig(
+    video_channels=3,
+    audio_channels=5,
+    video_width=24,
+    audio_width=16,
+    depth=2,
+    heads=2,
+    head_dim=16,
+    ffn_ratio=3,
+    window=2,
+    text=TextConfig(max_caption_words=3, max_words=6, max_bytes=6),
 )
+CASE = Case(Preset(NETWORK, Timeline(audio_hop=1024)), 24, 40, torch.device("cpu"), seconds=4)
+FEATURED = replace(WAN, caption_features=12)
+LIKE_WAN = replace(CASE, preset=replace(CASE.preset, network=replace(NETWORK, video=FEATURED, audio=FEATURED)))
+CEILINGS = Ceilings(1e11, 1e10)
 
 
-@pytest.mark.parametrize("way", ["cached", "recompute", "guided"])
-def test_the_formula_counts_what_pytorch_counts(way: str) -> None:
-    bench = make_bench(TINY, "cpu")
-    # PyTorch's counter does not know the fused attention of the CPU: as plain products, attention is counted.
+def counted(work) -> int:
+    """Multiply-adds. PyTorch's counter does not know the fused attention of the CPU: as plain products, attention is counted."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        if way == "recompute":
-            bench.recompute(FEW)
-        else:
-            bench.cached(FEW if way == "cached" else MULTI)
-    counted = {
-        "cached": cached_macs(TINY, FEW.moves),
-        "recompute": recompute_macs(TINY, FEW.moves),
-        "guided": guided_macs(TINY, MULTI),
-    }[way]
-    assert counter.get_total_flops() == 2 * counted  # no tolerance: both count whole multiply-adds
+        work()
+    flops = counter.get_total_flops()
+    assert flops % 2 == 0
+    return flops // 2
 
 
-def test_both_ways_of_generating_give_one_clip_that_the_history_shapes() -> None:
-    bench = make_bench(TINY, "cpu")
-    assert largest_difference(bench) < TOLERANCE
-    other = make_bench(TINY, "cpu")
-    other.first_frame_BFCHW.neg_()
-    last, changed = bench.cached(FEW)[-1], other.cached(FEW)[-1]
-    assert float((last.get("audio") - changed.get("audio")).abs().max()) > 10 * TOLERANCE
+@pytest.mark.parametrize("case", [CASE, LIKE_WAN], ids=["own", "like Wan"])
+@pytest.mark.parametrize("way", MODES)
+def test_the_formula_counts_what_pytorch_counts_in_a_stream(case: Case, way: str) -> None:
+    """Six chunks, until most words are over and the window has rolled: no tolerance, both count whole multiply-adds."""
+    sums, sampler, player = case.arithmetic(), MODES[way], Stage(case).play(MODES[way])
+    twice = 2 if way == "multi50" else 1
+    for chunk in range(6):
+        before = sums.start() if chunk == 0 else sums.commit(chunk - 1)
+        assert counted(lambda: next(player)) == twice * (before + sampler.moves * sums.evaluation(chunk)), f"chunk {chunk}"
 
 
-def test_pairs_alternate_their_order() -> None:
-    calls: list[str] = []
-    ratios = paired_ratios(lambda: calls.append("slow"), lambda: calls.append("fast"), 3, torch.device("cpu"))
-    assert calls == ["slow", "fast", "fast", "slow", "slow", "fast"]
-    assert len(ratios) == 3
+@pytest.mark.parametrize("case", [CASE, LIKE_WAN], ids=["own", "like Wan"])
+@pytest.mark.parametrize("first", [0, 1, 4])
+def test_the_formula_counts_what_pytorch_counts_without_a_cache(case: Case, first: int) -> None:
+    stage, layout = Stage(case), Layout(case.preset.clock, 3, first=first)
+    clip, x = stage.clip(first, 3), chunk_latents(stage.clip(first, 3), Layout(case.preset.clock, 3), 0)
+    x = AV(x.video, clip.get("audio")[:, : case.arithmetic().tokens(first + 2)["audio"]])
+    words = len(case.words_near(layout))
+    assert counted(lambda: stage.recompute(FEW4, clip, x, layout)) == 4 * case.arithmetic().parallel(first, 3, words)
 
 
-def test_it_prints_one_json_object_and_leaves_the_threads_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_chunk_without_a_cache_is_the_chunk_with_one() -> None:
+    """While the window has not rolled, so that both see all that was: chunk 2 after the same two chunks and from the same noise."""
+    stage = Stage(CASE)
+    player = stage.play(FEW4)
+    made = [next(player) for _ in range(3)]
+    video = torch.cat([stage.first, *(x.get("video") for x in made)], dim=1)
+    clip = AV(video, torch.cat([x.get("audio") for x in made], dim=1))
+    start = stage.noise.normal_like(made[2], "chunk", 2)
+    again = stage.recompute(FEW4, clip, start, Layout(CASE.preset.clock, 3))
+    for (name, a), (_, b) in zip(again.items(), made[2].items(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-4 * float(b.abs().max()), msg=name)
+    moved = stage.recompute(FEW4, clip.map(lambda y: y + 0.5), start, Layout(CASE.preset.clock, 3))
+    assert float((moved.get("audio") - again.get("audio")).abs().max()) > 1e-3, "the history shapes it"
+
+
+def test_training_counts_allowed_pairs_alone() -> None:
+    """Against a loop over all pairs of tokens under the dense mask."""
+    chunks, sums = 4, CASE.arithmetic()
+    stage = Stage(CASE)
+    plan = stage.net._planner.both(  # the same places that a forward has
+        AV(*(x[:, :-n] for (_, x), n in zip(stage.clip(0, chunks).items(), (3, sums.tokens(3)["audio"]), strict=True))),
+        AV(stage.clip(0, chunks).get("video")[:, 1:], stage.clip(0, chunks).audio),
+        Layout(CASE.preset.clock, chunks),
+        stage.first,
+    )
+    pairs = int(dense_mask(joint(plan.spots), plan.keys, NETWORK.window).sum())
+    dense = len(joint(plan.spots)) * len(plan.keys)
+    words = len(CASE.words())
+    without = sums.parallel(0, chunks, words) - NETWORK.depth * dense * 2 * sums.inner
+    assert sums.training(chunks) == 3 * (without + NETWORK.depth * pairs * 2 * sums.inner)
+
+
+def test_weights_of_an_evaluation_leave_out_what_is_read_once_a_clip() -> None:
+    net = Stage(CASE).net
+    read: set[str] = set()
+    hooks = [m.register_forward_hook(lambda *_, name=name: read.add(name)) for name, m in net.named_modules()]
+    player = Stage(CASE)  # a stage of its own, so that its start is not counted
+    stream_ = net.start(player.controls)
+    net.commit(AV(video=player.first), -1, stream_)
+    read.clear()
+    x = chunk_latents(player.clip(0, 1), Layout(CASE.preset.clock, 1), 0)
+    t = AV(torch.full((1, 1), 0.5), torch.full((1, 1), 0.5))
+    net.velocity(x, t, t, 0, stream_)
+    for hook in hooks:
+        hook.remove()
+    touched = sum(p.numel() for name in read for p in net.get_submodule(name).parameters(recurse=False))
+    assert CASE.arithmetic().weights == touched
+
+
+def test_a_roofline_is_the_slower_of_computing_and_reading() -> None:
+    sums = CASE.arithmetic()
+    computing = roofline(sums, FEW4, 3, Ceilings(1e9, 1e30), torch.float32, 1.0)
+    reading = roofline(sums, FEW4, 3, Ceilings(1e30, 1e9), torch.float32, 1.0)
+    assert computing["predicted_ms"] == pytest.approx(1e3 * 2 * computing["macs"] / 1e9)
+    assert reading["predicted_ms"] == pytest.approx(1e3 * reading["bytes"] / 1e9)
+    assert reading["of_roofline"] == pytest.approx(reading["predicted_ms"] / 1e3)
+
+
+def test_rows_have_their_figures() -> None:
+    made = stream(CASE, Amount(rounds=2), CEILINGS, recompute=True)
+    assert made["cached_vs_recompute"] > 0
+    assert made["few4"]["runs"] == 2
+    assert set(long(CASE, 130)) == {"seconds_of_clip", "latency_growth", "rss_growth_mb"}
+    trained = training(CASE, Amount(rounds=2, clips=2, chunks=3), CEILINGS)
+    assert 0 < trained["mfu"] < 1
+    assert trained["tokens_per_s"] > 0
+
+
+def test_it_prints_one_json_object_and_continues_from_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads = torch.get_num_threads()
-    assert main(["--quick", "--json"], TINY) == 0
+    monkeypatch.setattr(bench, "preset", lambda name: CASE.preset)
+    words = ["--quick", "--json", "--out", str(tmp_path)]
+    assert bench.main([*words, "--minutes", "0"]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert figures["name"] == "model"
-    assert figures["threads"] == 1
-    assert figures["limit"]["few4_vs_multi"] == 8
-    for name in ("cached_vs_recompute", "few4_vs_multi"):
-        low, high = figures["spread"][name]
-        assert 0 < low <= figures[name] <= high
-    flops = recompute_macs(TINY, FEW.moves) / cached_macs(TINY, FEW.moves)
-    assert figures["cached_vs_flop_ratio"] == pytest.approx(figures["cached_vs_recompute"] / flops, rel=0.02)
+    assert all("not measured" in figures["rows"][name] for name in ("stream-64x64", "training", "long"))
+    assert bench.main([*words, "--plot", str(tmp_path / "roofline.png")]) == 0
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"cached_vs_flop_ratio", "few4_vs_predicted", "latency_growth", "rss_growth_mb", "mfu"} <= figures.keys()
+    assert (tmp_path / "roofline.png").stat().st_size > 5000
+    assert bench.main([*words, "--minutes", "0"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["rows"] == figures["rows"], "measured rows are read, not measured again"
     assert torch.get_num_threads() == threads
+    path = next(tmp_path.rglob("training.json"))
+    path.write_text(path.read_text().replace('"cpu"', '"another"'))
+    with pytest.raises(ValueError, match=r"--out=.*training\.json was measured on .*choose another folder"):
+        bench.main(words)
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(ValueError, match="--device='cuda': PyTorch sees no GPU here"):
+        bench.main(["--device", "cuda"])
 
 
 def test_the_command_line_names_the_benchmarks_when_one_is_unknown() -> None:

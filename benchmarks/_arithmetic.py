@@ -1,0 +1,177 @@
+"""Multiply-adds and bytes of passes through the network, counted from its configuration: what a measurement is held against.
+
+Linear layers and attention are counted, nothing else, for one clip; B clips are B times the multiply-adds, but read the weights once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..model.blocks import BranchConfig
+from ..model.mask import word_mask
+from ..model.presets import Preset
+from ..model.timeline import Timeline
+from ..model.transformer import TransformerConfig
+from ..model.types import MODALITIES
+
+Tokens = dict[str, int]
+"""Query tokens of each modality in a pass."""
+
+ONCE_A_CLIP = (
+    ".words.",
+    ".word_duration.",
+    ".caption.",
+    ".null.",
+    ".cross.kv.",
+    ".cross.k_norm.",
+    ".cross.words_kv.",
+    ".cross.words_norm.",
+)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """rows, columns: of a latent picture; words_time_W2: the transcript; caption: its tokens, or rows of features."""
+
+    preset: Preset
+    rows: int
+    columns: int
+    words_time_W2: Tensor
+    caption: int
+
+    @property
+    def config(self) -> TransformerConfig:
+        return self.preset.network
+
+    @property
+    def clock(self) -> Timeline:
+        return self.preset.clock
+
+    @property
+    def cells(self) -> int:
+        patch = self.config.patch
+        return -(-self.rows // patch) * -(-self.columns // patch)
+
+    @property
+    def inner(self) -> int:
+        return self.config.heads * self.config.head_dim
+
+    def tokens(self, chunk: int) -> Tokens:
+        span = self.clock.audio_slice(chunk)
+        return {"video": self.cells * self.clock.chunk_video, "audio": span.stop - span.start}
+
+    def keys(self, chunk: int) -> int:
+        """What a token of a chunk attends to in a stream: the sink, the window, its own chunk."""
+        return self.cells + sum(_all(self.tokens(k)) for k in range(max(0, chunk - self.config.window), chunk + 1))
+
+    # --- passes of a stream -----------------------------------------------------------------------------------------------
+
+    def start(self) -> int:
+        """The text of a clip, and the pass that commits its first frame."""
+        text = sum(self._text(m, len(self.words_time_W2)) for m in MODALITIES)
+        return text + self._commit({"video": self.cells}, self.cells, self._heard(-1))
+
+    def evaluation(self, chunk: int) -> int:
+        """One velocity of a chunk against the cache."""
+        tokens = self.tokens(chunk)
+        return self._pass(tokens, _all(tokens) * self.keys(chunk), self._heard(chunk), rows=2)
+
+    def commit(self, chunk: int) -> int:
+        """The pass that writes a chunk's keys and values to the cache: it ends with those of the last layer."""
+        return self._commit(self.tokens(chunk), self.keys(chunk), self._heard(chunk))
+
+    def evaluation_bytes(self, chunk: int, clips: int, item: int) -> int:
+        """What one velocity of `clips` clips must read: every weight once, and the cache of each clip; `item` bytes a number."""
+        return item * (self.weights + clips * self.keys(chunk) * 2 * self.inner * self.config.depth)
+
+    @cached_property
+    def weights(self) -> int:
+        """Weights that an evaluation reads; those of the text are read once a clip."""
+        return sum(p.numel() for name, p in self.preset.meta().named_parameters() if not any(part in f".{name}" for part in ONCE_A_CLIP))
+
+    # --- passes over all chunks in parallel -------------------------------------------------------------------------------
+
+    def parallel(self, first: int, chunks: int, words: int) -> int:
+        """One `forward` over these chunks with a dense mask and so many words: the context copy without its last chunk, the noisy copy."""
+        both = self._both(first, chunks)
+        copies = max(0, first + chunks - 1 - self.config.window)
+        pairs = _all(both) * (_all(both) + copies * self.cells)
+        return self._pass(both, pairs, dict.fromkeys(MODALITIES, words), rows=1 + chunks) + sum(self._text(m, words) for m in MODALITIES)
+
+    def training(self, chunks: int) -> int:
+        """A step of flow matching on one clip: a forward, and a backward of twice its work. Pairs that the mask forbids do not count."""
+        at = [_all(self.tokens(k)) for k in range(chunks)]
+        pairs = self.cells * self.cells
+        for k in range(chunks):
+            past = self.cells + sum(at[max(0, k - self.config.window) : k])
+            pairs += at[k] * (past + at[k]) * (2 if k + 1 < chunks else 1)  # as noisy tokens, and as context for later ones
+        words = len(self.words_time_W2)
+        forward = self._pass(self._both(0, chunks), pairs, dict.fromkeys(MODALITIES, words), rows=1 + chunks)
+        return 3 * (forward + sum(self._text(m, words) for m in MODALITIES))
+
+    def _both(self, first: int, chunks: int) -> Tokens:
+        """Tokens of the two copies, with the first frame."""
+        span = range(first, first + chunks)
+        count = {m: sum(self.tokens(k)[m] for k in span) + sum(self.tokens(k)[m] for k in span[:-1]) for m in MODALITIES}
+        return count | {"video": count["video"] + self.cells}
+
+    # --- parts ------------------------------------------------------------------------------------------------------------
+
+    def _pass(self, tokens: Tokens, pairs: int, words: Tokens, rows: int) -> int:
+        """rows: distinct times, each of which is embedded once."""
+        total = self.config.depth * pairs * 2 * self.inner
+        for m, n in tokens.items():
+            width, features, ffn, options = self._branch(m)
+            total += n * 2 * features * width
+            total += rows * self._times(m) + rows * (2 * width * width if options.head == "projection" else 0)
+            layer = n * 4 * self.inner * width + n * 2 * self.inner * width + n * self._reading(m, words[m]) + n * 2 * ffn * width
+            total += self.config.depth * layer
+        return total
+
+    def _commit(self, tokens: Tokens, keys: int, words: Tokens) -> int:
+        total = self._pass(tokens, _all(tokens) * keys, words, rows=1) - _all(tokens) * keys * 2 * self.inner
+        for m, n in tokens.items():
+            width, features, ffn, options = self._branch(m)
+            total -= n * features * width + (2 * width * width if options.head == "projection" else 0)
+            total -= n * (self.inner * width + 2 * self.inner * width + self._reading(m, words[m]) + 2 * ffn * width)
+        return total
+
+    def _times(self, m: str) -> int:
+        width, _, _, options = self._branch(m)
+        return 2 * (options.time_features * width + width * width) + 6 * width * width
+
+    def _reading(self, m: str, words: int) -> int:
+        """Text attention of one token in one layer."""
+        if self._branch(m)[3].caption_features:
+            return (self.caption + words + 1) * 2 * self.inner
+        return (1 + self.caption + words) * 4 * self.inner  # keys and values are twice as wide
+
+    def _text(self, m: str, words: int) -> int:
+        """The text of a clip with its keys and values for every layer."""
+        width, _, _, options = self._branch(m)
+        total = words * 2 * width * width + words * width
+        if options.caption_features:
+            total += self.caption * (options.caption_features * width + width * width)
+            return total + self.config.depth * (self.caption + words) * width * 2 * self.inner
+        return total + self.caption * 2 * width * width + self.config.depth * (1 + self.caption + words) * width * 2 * self.inner
+
+    def _heard(self, chunk: int) -> Tokens:
+        """Words among the keys of a chunk in a stream: those near it, once they are fewer than half."""
+        c, every = self.config, len(self.words_time_W2)
+        seen = word_mask(torch.tensor([chunk]), self.words_time_W2[None], float(self.clock.chunk), c.window, c.word_lookahead_s)
+        near = int(seen.sum())
+        return dict.fromkeys(MODALITIES, every if 2 * near > every else near)
+
+    def _branch(self, m: str) -> tuple[int, int, int, BranchConfig]:
+        """Width, features of a token, width of the feed-forward, options."""
+        c, options = self.config, self.config.branch(m)
+        width, features = (c.video_width, c.video_channels * c.patch**2) if m == "video" else (c.audio_width, c.audio_channels)
+        return width, features, options.ffn_width or c.ffn_ratio * width, options
+
+
+def _all(tokens: Tokens) -> int:
+    return sum(tokens.values())

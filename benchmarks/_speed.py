@@ -1,0 +1,141 @@
+"""What is measured of a case: ways of streaming in turn, a long clip, a step of training."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from ..model.losses import Models, flow_matching
+from ..model.noise import PositionalNoise
+from ..model.objective import ObjectiveConfig
+from ..model.sampler import SamplerConfig
+from ..model.timeline import Layout
+from ..model.types import AVBatch
+from ._arithmetic import Arithmetic
+from ._ceilings import Ceilings, seconds
+from ._streams import Case, Stage
+
+FEW4, FEW8 = SamplerConfig("few", 4), SamplerConfig("few", 8)
+MODES = {"few4": FEW4, "few8": FEW8, "multi50": SamplerConfig("multi", 50, guidance=5.0)}
+Figures = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is measured: rounds over the ways of streaming, chunks of the long clip, clips and chunks of a training step."""
+
+    rounds: int = 15
+    long: int = 1200
+    clips: int = 2
+    chunks: int = 10
+
+
+QUICK = Amount(rounds=2, long=0, clips=1, chunks=3)
+
+
+def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> Figures:
+    """Every way of streaming in turn, one chunk each a round, all with a full window."""
+    stage, sums, window = Stage(case), case.arithmetic(), case.preset.network.window
+    first = {name: seconds(lambda s=s: next(stage.play(s)), case.device) for name, s in MODES.items()}
+    players = {name: stage.play(s, past=window + 1) for name, s in MODES.items()}
+    ways: dict[str, Callable[[], object]] = {name: lambda p=p: next(p) for name, p in players.items()}
+    if recompute:
+        layout = Layout(case.preset.clock, window + 1, first=1)
+        clip = stage.clip(layout.first, layout.chunks)
+        x = next(stage.play(FEW4, past=window + 1))
+        ways["recompute"] = lambda: stage.recompute(FEW4, clip, x, layout)
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(-1, amount.rounds):  # the first round warms up
+        for name in ways if turn % 2 else reversed(ways):
+            spent = seconds(ways[name], case.device)
+            if turn >= 0:
+                taken[name].append(spent)
+    chunk = window + 1 + amount.rounds // 2  # whose words stand for all
+    figures: Figures = {"memory_gb": memory(case.device) / 1e9}
+    for name, sampler in MODES.items():
+        figures[name] = chunk_figures(case, taken[name]) | {"first_chunk_ms": 1e3 * first[name]}
+        figures[name] |= roofline(sums, sampler, chunk, ceilings, case.dtype, median(taken[name]))
+    few, multi = figures["few4"], figures["multi50"]
+    figures["few4_vs_multi50"] = median(a / b for a, b in zip(taken["multi50"], taken["few4"], strict=True))
+    figures["few4_vs_predicted"] = figures["few4_vs_multi50"] / (multi["predicted_ms"] / few["predicted_ms"])
+    if recompute:
+        flops = 4 * sums.parallel(1, window + 1, len(case.words_near(layout))) / few["macs"]
+        figures["cached_vs_recompute"] = median(a / b for a, b in zip(taken["recompute"], taken["few4"], strict=True))
+        figures["cached_vs_flop_ratio"] = figures["cached_vs_recompute"] / flops
+        figures["recompute"] = chunk_figures(case, taken["recompute"])
+    return figures
+
+
+def chunk_figures(case: Case, taken: list[float]) -> Figures:
+    """Frames a second of picture and sound, and latency of a chunk."""
+    ordered = sorted(taken)
+    middle, last = median(ordered), ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
+    return {"fps": case.preset.clock.chunk_frames / middle, "p50_ms": 1e3 * middle, "p99_ms": 1e3 * last, "runs": len(taken)}
+
+
+def roofline(sums: Arithmetic, sampler: SamplerConfig, chunk: int, c: Ceilings, dtype: torch.dtype, spent: float) -> Figures:
+    """What a chunk must compute and read, the least time for it, and how near the measured one comes."""
+    clips, item = (2 if sampler.mode == "multi" and sampler.guidance != 1 else 1), dtype.itemsize
+    macs = clips * (sampler.moves * sums.evaluation(chunk) + sums.commit(chunk))
+    read = sums.evaluation_bytes(chunk, clips, item)
+    least = sampler.moves * c.seconds(clips * sums.evaluation(chunk), read) + c.seconds(clips * sums.commit(chunk), read)
+    return {"macs": macs, "bytes": (sampler.moves + 1) * read, "predicted_ms": 1e3 * least, "of_roofline": least / spent}
+
+
+def long(case: Case, chunks: int) -> Figures:
+    """Latency and memory of a clip of many chunks: medians around chunk 600 against those around chunk 60."""
+    player, taken, held = Stage(case).play(FEW4), [], {}
+    for k in range(chunks):
+        taken.append(seconds(lambda: next(player), case.device))
+        if k in (60, chunks - 1):
+            held[k] = memory(case.device)
+    early, late = median(taken[40:80]), median(taken[chunks // 2 - 20 : chunks // 2 + 20])
+    return {
+        "seconds_of_clip": chunks * float(case.preset.clock.chunk),
+        "latency_growth": late / early,
+        "rss_growth_mb": (held[chunks - 1] - held[60]) / 1e6,
+    }
+
+
+def training(case: Case, amount: Amount, ceilings: Ceilings) -> Figures:
+    """A flow-matching step with its optimizer update."""
+    stage, clock, o = Stage(case), case.preset.clock, ObjectiveConfig()
+    net = stage.net.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5)
+    layout = Layout(clock, amount.chunks)
+    latents = stage.clip(0, amount.chunks).map(lambda x: x.expand(amount.clips, *x.shape[1:]))
+    controls = stage.text_near(layout)
+    for _ in range(amount.clips - 1):
+        controls = controls.cat(stage.text_near(layout))
+    noise = PositionalNoise([(0, "bench", p) for p in range(amount.clips)], case.device)
+    batch = AVBatch(latents, controls, layout, tuple(range(amount.clips)), ("",) * amount.clips)
+
+    def step() -> None:
+        flow_matching(Models(net, net), batch, None, noise, o).value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    spent = median(seconds(step, case.device) for _ in range(amount.rounds))
+    sums = replace(case, seconds=ceil(amount.chunks * float(clock.chunk))).arithmetic()
+    tokens = amount.clips * sum(sum(sums.tokens(k).values()) for k in range(amount.chunks))
+    return {
+        "step_ms": 1e3 * spent,
+        "tokens_per_s": tokens / spent,
+        "mfu": 2 * amount.clips * sums.training(amount.chunks) / spent / ceilings.flops,
+        "memory_gb": memory(case.device) / 1e9,
+    }
+
+
+def memory(device: torch.device) -> int:
+    """Bytes: the most that was allocated on a GPU since the start, or what the process holds."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
