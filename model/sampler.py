@@ -101,7 +101,12 @@ def generate(
     first_frame_BFCHW: the clean first latent [B, 1, C, H, W], or None to generate audio alone; audio_like_BTC: (B, C) of the audio
     latents, or None to generate video alone. past: clean chunks 0, 1, ... that are there already; the clip goes on after them, up to
     chunk `chunks`. Memory does not grow once the network's window is full.
+
+    Raises:
+        ValueError: the first frame is not finite, or latents are of another codec than the network's.
     """
+    if first_frame_BFCHW is not None and not bool(first_frame_BFCHW.isfinite().all()):
+        raise ValueError("first frame: its latents are not all finite; encode the picture again")
     modalities = tuple(m for m, given in zip(MODALITIES, (first_frame_BFCHW, audio_like_BTC), strict=True) if given is not None)
     multi = config.mode == "multi" and config.guidance != 1.0
     stream = net.start(controls.cat(controls.unconditional()) if multi else controls, modalities)

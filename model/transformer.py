@@ -168,6 +168,8 @@ class AVTransformer(nn.Module):
         noisy: predicted latents (no first frame); context: history with the first frame as video latent 0, same clips;
         t, r: [B, K] times a modality, 0 <= r <= t <= 1. Returns velocities in the shapes of `noisy`.
         """
+        self._check(context, layout, with_first_frame=True)
+        self._check(noisy, layout, with_first_frame=False)
         before = before_last(context, layout)
         plan = self._planner.both(before, noisy, layout, self._like)
         text = {name: self._text(name, controls) for name, _ in noisy.items()}
@@ -184,6 +186,7 @@ class AVTransformer(nn.Module):
 
         The keys and values of the past depend on the weights of this moment, so a reading is of no use after an optimizer step.
         """
+        self._check(context, layout, with_first_frame=True)
         before = before_last(context, layout)
         past = self._planner.past(before, layout, self._like)
         text = {name: self._text(name, controls) for name, _ in context.items()}
@@ -367,6 +370,17 @@ class AVTransformer(nn.Module):
     def _block(self, name: str, layer: int) -> Block:
         return self._branch(name).block(layer)
 
+    def _check(self, latents: AV, layout: Layout, with_first_frame: bool) -> None:
+        """Refuse latents of another codec or another rate by name: a wrong shape would surface far from its cause."""
+        for name, x in latents.items():
+            index, _ = layout.video(with_first_frame) if name == "video" else layout.audio()
+            if x.shape[1] != len(index):
+                wanted = f"timeline gives {len(index)} for {layout.chunks * float(self.timeline.chunk):g} s"
+                raise ValueError(f"{name} latents: there are {x.shape[1]}, {wanted}; they are of another rate")
+
     def _embedded(self, x: Tensor, name: str) -> Tensor:
+        channels = self.config.video_channels if name == "video" else self.config.audio_channels
+        if x.shape[2] != channels:
+            raise ValueError(f"{name} latents: {x.shape[2]} channels, where model.{name}_channels={channels}; they are of another codec")
         embed = self._branch(name).embed
         return embed(patched(x, self.config.patch).to(embed.weight.dtype))  # states stay in fp32 when the weights are in bf16

@@ -15,6 +15,7 @@ FOLDERS = (*LAYERS, "benchmarks")
 MODEL_MAY_IMPORT = {*sys.stdlib_module_names, "torch", "numpy"}
 # Pretrained networks need more, and only when one is opened: inside a function.
 MODEL_MAY_IMPORT_LATE = {"safetensors", "diffusers", "transformers", "tokenizers"}
+MODEL_MUST_NOT = ("os", "torch.distributed")
 # Each of these libraries has one door: one file knows its traps, and can be replaced.
 ONE_FILE_EACH = ("deepspeed", "mlflow", "s3fs")
 
@@ -45,6 +46,8 @@ def violation(file: Path, name: str, late: bool) -> str | None:
     """Why `file` may not import `name`, inside a function if `late`; or None."""
     top, _, rest = name.partition(".")
     here = file.parts[0]
+    if here == "model" and any(name == other or name.startswith(f"{other}.") for other in MODEL_MUST_NOT):
+        return f"must know nothing of its process and its ranks, and imports {name!r}"
     if top in FOLDERS:
         return f"imports {top!r} without its package; write a relative import"
     if top != PACKAGE:
@@ -91,6 +94,8 @@ def test_folders_that_must_not_hide_other_packages_have_no_init() -> None:
     ("file", "source", "words"),
     [
         ("model/a.py", "import ray", "not 'ray'"),
+        ("model/a.py", "from os import environ", "nothing of its process"),
+        ("model/codecs/a.py", "import torch.distributed as dist", "nothing of its process"),
         ("model/codecs/a.py", "def f():\n    from einops import rearrange", "not 'einops'"),
         ("model/codecs/a.py", "import diffusers", "not 'diffusers', unless inside a function"),
         ("model/codecs/a.py", "class A:\n    from safetensors import safe_open", "unless inside a function"),

@@ -33,6 +33,10 @@ def test_audio_never_drifts_from_the_picture(clock: Timeline) -> None:
     errors = [clock.audio_latents(k) * latent - k * clock.chunk for k in chunks]
     assert all(0 <= e < latent for e in errors)
     assert chunks[-1] * clock.chunk > TEN_MINUTES - clock.chunk
+    for k in chunks:  # so the middle of a latent, which is where it stands, leaves its chunk by less than half a latent
+        span = clock.audio_slice(k)
+        middles = [latent * (i + Fraction(1, 2)) for i in range(span.start, span.stop)]
+        assert all(k * clock.chunk < middle < (k + 1) * clock.chunk + latent / 2 for middle in middles)
 
 
 def test_a_fixed_count_would_drift() -> None:

@@ -442,3 +442,36 @@ def test_the_networks_groups_are_its_parameters_and_only_the_interval_is_apart()
     assert {names[id(p)].split(".")[2:4] == ["time", "end"] for p in interval} == {True}
     assert not any(".time.end." in names[id(p)] for p in shared)
     assert {names[id(p)].split(".")[1] for p in net.parameter_groups(("audio",), 2.0)[0][1]} == {"audio"}
+
+
+# --- latents that do not fit ----------------------------------------------------------------------------------------------
+
+
+def test_latents_of_another_rate_or_codec_are_refused_by_name() -> None:
+    layout, net = Layout(CLOCK, 3), network()
+    noisy, context = future(latents(3, seed=2)), latents(3)
+    t, r = times(3, noisy)
+    short = AV(noisy.video, noisy.get("audio")[:, :-1])
+    with pytest.raises(ValueError, match=r"audio latents: there are 23, timeline gives 24 for 1\.5 s; they are of another rate"):
+        net(short, context, t, r, controls(), layout)
+    long = AV(torch.cat([context.get("video"), context.get("video")[:, :1]], dim=1), context.audio)
+    for refuse in (lambda: net(noisy, long, t, r, controls(), layout), lambda: net.read(long, controls(), layout)):
+        with pytest.raises(ValueError, match=r"video latents: there are 11, timeline gives 10 for 1\.5 s"):
+            refuse()
+    wide = AV(torch.cat([noisy.get("video")] * 2, dim=2), noisy.audio)
+    with pytest.raises(ValueError, match=r"video latents: 6 channels, where model\.video_channels=3; they are of another codec"):
+        net(wide, context, t, r, controls(), layout)
+
+
+def test_a_chunk_can_be_begun_again() -> None:
+    """Evaluations of the chunk in progress leave the cache as it was, so giving it up costs nothing: another noise, then the first."""
+    net = network(small_config(window=2))
+    _, stream = one_by_one(net, future(latents(4, seed=2)), latents(4), controls(), Layout(CLOCK, 4))
+    x = [chunk_latents(latents(5, seed=s), Layout(CLOCK, 5), 4) for s in (2, 3)]
+    at = AV(*(torch.full((2, 1), 0.5, dtype=torch.float64),) * 2)
+    first, other, again = (net.velocity(x[i], at, at, 4, stream) for i in (0, 1, 0))
+    assert_near(again, first)
+    assert (first.get("audio") - other.get("audio")).abs().max() > 1e-3
+    past = stream.cache.past(4)
+    assert past is not None
+    assert sorted(set(past.chunk_N.tolist())) == [-1, 2, 3]
