@@ -78,7 +78,7 @@ class Arithmetic:
     def evaluation(self, chunk: int) -> int:
         """One velocity of a chunk against the cache."""
         tokens = self.tokens(chunk)
-        return self._pass(tokens, _all(tokens) * self.keys(chunk), self._heard(chunk), rows=2)
+        return self._pass(tokens, _all(tokens) * self.keys(chunk), self._heard(chunk), rows=1)
 
     def commit(self, chunk: int) -> int:
         """The pass that writes a chunk's keys and values to the cache: it ends with those of the last layer."""

@@ -255,14 +255,14 @@ class CaptionAttention(nn.Module):
         return torch.cat([self.k_norm(k), words_k, nothing], dim=1), torch.cat([v, words_v, nothing], dim=1)
 
     def forward(self, x_BND: Tensor, keys: Tensor, values: Tensor, mask_BNW: Tensor, by: Rotation) -> Tensor:
-        """`mask_BNW` is of the words alone."""
+        """`mask_BNW`, 0 or -inf, is of the words alone."""
         q = self.q_norm(self.q(x_BND).unflatten(-1, (self.heads, -1)))
         words = mask_BNW.shape[-1] + 1
         counts = [keys.shape[1] - words, words]
         k, words_k = keys.transpose(1, 2).split(counts, dim=2)
         v, words_v = values.transpose(1, 2).split(counts, dim=2)
         read = F.scaled_dot_product_attention(q.transpose(1, 2), k, v).transpose(1, 2)
-        visible = F.pad(mask_BNW, (0, 1), value=True)[:, None]
+        visible = F.pad(mask_BNW, (0, 1))[:, None]
         spoken = F.scaled_dot_product_attention(rotate(q, by).transpose(1, 2), words_k, words_v, attn_mask=visible).transpose(1, 2)
         return self.out((read + self.gate(spoken)).flatten(2))
 

@@ -94,9 +94,9 @@ class Branch(nn.Module):
         assert isinstance(block, Block)
         return block
 
-    def output(self, x_BND: Tensor, features_BKD: Tensor, row_N: Tensor) -> Tensor:
+    def output(self, x_BND: Tensor, features_BKD: Tensor, row: Tensor | slice) -> Tensor:
         """Tokens after the last block -> their outputs, modulated by the time features of their rows."""
-        shift, scale = self.out_modulation(features_BKD)[:, row_N].unbind(dim=2)
+        shift, scale = self.out_modulation(features_BKD)[:, row].unbind(dim=2)
         return self.out(modulated(x_BND, shift, scale, self.options.norm_eps))
 
     def text(self, controls: Controls, by: Rotation) -> Text:

@@ -24,10 +24,12 @@ KEPT = 8  # plans of the last few shapes: masks and rotations cost as much as a 
 
 @dataclass(frozen=True)
 class Spot:
-    """Where the tokens of one modality stand: their places, modulation rows (0 for clean tokens), and rotation for the text."""
+    """Where the tokens of one modality stand: their places, rotation for the text, and which of the pass's times each has: row 0 for clean
+    tokens, then a row a chunk; or all of them the only row, which is then spread over them without a copy.
+    """
 
     tokens: Tokens
-    row_N: Tensor
+    row: Tensor | slice
     rotation: Rotation
 
 
@@ -107,7 +109,8 @@ class Planner:
         layout, spots = Layout(self._timeline, 1, first=max(chunk, 0)), {}
         for name, x_m in x.items():
             tokens = places(x_m, layout, self._patch, clean, with_first_frame=chunk == FIRST_FRAME_CHUNK)
-            spots[name] = self._spot(tokens.select(tokens.chunk_N == chunk), layout.first, like)
+            tokens = tokens.select(tokens.chunk_N == chunk)
+            spots[name] = Spot(tokens, slice(None), self.text_rotation(tokens.time_N, like))
         return spots
 
     def rotation(self, tokens: Tokens, like: Tensor) -> Rotation:
@@ -143,8 +146,8 @@ class Planner:
         return tokens.cat(*copies), torch.cat([torch.arange(len(tokens)), *(sink for _ in copies)])
 
     def _spot(self, tokens: Tokens, first_chunk: int, like: Tensor) -> Spot:
-        row_N = torch.where(tokens.clean_N, 0, tokens.chunk_N - first_chunk + 1).to(like.device)
-        return Spot(tokens, row_N, self.text_rotation(tokens.time_N, like))
+        row_N = torch.where(tokens.clean_N, 0, tokens.chunk_N - first_chunk + 1)
+        return Spot(tokens, row_N.to(like.device), self.text_rotation(tokens.time_N, like))
 
     def _places(self, x: Tensor, layout: Layout, clean: bool) -> Tokens:
         return places(x, layout, self._patch, clean, with_first_frame=clean)

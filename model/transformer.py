@@ -104,10 +104,10 @@ class ExecutionConfig:
 
 @dataclass(frozen=True)
 class _Seat:
-    """A spot of certain clips: `words_BNW` says which of their text each token may read."""
+    """A spot of certain clips: `text_BNW` is 0 where a token may read a token of their text, and -inf elsewhere."""
 
     spot: Spot
-    words_BNW: Tensor
+    text_BNW: Tensor
 
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -225,10 +225,10 @@ class AVTransformer(nn.Module):
     @torch.no_grad()
     def commit(self, clean: AV, chunk: int, stream: Stream) -> None:
         """Append the clean latents of a chunk (chunk -1: the first frame alone) to the stream's history."""
-        none = clean.map(lambda x: torch.zeros(x.shape[0], 0, device=x.device))
+        zero = clean.map(lambda x: torch.zeros(x.shape[0], 1, device=x.device))
         plan = self._moving(clean, chunk, stream, clean=True)
         patches = {name: self._embedded(x, name) for name, x in clean.items()}
-        self._layers(patches, self._times(none, none), plan.seats, plan.text, plan.attend, stream.cache.write)
+        self._layers(patches, _pairs(zero, zero), plan.seats, plan.text, plan.attend, stream.cache.write)
         stream.cache.commit(plan.tokens)
         stream.moving = None
 
@@ -238,7 +238,7 @@ class AVTransformer(nn.Module):
         if stream.moving is None or stream.moving.chunk != chunk:
             stream.moving = self._moving(noisy, chunk, stream, clean=False)
         patches = {name: self._embedded(x, name) for name, x in noisy.items()}
-        out = self._layers(patches, self._times(t, r), stream.moving.seats, stream.moving.text, stream.moving.attend)
+        out = self._layers(patches, _pairs(t, r), stream.moving.seats, stream.moving.text, stream.moving.attend)
         return self._velocities(noisy, t, r, Layout(self.timeline, 1, first=chunk), out)
 
     def _moving(self, x: AV, chunk: int, stream: Stream, clean: bool) -> _Moving:
@@ -288,7 +288,7 @@ class AVTransformer(nn.Module):
                 x = checkpoint(step, x, shared, use_reentrant=False, preserve_rng_state=False)  # nothing in a layer is random
             else:
                 x = step(x, shared)
-        return {name: self._branch(name).output(x[name], features[name], seat.spot.row_N) for name, seat in seats.items()}
+        return {name: self._branch(name).output(x[name], features[name], seat.spot.row) for name, seat in seats.items()}
 
     def _layer(
         self,
@@ -307,7 +307,7 @@ class AVTransformer(nn.Module):
         attended = attend(layer, q, k, v).split([len(seat.spot.tokens) for seat in seats.values()], dim=1)
         made = {}
         for (name, seat), a in zip(seats.items(), attended, strict=True):
-            read = (*text[name].keys_values[layer], seat.words_BNW, seat.spot.rotation)
+            read = (*text[name].keys_values[layer], seat.text_BNW, seat.spot.rotation)
             made[name] = self._after(self._block(name, layer), x[name], a, mods[name], read)
         return made
 
@@ -316,7 +316,7 @@ class AVTransformer(nn.Module):
     ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, tuple[Tensor, ...]]]:
         """Queries, keys and values of all tokens, and the modulation of each branch."""
         blocks = {name: self._block(name, layer) for name in seats}
-        mods = {name: b.offset(shared[name])[:, seats[name].spot.row_N].unbind(dim=2) for name, b in blocks.items()}
+        mods = {name: b.offset(shared[name])[:, seats[name].spot.row].unbind(dim=2) for name, b in blocks.items()}
         qkv = [self._before(b, x[name], mods[name]) for name, b in blocks.items()]
         q, k, v = (torch.cat(parts, dim=1) for parts in zip(*qkv, strict=True))
         return (q, k, v), mods
@@ -338,19 +338,20 @@ class AVTransformer(nn.Module):
         return {name: _Seat(spot, self._visible(spot, text[name])) for name, spot in spots.items()}
 
     def _visible(self, spot: Spot, text: Text) -> Tensor:
-        """[B, N, W]: the timeless tokens that exist, and the words within the window."""
+        """[B, N, W], 0 or -inf: the timeless tokens that exist, and the words within the window; as every layer's kernel adds it."""
         chunk_N, words = spot.tokens.chunk_N.to(self._like.device), text.words_time_BW2.shape[1]
         timed = word_mask(chunk_N, text.words_time_BW2, *self._hearing)
         timeless = torch.ones(*timed.shape[:2], text.exists_BW.shape[1] - words, dtype=torch.bool, device=timed.device)
-        return torch.cat([timeless, timed], dim=-1) & text.exists_BW[:, None]
+        visible = torch.cat([timeless, timed], dim=-1) & text.exists_BW[:, None]
+        return torch.zeros(visible.shape, dtype=self._like.dtype, device=visible.device).masked_fill(~visible, -inf)
 
     def _times(self, t: AV, r: AV) -> dict[str, tuple[Tensor, Tensor]]:
-        """(t, r) of each modulation row: 0 for clean tokens, then the chunks'."""
+        """(t, r) of each row of a parallel pass: 0 for clean tokens, then the chunks'."""
 
         def with_clean(x_BK: Tensor) -> Tensor:
             return torch.cat([x_BK.new_zeros(x_BK.shape[0], 1), x_BK], dim=1)
 
-        return {name: (with_clean(t_BK), with_clean(r.get(name))) for name, t_BK in t.items()}
+        return _pairs(t.map(with_clean), r.map(with_clean))
 
     @property
     def _hearing(self) -> tuple[float, int, float]:
@@ -384,3 +385,8 @@ class AVTransformer(nn.Module):
             raise ValueError(f"{name} latents: {x.shape[2]} channels, where model.{name}_channels={channels}; they are of another codec")
         embed = self._branch(name).embed
         return embed(patched(x, self.config.patch).to(embed.weight.dtype))  # states stay in fp32 when the weights are in bf16
+
+
+def _pairs(t: AV, r: AV) -> dict[str, tuple[Tensor, Tensor]]:
+    """(t, r) a modality."""
+    return {name: (x, r.get(name)) for name, x in t.items()}
