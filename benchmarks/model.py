@@ -47,12 +47,12 @@ def rows_of(name: str, device: torch.device, amount: Amount) -> list[Row]:
     """What is measured of a preset. On a GPU in bf16: the three resolutions of the paper, eager and compiled, dense and flex."""
     chosen = preset(name)
     if device.type == "cpu":
-        case = Case(chosen, 64, 64, device, seconds=20)
+        small = Case(chosen, 64, 64, device, seconds=20)
         rows = [
-            Row("stream-64x64", lambda c: stream(case, amount, c, recompute=True)),
-            Row("training", lambda c: training(case, amount, c)),
+            Row("stream-64x64", lambda c: stream(small, amount, c, recompute=True)),
+            Row("training", lambda c: training(small, amount, c)),
         ]
-        return rows + ([Row("long", lambda c: long(replace(case, seconds=600), amount.long))] if amount.long else [])
+        return rows + ([Row("long", lambda c: long(replace(small, seconds=600), amount.long))] if amount.long else [])
 
     def case(resolution: str, execution: ExecutionConfig) -> Case:
         return Case(chosen, *RESOLUTIONS[resolution], device, torch.bfloat16, execution, seconds=60)

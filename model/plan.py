@@ -73,7 +73,8 @@ class Planner:
     """Makes the plans of one network; `like` is a tensor on its device and in its dtype."""
 
     def __init__(self, timeline: Timeline, patch: int, window: int, head_dim: int, rope: RopeConfig, kind: AttentionKind) -> None:
-        self._timeline, self._patch, self._window, self._head_dim, self._rope, self._kind = timeline, patch, window, head_dim, rope, kind
+        self._timeline, self._patch, self._window, self._head_dim, self._rope = timeline, patch, window, head_dim, rope
+        self._kind: AttentionKind = kind
         self._kept: dict[Hashable, Plan] = {}
 
     def both(self, before: AV, noisy: AV, layout: Layout, like: Tensor) -> Plan:

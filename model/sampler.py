@@ -105,7 +105,7 @@ def generate(
     Raises:
         ValueError: the first frame is not finite, or latents are of another codec than the network's.
     """
-    if first_frame_BFCHW is not None and not bool(first_frame_BFCHW.isfinite().all()):
+    if first_frame_BFCHW is not None and not bool(first_frame_BFCHW.isfinite().all().cpu()):
         raise ValueError("first frame: its latents are not all finite; encode the picture again")
     modalities = tuple(m for m, given in zip(MODALITIES, (first_frame_BFCHW, audio_like_BTC), strict=True) if given is not None)
     multi = config.mode == "multi" and config.guidance != 1.0

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +145,8 @@ class AVTransformer(nn.Module):
         self.config, self.timeline, self.execution = config, timeline, execution
         self.branches = nn.ModuleDict({name: config.build(name, place) for name in MODALITIES})
         # One compiled function for all blocks: a compiled method of each would be compiled as often as there are blocks.
-        self._before, self._after = (torch.compile(half) if execution.compile else half for half in (Block.before, Block.after))
+        halves: list[Callable[..., Any]] = [Block.before, Block.after]
+        self._before, self._after = (torch.compile(half) if execution.compile else half for half in halves)
         self._planner = Planner(timeline, config.patch, config.window, config.head_dim, config.rope, execution.attention)
 
     def branch_parameters(self, modalities: tuple[str, ...]) -> list[nn.Parameter]:

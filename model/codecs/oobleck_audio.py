@@ -185,7 +185,7 @@ def receptive_field(decoder: nn.Module, hop: int) -> tuple[int, int]:
 def _build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
     """Files hold each weight as length and direction (weight normalisation); the network here has the product, made once."""
     with needs("diffusers"):
-        from diffusers import AutoencoderOobleck
+        from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
 
     check_arguments(config, AutoencoderOobleck)
     OobleckShape.of(config)

@@ -165,7 +165,7 @@ class WanVideoStream:
 
 def _build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
     with needs("diffusers"):
-        from diffusers import AutoencoderKLWan
+        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
     arguments = {name: value for name, value in config.items() if name not in IGNORED}
     check_arguments(arguments, AutoencoderKLWan)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from codec_material import audio_codec, moving_discs, video_codec
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from pretrained_material import NARROW21, NARROW_OOBLECK, WEIGHTS, constants, oobleck_folder, wan_folder
 from safetensors.torch import load_file, save_file
 
@@ -232,6 +232,8 @@ def test_a_place_that_is_not_there_is_refused(wan: Path, change: dict[str, str])
 
 @pytest.mark.parametrize("which", ["wan", "oobleck"])
 def test_without_diffusers_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, wan: Path, oobleck: Path, which: str) -> None:
+    for name in [name for name in sys.modules if name.startswith("diffusers.")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ValueError, match=r"needs the package diffusers .*; pip install 'mutual-forcing\[pretrained\]'$"):
         codec_from_folder(Place(str(wan if which == "wan" else oobleck)))

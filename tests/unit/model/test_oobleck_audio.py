@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from codec_material import gliding_tones
-from diffusers import AutoencoderOobleck
+from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
 from pretrained_material import NARROW_OOBLECK, OOBLECK, oobleck_folder
 from torch import Tensor
 

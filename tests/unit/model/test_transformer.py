@@ -392,7 +392,8 @@ def test_a_long_transcript_costs_a_chunk_only_the_words_near_it(features: int) -
     noisy, context = future(latents(6, seed=2)), latents(6)
     streamed, stream = one_by_one(net, noisy, context, text, layout)
     assert_same(streamed, parallel(net, noisy, context, text, layout))
-    net.velocity(chunk_latents(context, layout, 3), *(x.map(lambda y: y[:, :1]) for x in times(6, noisy)), 3, stream)
+    t, r = (x.map(lambda y: y[:, :1]) for x in times(6, noisy))
+    net.velocity(chunk_latents(context, layout, 3), t, r, 3, stream)
     assert stream.moving is not None
     for name, whole in stream.text.items():
         keys = stream.moving.text[name].keys_values[0][0].shape[1]

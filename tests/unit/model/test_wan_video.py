@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from codec_material import moving_discs
-from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from pretrained_material import NARROW21, NARROW22, WAN21, WAN22, constants, wan_folder
 from torch import Tensor
 
