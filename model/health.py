@@ -17,7 +17,7 @@ SATURATED = 4.0  # latents have unit variance: beyond this many deviations real 
 
 
 def history_health(history: AV, batch: AVBatch) -> dict[str, Tensor]:
-    """Generated histories against the real clips: `loudness` and `motion` (ratios of root mean squares, 1 is healthy, towards 0 is a
+    """Generated clips against the real ones: `loudness` and `motion` (ratios of root mean squares, 1 is healthy, towards 0 is a
     collapse to silence or a still), `saturation_*` (share of latents beyond 4 deviations, minus the real clips' share).
     """
     made, true = future(history), future(batch.latents)
@@ -31,17 +31,20 @@ def history_health(history: AV, batch: AVBatch) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def mode_disagreement(net: AVTransformer, batch: AVBatch, objective: ObjectiveConfig, steps: int, noise: PositionalNoise) -> float:
-    """Root mean square of FEW - MULTI of chunk 0 from the same noise: guided MULTI in `steps` steps against FEW.
-
-    Latents have unit variance: 0 is full agreement, and near 1.4 the modes are as far apart as two unrelated clips.
+def few_health(net: AVTransformer, batch: AVBatch, objective: ObjectiveConfig, steps: int, noise: PositionalNoise) -> dict[str, Tensor]:
+    """`history_health` of what FEW generates under the batch's controls on its own outputs, as at inference: the histories of training may
+    start close to real clips. And `mode_disagreement`: root mean square of FEW - guided MULTI (`steps` steps) of chunk 0 from the same
+    noise. Latents have unit variance: 0 is full agreement, and near 1.4 the modes are as far apart as two unrelated clips.
     """
     first = None if batch.latents.video is None else batch.latents.video[:, :1]
     audio = None if batch.latents.audio is None else (batch.latents.audio.shape[0], batch.latents.audio.shape[2])
+    chunks = list(generate(net, batch.controls, first, audio, batch.layout.chunks, few_mode(objective), noise))
     multi = SamplerConfig("multi", steps, guidance=objective.shortcut.guidance, path=objective.path)
-    few, slow = (next(generate(net, batch.controls, first, audio, 1, s, noise)) for s in (few_mode(objective), multi))
-    apart = few.map(lambda a, b: (at_least_fp32(a) - at_least_fp32(b)).square().mean(), slow)
-    return float(torch.stack([x for _, x in apart.items()]).mean().sqrt())
+    slow = next(generate(net, batch.controls, first, audio, 1, multi, noise))
+    apart = chunks[0].map(lambda a, b: (at_least_fp32(a) - at_least_fp32(b)).square().mean(), slow)
+    made = chunks[0].map(lambda *x: torch.cat(x, dim=1), *chunks[1:])
+    whole = made if first is None or made.video is None else AV(torch.cat([first, made.video], dim=1), made.audio)
+    return history_health(whole, batch) | {"mode_disagreement": torch.stack([x for _, x in apart.items()]).mean().sqrt()}
 
 
 class GradientMeter:

@@ -22,7 +22,7 @@ from torch import nn
 from ..datasets.loader import LatentDataset
 from ..datasets.order import rank_positions
 from ..model.ema import ema_decay, ema_update
-from ..model.health import GradientMeter, history_health, mode_disagreement
+from ..model.health import GradientMeter, few_health
 from ..model.lora import LoraAdapter
 from ..model.noise import PositionalNoise, position_seed
 from ..model.objective import ObjectiveConfig
@@ -255,9 +255,7 @@ class _StageRun:
         meter = GradientMeter({m: self._theta.branch_parameters((m,)) for m in self._stage.modalities})
         metrics = mutual_step(self._networks, batch, rollout, noise, objective, rate, meter)
         meter.close()
-        signals: Metrics = {"mode_disagreement": mode_disagreement(self._ema, batch, objective, MULTI_STEPS, noise)}
-        if rollout is not None and objective.history.source == "generated":
-            signals |= history_health(rollout.history, batch)
+        signals = few_health(self._ema, batch, objective, MULTI_STEPS, noise)
         return metrics | {f"health/{name}": value for name, value in signals.items()}
 
     def _clips(self, positions: range, use: str = "train") -> tuple[AVBatch, PositionalNoise]:

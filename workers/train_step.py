@@ -125,7 +125,7 @@ def mutual_step(
         watch.lap("optimizer")
     metrics |= {"grad_norm": done.grad_norm, "skipped": float(not done.applied)}
     if jumps and rollout is not None:
-        metrics |= _fake_updates(networks, models, jumps[0], batch, rollout, noise, o, rate * o.fake.lr_ratio)
+        metrics |= _fake_updates(networks, models, jumps[0], batch, rollout, noise, o, rate * o.fake.lr_ratio, meter is not None)
         if watch is not None:
             watch.lap("fake")
     return metrics if watch is None else metrics | watch.shares()
@@ -170,23 +170,26 @@ def _fake_updates(
     noise: PositionalNoise,
     objective: ObjectiveConfig,
     rate: float,
+    metered: bool,
 ) -> Metrics:
-    """The fake-score model learns what the generator makes now; `loss/fake_fresh` is its loss on samples that it has not seen, and
-    `health/fake_lag` by how much this step's updates, where there are several, have lowered it.
+    """The fake-score model learns what the generator makes now; `loss/fake_fresh` is its loss on samples that it has not seen, and in a
+    metered step `health/fake_lag` by how much this step's updates have lowered it, on the same samples with the same noise.
     """
     fake = networks.fake
     assert fake is not None, "a stage with DMD has a fake-score model"
     metrics: Metrics = {}
-    models = replace(models, fake=fake)
+    learning = replace(models, fake=fake)
     for update in range(objective.fake.updates):
-        score = fake_score(models, g, batch, rollout, noise, objective, update)
+        score = fake_score(learning, g, batch, rollout, noise, objective, update)
         fake.backward(score, last=True)
         done = fake.step(rate)
         metrics.setdefault("loss/fake_fresh", score.value.detach())
         metrics |= {"loss/fake": score.value.detach(), "grad_norm_fake": done.grad_norm}
         metrics["skipped_fake"] = metrics.get("skipped_fake", 0.0) + float(not done.applied)
-    if objective.fake.updates > 1:
-        metrics["health/fake_lag"] = metrics["loss/fake_fresh"] - metrics["loss/fake"]
+    if metered:
+        with torch.no_grad():
+            again = fake_score(models, g, batch, rollout, noise, objective, 0).value
+        metrics["health/fake_lag"] = metrics["loss/fake_fresh"] - again
     return metrics
 
 

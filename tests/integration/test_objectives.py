@@ -34,7 +34,7 @@ CASES = {
     "dmd-sf": {"dmd", "loss/dmd_video", "loss/fake", "skipped_fake"},
     "mutual-true-history": {"loss", "loss/fm_video", "loss/sc_audio", "dmd", "loss/fake"},
 }
-ABSENT = {"sc-tf": {"dmd", "loss/fake"}, "dmd-sf": {"loss", "loss/fm_video", "probe/loss"}, "mutual-true-history": {"health/motion"}}
+ABSENT = {"sc-tf": {"dmd", "loss/fake"}, "dmd-sf": {"loss", "loss/fm_video", "probe/loss"}}
 
 
 @pytest.mark.parametrize("name", CASES)

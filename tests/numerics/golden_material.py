@@ -37,7 +37,7 @@ NETWORK = TransformerConfig(
 BASE = ObjectiveConfig(
     path=PathConfig(3.0, 0.7),
     drop=DropConfig(0.3, 0.2, 0.2),
-    history=HistoryConfig(real_share=0.5, context_noise=0.3),
+    history=HistoryConfig(strength_low=0.2, strength_high=0.6, real_share=0.5, context_noise=0.3),
     fake=FakeConfig(updates=2),
 )
 BASE = replace(BASE, shortcut=replace(BASE.shortcut, fine_share=0.3))

@@ -6,8 +6,9 @@ import pytest
 import torch
 from model_material import clip_batch, clip_noise, latents, network
 
-from mutual_forcing.model.health import GradientMeter, history_health, mode_disagreement
+from mutual_forcing.model.health import GradientMeter, few_health, history_health
 from mutual_forcing.model.objective import FewConfig, ObjectiveConfig, ShortcutConfig
+from mutual_forcing.model.sampler import few_mode, generate
 from mutual_forcing.model.types import AV, MODALITIES
 
 CHUNKS = 3
@@ -35,8 +36,19 @@ def test_modes_that_are_one_agree_and_a_guided_one_does_not() -> None:
         for p in net.parameter_groups(MODALITIES, 1.0)[1][1]:
             p.zero_()
     one = ObjectiveConfig(shortcut=ShortcutConfig(guidance=1.0), few=FewConfig(moves=1))
-    assert mode_disagreement(net, batch, one, 1, clip_noise()) == pytest.approx(0.0, abs=1e-9)
-    assert mode_disagreement(net, batch, one, 16, clip_noise()) > 1e-3
+    assert float(few_health(net, batch, one, 1, clip_noise())["mode_disagreement"]) == pytest.approx(0.0, abs=1e-9)
+    assert float(few_health(net, batch, one, 16, clip_noise())["mode_disagreement"]) > 1e-3
+
+
+def test_health_is_that_of_what_the_few_step_mode_makes_on_its_own_outputs() -> None:
+    net, batch, config = network(), clip_batch(CHUNKS), ObjectiveConfig()
+    found = few_health(net, batch, config, 1, clip_noise())
+    first = batch.latents.get("video")[:, :1]
+    chunks = list(generate(net, batch.controls, first, (2, 5), CHUNKS, few_mode(config), clip_noise()))
+    made = AV(torch.cat([first, *(x.get("video") for x in chunks)], dim=1), torch.cat([x.get("audio") for x in chunks], dim=1))
+    want = history_health(made, batch)
+    assert {name: float(x) for name, x in want.items()} == {name: float(found[name]) for name in want}
+    assert found.keys() == want.keys() | {"mode_disagreement"}
 
 
 def test_the_meter_splits_the_gradient_by_group_and_by_backward() -> None:
