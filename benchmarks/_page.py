@@ -9,7 +9,7 @@ from typing import Any
 Figure = dict[str, Any]
 """mean, half width of the 95 % interval over seeds (None for one seed), number of seeds."""
 
-MODES = {"few4": "FEW, 4", "few8": "FEW, 8", "multi": "MULTI, 50 steps"}
+MODES = {"few4": "FEW, 4", "few8": "FEW, 8", "multi": "MULTI, 50"}
 LATE = {
     "seam_jump_video": "seam jump, video",
     "seam_jump_audio": "audio",
@@ -39,13 +39,18 @@ def windows_table(recipes: dict[str, Any], view: str = "joint") -> str:
     some = next(iter(recipes.values()))["few4"]
     names = list(some)
     rows = [
-        [recipe, words, *(shown(modes[mode][window][f"frechet_{view}"]) for window in names), _seeds(modes[mode])]
+        [recipe, _sampling(words, mode, modes), *(shown(modes[mode][window][f"frechet_{view}"]) for window in names), _seeds(modes[mode])]
         for recipe, modes in recipes.items()
         for mode, words in MODES.items()
         if mode in modes
     ]
     rows.append(["real clips", "subtracted above", *(f"{some[window][f'floor_{view}']['mean']:.3f}" for window in names), ""])
     return table(["recipe", "sampling", *(f"{window} s" for window in names), "seeds"], rows)
+
+
+def _sampling(words: str, mode: str, modes: dict[str, Any]) -> str:
+    """A guided step is two evaluations, so the guidance that was chosen belongs to the name."""
+    return f"{words}, guidance {', '.join(f'{g:g}' for g in modes['guidance'])}" if mode == "multi" else words
 
 
 def _seeds(windows: dict[str, Any]) -> str:
@@ -65,12 +70,15 @@ def late_table(recipes: dict[str, Any], mode: str = "few4") -> str:
 
 
 def targets_table(targets: dict[str, Any]) -> str:
-    """Each target with what was found and whether the whole interval keeps it."""
-    rows = []
-    for x in targets.values():
-        kept = "one seed" if x["found"]["half"] is None else "met" if x["met"] else "missed"
-        rows.append([x["what"], x["wanted"], shown(x["found"]), kept])
-    return table(["target", "wanted", "found", ""], rows)
+    """Each target with what was found and the verdict."""
+    return table(["target", "wanted", "found", ""], [[x["what"], x["wanted"], shown(x["found"]), x["verdict"]] for x in targets.values()])
+
+
+def paired_table(pairs: dict[str, dict[str, Figure]]) -> str:
+    """Differences seed by seed: what is compared -> window -> interval."""
+    names = list(next(iter(pairs.values())))
+    rows = [[what, *(shown(x[window]) for window in names), str(x[names[0]]["seeds"])] for what, x in pairs.items()]
+    return table(["difference", *(f"{window} s" for window in names), "seeds"], rows)
 
 
 def put(page: Path, name: str, text: str) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from .. import __version__
 from ..model.evaluation import history_use
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import SamplerConfig, few_mode
@@ -80,7 +81,7 @@ def pick_guidance(scale: Scale, arm: Arm, network: AVTransformer, seed: int, dev
     chunks = max(last for _, last in windows.values())
     found = {}
     for g in arm.guidances:
-        sampler = SamplerConfig("multi", scale.multi_steps, guidance=g)
+        sampler = SamplerConfig("multi", scale.multi_steps, guidance=g, path=arm.objective.path)
         made = sample(network, with_text(batch, arm.text), chunks, sampler, seed, device)
         found[str(g)] = next(iter(judge.figures(made).values()))["frechet_joint"]
     return found
@@ -96,7 +97,7 @@ def measure(scale: Scale, arm: Arm, network: AVTransformer, seed: int, device: s
     if arm.multi:
         record["guidances"] = pick_guidance(scale, arm, network, seed, device)
         best = min(record["guidances"], key=record["guidances"].__getitem__)
-        samplers["multi"] = SamplerConfig("multi", scale.multi_steps, guidance=float(best))
+        samplers["multi"] = SamplerConfig("multi", scale.multi_steps, guidance=float(best), path=arm.objective.path)
         record["guidance"] = float(best)
     for name, sampler in samplers.items():
         began = time.monotonic()
@@ -142,7 +143,13 @@ def run_arm(scale: Scale, arm: Arm, seed: int, place: Place) -> str:
         network, training = train_mutual(scale, arm.objective, arm.text, seed, start["weights"], device)
     trained = time.monotonic() - began
     network.eval().requires_grad_(False)
-    record = {"name": arm.name, "seed": seed, "made_with": _plain(scale, arm), "train_seconds": round(trained, 1), "training": training}
+    record = {
+        "name": arm.name,
+        "seed": seed,
+        "made_with": _plain(scale, arm),
+        "made_by": {"torch": torch.__version__, "package": __version__},
+    }
+    record |= {"train_seconds": round(trained, 1), "training": training}
     record |= measure(scale, arm, network, seed, device)
     record["seconds"] = round(time.monotonic() - began, 1)
     _write(place.record(arm.name, seed), lambda part: part.write_text(json.dumps(record)))
@@ -159,8 +166,11 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _plain(scale: Scale, arm: Arm) -> dict[str, Any]:
-    """What the figures depend on, as JSON gives it back."""
-    return json.loads(json.dumps({"scale": scale.settings(), "arm": asdict(arm)}))
+    """What the figures depend on, as JSON gives it back; a start depends on the part of its objective that trained it, and on its grid."""
+    settings = asdict(arm)
+    if arm.name == START:
+        settings["objective"] = [start_settings(scale)["objective"], asdict(arm.objective.few)]
+    return json.loads(json.dumps({"scale": scale.settings(), "arm": settings}))
 
 
 def _finished(place: Place, scale: Scale, arm: Arm, seed: int) -> bool:
@@ -198,11 +208,18 @@ def run_all(scale: Scale, start: Arm, arms: list[Arm], seeds: list[int], place: 
                 submit(later, seed)
 
 
-def read_records(out: Path) -> dict[str, dict[int, dict[str, Any]]]:
-    """Arm -> seed -> record, of all files below `out`."""
+def read_records(out: Path, scale: Scale) -> dict[str, dict[int, dict[str, Any]]]:
+    """Arm -> seed -> record, of all files below `out`, arms of other calls too.
+
+    Raises:
+        ValueError: a file was measured on another scale.
+    """
     records: dict[str, dict[int, dict[str, Any]]] = {}
+    settings = json.loads(json.dumps(scale.settings()))
     for path in sorted(out.glob("seed-*/*.json")):
         record = json.loads(path.read_text())
+        if record["made_with"]["scale"] != settings:
+            raise ValueError(f"--out={str(out)!r}: {path} was measured on another scale; choose another folder, or remove the file")
         records.setdefault(record["name"], {})[record["seed"]] = record
     return records
 

@@ -15,7 +15,9 @@ Records = dict[str, dict[int, dict[str, Any]]]
 
 
 def targets(records: Records) -> dict[str, Any]:
-    """Name -> what, wanted, found (an interval over seeds) and met: whether the whole interval keeps what is wanted."""
+    """Name -> what, wanted, found (an interval over seeds), and the verdict: `met` where the whole interval keeps what is wanted, `missed`
+    where all of it lies on the other side, else `undecided`; one seed decides nothing.
+    """
     mutual, joint = records.get("mutual", {}), records.get(START, {})
     if not mutual:
         return {}
@@ -23,17 +25,16 @@ def targets(records: Records) -> dict[str, Any]:
     early, late = windows[0], windows[-1]
     made: dict[str, Any] = {}
 
-    def add(name: str, what: str, wanted: str, keeps: Callable[[float, float], bool], values: list[float]) -> None:
+    def add(name: str, what: str, wanted: str, keeps: Callable[[float], bool], values: list[float]) -> None:
         if values:
             found: Figure = interval(values)
-            half = found["half"] or 0.0
-            made[name] = {"what": what, "wanted": wanted, "found": found, "met": keeps(found["mean"] - half, found["mean"] + half)}
+            made[name] = {"what": what, "wanted": wanted, "found": found, "verdict": _verdict(found, keeps)}
 
-    def at_most(limit: float) -> Callable[[float, float], bool]:
-        return lambda low, high: high <= limit
+    def at_most(limit: float) -> Callable[[float], bool]:
+        return lambda x: x <= limit
 
-    def at_least(limit: float) -> Callable[[float, float], bool]:
-        return lambda low, high: low >= limit
+    def at_least(limit: float) -> Callable[[float], bool]:
+        return lambda x: x >= limit
 
     def excess(record: dict[str, Any], mode: str, window: str) -> float:
         return figure(record, mode, window, "frechet_joint")
@@ -52,7 +53,7 @@ def targets(records: Records) -> dict[str, Any]:
             f"late-{baseline}",
             f"excess of FEW 4 in {late} s, minus that of `{baseline}`",
             "below 0",
-            lambda low, high: high < 0,
+            lambda x: x < 0,
             [excess(mutual[s], "few4", late) - excess(records[baseline][s], "few4", late) for s in pairs],
         )
     for mode, words in (("few4", "FEW 4"), ("multi", "MULTI")):
@@ -66,6 +67,13 @@ def targets(records: Records) -> dict[str, Any]:
         sync = [figure(r, "few4", window, "sync_minus_real") for r in mutual.values()]
         add(f"sync-{window}", f"sync of FEW 4 minus real's, {window} s", "at least -0.03", at_least(-0.03), sync)
     return made
+
+
+def _verdict(found: Figure, keeps: Callable[[float], bool]) -> str:
+    if found["half"] is None:
+        return "one seed"
+    ends = [keeps(found["mean"] + sign * found["half"]) for sign in (-1, 1)]
+    return "met" if all(ends) else "undecided" if any(ends) else "missed"
 
 
 def figure(record: dict[str, Any], mode: str, window: str, name: str) -> float:

@@ -44,7 +44,7 @@ def _arm(base: ObjectiveConfig, history: HistoryConfig, text: bool) -> Arm:
 
 
 def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
-    """Arm -> figure -> interval over seeds."""
+    """Arm -> figure -> interval over seeds; `late_minus_true` is paired by seed with the true past, which has the same controls."""
     settings = {}
     for name, seeds in records.items():
         windows = [r["few4"]["windows"] for r in seeds.values()]
@@ -61,7 +61,15 @@ def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
             **{f"history_use_{m}": interval([r["history_use"][m] for r in seeds.values()]) for m in ("video", "audio")},
             "sync_minus_real": interval([w[late]["sync_minus_real"] for w in windows]),
         }
+        true = records.get("true-no-text" if name.endswith("-no-text") else "true-text", {})
+        pairs = [_late(r) - _late(true[s]) for s, r in seeds.items() if s in true]
+        settings[name]["late_minus_true"] = interval(pairs) if pairs else None
     return settings
+
+
+def _late(record: dict[str, Any]) -> float:
+    """Excess distance in the last window."""
+    return list(record["few4"]["windows"].values())[-1]["frechet_joint"]
 
 
 def print_table(settings: dict[str, Any]) -> None:
@@ -75,6 +83,8 @@ def print_table(settings: dict[str, Any]) -> None:
 SHOWN = {
     "excess_early": "excess, first window",
     "excess_late": "last",
+    "drift": "drift",
+    "late_minus_true": "last, minus true past's",
     "seam_jump_video": "seam jump, video",
     "seam_correlation_video": "seam correlation, video",
     "seam_correlation_audio": "audio",
@@ -85,7 +95,8 @@ SHOWN = {
 
 def write_page(settings: dict[str, Any], page: Path) -> None:
     """The table of a page of the documentation."""
-    put(page, "sweep", table(["setting", *SHOWN.values()], [[name, *(shown(x[c]) for c in SHOWN)] for name, x in settings.items()]))
+    rows = [[name, *(shown(x[c]) if x[c] else "" for c in SHOWN), str(x["drift"]["seeds"])] for name, x in settings.items()]
+    put(page, "sweep", table(["setting", *SHOWN.values(), "seeds"], rows))
 
 
 def main(arguments: list[str]) -> int:
@@ -114,7 +125,7 @@ def main(arguments: list[str]) -> int:
     out = Path(options.out) / ("quick" if options.quick else "toy")
     place, chosen = Place(out, Path(options.starts), options.device), [a for a in settings if not wanted or a.name in wanted]
     run_all(scale, start, chosen, list(range(options.seeds)), place, options.jobs)
-    figures = summarise(read_records(out))
+    figures = summarise(read_records(out, scale))
     print_table(figures)
     if options.page:
         write_page(figures, Path(options.page))

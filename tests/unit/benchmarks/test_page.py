@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mutual_forcing.benchmarks._page import LATE, late_table, put, shown, targets_table, windows_table
+from mutual_forcing.benchmarks._page import LATE, late_table, paired_table, put, shown, targets_table, windows_table
 
 
 def figure(mean: float, half: float | None = 0.05) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def recipes() -> dict[str, Any]:
     early, late = (
         {"frechet_joint": figure(x), "floor_joint": figure(0.5, None), **{name: figure(x + 1) for name in LATE}} for x in (0.125, 0.25)
     )
-    use = {"history_use": {"video": figure(2.0), "audio": figure(1.5)}}
+    use = {"guidance": [1.0], "history_use": {"video": figure(2.0), "audio": figure(1.5)}}
     return {
         "mutual": {"few4": {"0-5": early, "15-25": late}, "multi": {"0-5": late, "15-25": early}, **use},
         "sc-tf": {"few4": {"0-5": late, "15-25": late}, **use},
@@ -35,7 +35,7 @@ def test_every_recipe_and_way_of_sampling_has_its_row() -> None:
     assert lines[0] == "| recipe | sampling | 0-5 s | 15-25 s | seeds |"
     assert lines[2:] == [
         "| mutual | FEW, 4 | 0.125 ± 0.050 | 0.250 ± 0.050 | 5 |",
-        "| mutual | MULTI, 50 steps | 0.250 ± 0.050 | 0.125 ± 0.050 | 5 |",
+        "| mutual | MULTI, 50, guidance 1 | 0.250 ± 0.050 | 0.125 ± 0.050 | 5 |",
         "| sc-tf | FEW, 4 | 0.250 ± 0.050 | 0.250 ± 0.050 | 5 |",
         "| real clips | subtracted above | 0.500 | 0.500 |  |",
     ]
@@ -45,13 +45,11 @@ def test_every_recipe_and_way_of_sampling_has_its_row() -> None:
     assert rows[2].endswith("| 2.000 ± 0.050 | 1.500 ± 0.050 |")
 
 
-def test_a_target_of_one_seed_is_neither_met_nor_missed() -> None:
-    targets = {
-        "a": {"what": "jump", "wanted": "at most 1.1", "found": figure(1.0), "met": True},
-        "b": {"what": "drift", "wanted": "below 0", "found": figure(0.02), "met": False},
-        "c": {"what": "sync", "wanted": "at least -0.03", "found": figure(0.0, None), "met": True},
-    }
-    assert [line.split("|")[4].strip() for line in targets_table(targets).splitlines()[2:]] == ["met", "missed", "one seed"]
+def test_targets_and_pairs_have_a_row_each() -> None:
+    targets = {"a": {"what": "jump", "wanted": "at most 1.1", "found": figure(1.0), "verdict": "met"}}
+    assert targets_table(targets).splitlines()[2:] == ["| jump | at most 1.1 | 1.000 ± 0.050 | met |"]
+    pairs = {"`mutual` - `sc-tf`": {"0-5": figure(-0.01), "15-25": figure(0.02, None)}}
+    assert paired_table(pairs).splitlines()[2:] == ["| `mutual` - `sc-tf` | -0.010 ± 0.050 | 0.020 | 5 |"]
 
 
 def test_a_table_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
