@@ -58,11 +58,12 @@ class KVCache:
 class Window:
     """What a chunk reads: the past, rotated once, and the chunk itself, whose keys and values every evaluation writes anew.
 
-    past: the rotation of the cache's tokens as this chunk sees them, or None where there is no past.
+    past: the rotation of the cache's tokens as this chunk sees them, or None where there is no past. once: every layer is read once, so
+    nothing is kept: what is kept is as large as the cache.
     """
 
-    def __init__(self, cache: KVCache, past: Rotation | None) -> None:
-        self._cache, self._past = cache, past
+    def __init__(self, cache: KVCache, past: Rotation | None, once: bool) -> None:
+        self._cache, self._past, self._once = cache, past, once
         self._held: dict[int, tuple[Tensor, Tensor]] = {}
 
     def read(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +72,10 @@ class Window:
             return k, v
         if layer not in self._held:
             past_k, past_v = self._cache.read(layer)
-            self._held[layer] = torch.cat([rotate(past_k, self._past), k], dim=1), torch.cat([past_v, v], dim=1)
+            whole = torch.cat([rotate(past_k, self._past), k], dim=1), torch.cat([past_v, v], dim=1)
+            if self._once:
+                return whole
+            self._held[layer] = whole
         else:
             for every, now in zip(self._held[layer], (k, v), strict=True):
                 every[:, -now.shape[1] :] = now

@@ -46,8 +46,10 @@ def per_latent(values: AV, latents: AV, layout: Layout) -> AV:
     def spread(modality: str) -> Tensor | None:
         if getattr(latents, modality) is None:
             return None
-        index, _ = layout.video(with_first_frame=False) if modality == "video" else layout.audio()
-        x = values.get(modality)[:, (index - layout.first).to(latents.get(modality).device)]
+        x = values.get(modality)
+        if x.shape[1] > 1:  # one chunk needs no index, and a stream must not wait for one to reach its device
+            index, _ = layout.video(with_first_frame=False) if modality == "video" else layout.audio()
+            x = x[:, (index - layout.first).to(latents.get(modality).device)]
         return x[:, :, None, None, None] if modality == "video" else x[:, :, None]
 
     return AV(video=spread("video"), audio=spread("audio"))

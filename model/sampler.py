@@ -113,9 +113,8 @@ def generate(
     mover = _ChunkMover(net, stream, config, noise)
     if first_frame_BFCHW is not None:
         mover.commit(AV(video=first_frame_BFCHW), FIRST_FRAME_CHUNK)
-    for chunk, clean in enumerate(past):
-        if chunk >= len(past) - net.config.window:
-            mover.commit(clean, chunk)
+    for chunk, clean in enumerate(past):  # all of them: through the layers, keys in the window depend on chunks before it
+        mover.commit(clean, chunk)
     grid = few_grid(config.moves).tolist()
     for chunk in range(len(past), chunks):
         x = noise.normal_like(_empty_chunk(net, chunk, first_frame_BFCHW, audio_like_BTC), "chunk", chunk)

@@ -226,12 +226,12 @@ class AVTransformer(nn.Module):
     @torch.no_grad()
     def commit(self, clean: AV, chunk: int, stream: Stream) -> None:
         """Append the clean latents of a chunk (chunk -1: the first frame alone) to the stream's history."""
+        stream.moving = None  # first: it holds as much as the cache
         zero = clean.map(lambda x: torch.zeros(x.shape[0], 1, device=x.device))
         plan = self._moving(clean, chunk, stream, clean=True)
         patches = {name: self._embedded(x, name) for name, x in clean.items()}
         self._layers(patches, _pairs(zero, zero), plan.seats, plan.text, plan.attend, stream.cache.write)
         stream.cache.commit(plan.tokens)
-        stream.moving = None
 
     @torch.no_grad()
     def velocity(self, noisy: AV, t: AV, r: AV, chunk: int, stream: Stream) -> AV:
@@ -246,7 +246,7 @@ class AVTransformer(nn.Module):
         spots = self._planner.spots_of_chunk(x, chunk, clean, self._like)
         tokens, past = joint(spots), stream.cache.past(chunk)
         turn = self._planner.rotation(tokens, self._like)
-        window = Window(stream.cache, None if past is None else self._planner.rotation(past, self._like))
+        window = Window(stream.cache, None if past is None else self._planner.rotation(past, self._like), once=clean)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return attention(rotate(q, turn), *window.read(layer, rotate(k, turn), v))

@@ -124,6 +124,7 @@ class RunConfig:
         mutual = [s.name for s in self.stages if s.objective == "mutual"]
         if len(mutual) > 1:
             raise ValueError(f"stages={mutual}: one stage with the mutual objective a run; start the second from a new run")
+        self._check_execution()
         if self.objective.fake.kind == "lora" and self.engine.zero_stage == 3:
             raise ValueError(
                 "objective.fake.kind='lora' with engine.zero_stage=3: the adapter needs theta's whole weights in every process; "
@@ -135,6 +136,20 @@ class RunConfig:
                 f"model.window={self.model.window}: training clips of data.clip_chunks={self.data.clip_chunks} show a chunk at most {seen} "
                 f"chunks of history; set model.window={max(1, seen)} or data.clip_chunks={self.model.window + 1}"
             )
+
+    def _check_execution(self) -> None:
+        """Ways of computing that would train something else, or fail in the middle of a run."""
+        e, adapter = self.execution, self.objective.fake.kind == "lora"
+        if e.attention == "flex":
+            raise ValueError("execution.attention='flex': FlexAttention has no backward on a CPU, where training runs; set it to 'dense'")
+        if e.checkpoint_every and adapter:
+            raise ValueError(
+                f"execution.checkpoint_every={e.checkpoint_every} with objective.fake.kind='lora': the backward would recompute layers "
+                "without the adapter; set one of them back to 0 or 'full'"
+            )
+        if e.compile and (adapter or self.engine.zero_stage == 3):
+            other = "objective.fake.kind='lora'" if adapter else "engine.zero_stage=3"
+            raise ValueError(f"execution.compile=true with {other}: compiled code does not notice its hooks; set compile=false")
 
     def settings(self) -> str:
         """Hash of everything that shapes the trained weights (not of what merely reports on them, or of how they are computed)."""

@@ -325,3 +325,22 @@ def test_a_guidance_of_1_is_the_conditional_branch_alone() -> None:
     net, text = network(), controls()
     single, doubled = (made_by(net, text, replace(FEW, mode="multi", guidance=g), chunks=2) for g in (1.0, 1.0 + 1e-12))
     assert_follows(single, doubled)
+
+
+@pytest.mark.parametrize("config", [FEW, SamplerConfig("multi", 3, guidance=2.0, path=PATH)])
+def test_a_clip_that_goes_on_is_the_clip_that_was_not_interrupted(config: SamplerConfig) -> None:
+    """Six chunks at once, and four, then two after them: the window of two chunks is older than it can see, through two layers."""
+    net, text = network(small_config(window=2)), controls()
+    first = latents(1).get("video")[:, :1]
+    whole = list(generate(net, text, first, (2, CHANNELS["audio"]), 6, config, clip_noise()))
+    rest = list(generate(net, text, first, (2, CHANNELS["audio"]), 6, config, clip_noise(), past=whole[:4]))
+    assert len(rest) == 2
+    for a, b in zip(rest, whole[4:], strict=True):
+        assert_near(a, b, atol=1e-9)
+
+
+def test_a_first_frame_that_is_not_finite_is_refused() -> None:
+    first = latents(1).get("video")[:, :1].clone()
+    first[0, 0, 0, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="first frame: its latents are not all finite; encode the picture again"):
+        next(generate(network(), controls(), first, (2, CHANNELS["audio"]), 1, FEW, clip_noise()))

@@ -212,8 +212,26 @@ def test_an_unknown_field_of_a_stored_configuration_is_refused_wherever_it_stand
         from_tree(tree)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["execution.attention=flex"], r"execution\.attention='flex': .*set it to 'dense'"),
+        (["execution.checkpoint_every=1", "objective.fake.kind=lora"], r"execution\.checkpoint_every=1 with objective\.fake\.kind='lora'"),
+        (["execution.compile=true", "objective.fake.kind=lora"], r"execution\.compile=true with objective\.fake\.kind='lora'"),
+        (["execution.compile=true", "engine.zero_stage=3"], r"execution\.compile=true with engine\.zero_stage=3"),
+    ],
+)
+def test_ways_of_computing_that_do_not_go_together_are_refused(tiny: RunConfig, settings: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        with_settings(tiny, settings)
+    for setting in settings:
+        if not setting.endswith("flex"):
+            with_settings(tiny, [setting])  # each alone is fine
+
+
 def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
     assert replace(tiny, samples=SamplesConfig(clips=1)).settings() == tiny.settings()
+    assert with_settings(tiny, ["execution.checkpoint_every=1", "execution.compile=true"]).settings() == tiny.settings()
     for assignment in ("seed=1", "stages.joint.steps=7", "objective.shortcut.guidance=2", "model.depth=3"):
         assert with_settings(tiny, [assignment]).settings() != tiny.settings()
 
