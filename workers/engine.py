@@ -38,6 +38,9 @@ class EngineConfig:
             )
 
 
+PERSISTENT = 100_000  # weights of a parameter up to which stage 3 keeps it whole: DeepSpeed's own default
+
+
 def shard(config: EngineConfig) -> Place:
     """Where a network under training is built. Stage 3: each block goes to the shards of all processes before the next one is made, with
     the weights that it has without sharding; no process holds more than its share and one block.
@@ -46,9 +49,9 @@ def shard(config: EngineConfig) -> Place:
         return stay
 
     def place(module: nn.Module) -> nn.Module:
-        deepspeed.zero.Init(
-            module=module, config_dict_or_path={"train_batch_size": dist.get_world_size(), "zero_optimization": {"stage": 3}}
-        )
+        zero = {"stage": 3, "stage3_param_persistence_threshold": PERSISTENT}
+        settings = {"train_batch_size": dist.get_world_size(), "zero_optimization": zero}
+        deepspeed.zero.Init(module=module, config_dict_or_path=settings)
         return module
 
     return place
@@ -124,7 +127,7 @@ def _deepspeed_config(optimizer: OptimizerConfig, config: EngineConfig, batch: i
         "bf16": {"enabled": config.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False, "stage3_param_persistence_threshold": PERSISTENT},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
