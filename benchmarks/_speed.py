@@ -29,28 +29,34 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: rounds over the ways of streaming, chunks of the long clip, clips and chunks of a training step."""
+    """How much is measured: rounds over the ways of streaming, chunks of FEW 4 alone for its latency, chunks of the long clip, clips and
+    chunks of a training step.
+    """
 
     rounds: int = 15
+    latency: int = 200
     long: int = 1200
     clips: int = 2
     chunks: int = 10
 
 
-QUICK = Amount(rounds=2, long=0, clips=1, chunks=3)
+PEAKS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
+"""Dense bf16 FLOP/s of the data sheets, by the beginning of a device's name: what utilisation is commonly a share of."""
 
 
 def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> Figures:
     """Every way of streaming in turn, one chunk each a round, all with a full window."""
     stage, sums, window = Stage(case), case.arithmetic(), case.preset.network.window
-    first = {name: seconds(lambda s=s: next(stage.play(s)), case.device) for name, s in MODES.items()}
+    next(stage.play(FEW4))  # whatever is compiled or loaded once
+    first = seconds(lambda: next(stage.play(FEW4)), case.device)
     players = {name: stage.play(s, past=window + 1) for name, s in MODES.items()}
     ways: dict[str, Callable[[], object]] = {name: lambda p=p: next(p) for name, p in players.items()}
     if recompute:
         layout = Layout(case.preset.clock, window + 1, first=1)
         clip = stage.clip(layout.first, layout.chunks)
         x = next(stage.play(FEW4, past=window + 1))
-        ways["recompute"] = lambda: stage.recompute(FEW4, clip, x, layout)
+        controls = stage.text_near(layout)
+        ways["recompute"] = lambda: stage.recompute(FEW4, clip, x, layout, controls)
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-1, amount.rounds):  # the first round warms up
         for name in ways if turn % 2 else reversed(ways):
@@ -58,10 +64,12 @@ def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> F
             if turn >= 0:
                 taken[name].append(spent)
     chunk = window + 1 + amount.rounds // 2  # whose words stand for all
-    figures: Figures = {"memory_gb": memory(case.device) / 1e9}
+    figures: Figures = {"codec": "not included", "memory_gb": memory(case.device) / 1e9, "first_chunk_ms": 1e3 * first}
     for name, sampler in MODES.items():
-        figures[name] = chunk_figures(case, taken[name]) | {"first_chunk_ms": 1e3 * first[name]}
+        figures[name] = chunk_figures(case, taken[name])
         figures[name] |= roofline(sums, sampler, chunk, ceilings, case.dtype, median(taken[name]))
+    alone = sorted(seconds(ways["few4"], case.device) for _ in range(amount.latency))
+    figures["latency"] = {"p50_ms": 1e3 * median(alone), "p99_ms": 1e3 * alone[-1 - len(alone) // 100], "chunks": len(alone)}
     few, multi = figures["few4"], figures["multi50"]
     figures["few4_vs_multi50"] = median(a / b for a, b in zip(taken["multi50"], taken["few4"], strict=True))
     figures["few4_vs_predicted"] = figures["few4_vs_multi50"] / (multi["predicted_ms"] / few["predicted_ms"])
@@ -74,10 +82,10 @@ def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> F
 
 
 def chunk_figures(case: Case, taken: list[float]) -> Figures:
-    """Frames a second of picture and sound, and latency of a chunk."""
-    ordered = sorted(taken)
-    middle, last = median(ordered), ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
-    return {"fps": case.preset.clock.chunk_frames / middle, "p50_ms": 1e3 * middle, "p99_ms": 1e3 * last, "runs": len(taken)}
+    """Frames a second of picture and sound, and the time of a chunk: median, shortest and longest."""
+    middle = median(taken)
+    spread = [1e3 * min(taken), 1e3 * max(taken)]
+    return {"fps": case.preset.clock.chunk_frames / middle, "chunk_ms": 1e3 * middle, "spread_ms": spread, "runs": len(taken)}
 
 
 def roofline(sums: Arithmetic, sampler: SamplerConfig, chunk: int, c: Ceilings, dtype: torch.dtype, spent: float) -> Figures:
@@ -97,6 +105,7 @@ def long(case: Case, chunks: int) -> Figures:
         if k in (60, chunks - 1):
             held[k] = memory(case.device)
     early, late = median(taken[40:80]), median(taken[chunks // 2 - 20 : chunks // 2 + 20])
+    assert chunks >= 200, "the two stretches must not overlap"
     return {
         "seconds_of_clip": chunks * float(case.preset.clock.chunk),
         "latency_growth": late / early,
@@ -126,10 +135,15 @@ def training(case: Case, amount: Amount, ceilings: Ceilings) -> Figures:
     spent = median(seconds(step, case.device) for _ in range(amount.rounds))
     sums = replace(case, seconds=ceil(amount.chunks * float(clock.chunk))).arithmetic()
     tokens = amount.clips * sum(sum(sums.tokens(k).values()) for k in range(amount.chunks))
+    rate = 2 * amount.clips * sums.training(amount.chunks) / spent
+    name = torch.cuda.get_device_name(case.device) if case.device.type == "cuda" else ""
+    peak = next((flops for begin, flops in PEAKS.items() if name.startswith(begin)), ceilings.flops)
     return {
         "step_ms": 1e3 * spent,
         "tokens_per_s": tokens / spent,
-        "mfu": 2 * amount.clips * sums.training(amount.chunks) / spent / ceilings.flops,
+        "mfu": rate / peak,
+        "mfu_of": f"{peak / 1e12:.3g} TFLOP/s, {'the data sheet' if peak != ceilings.flops else 'measured here'}",
+        "of_ceiling": rate / ceilings.flops,
         "memory_gb": memory(case.device) / 1e9,
     }
 

@@ -1,4 +1,4 @@
-"""A network of a preset at a resolution, played: clips streamed chunk by chunk, a chunk without a cache, a step of training."""
+"""A network of a preset at a resolution, played: clips streamed chunk by chunk, and a chunk without a cache."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ class Stage:
         def place(module: torch.nn.Module) -> torch.nn.Module:
             return module.to(device, case.dtype)  # block by block: a network in fp32 need not fit beside itself
 
-        self.net = AVTransformer(config, case.preset.clock, case.execution, place).eval().requires_grad_(False)
+        with device:
+            self.net = AVTransformer(config, case.preset.clock, case.execution, place).eval().requires_grad_(False)
         for p in self.net.parameters():
             p.data.add_(0.02 * torch.randn_like(p))
         self.first = torch.randn(1, 1, config.video_channels, case.rows, case.columns, device=device)
@@ -104,14 +105,14 @@ class Stage:
         return AV(torch.cat([self.first, video], dim=1), sound)
 
     @torch.no_grad()
-    def recompute(self, sampler: SamplerConfig, context: AV, x: AV, layout: Layout) -> AV:
+    def recompute(self, sampler: SamplerConfig, context: AV, x: AV, layout: Layout, controls: Controls) -> AV:
         """The last chunk of a layout in FEW mode without a cache: every evaluation is a `forward` over the layout.
 
-        context: the clean clip, whose last chunk nobody reads; x: the noise of the last chunk.
+        That is training's forward, which carries a noisy copy of every chunk; one written for this alone would compute about half, and its
+        arithmetic is counted as what it is. context: the clean clip, whose last chunk nobody reads; x: the noise of the last chunk.
         """
         here = Layout(layout.timeline, 1, first=layout.chunk_range[-1])
         n, m = x.get("video").shape[1], x.get("audio").shape[1]
-        controls = self.text_near(layout)
         for start, end in pairwise(few_grid(sampler.moves).tolist()):
             noisy = AV(
                 torch.cat([context.get("video")[:, 1:-n], x.get("video")], dim=1),

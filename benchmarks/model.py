@@ -17,7 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from ._ceilings import Ceilings, measure_ceilings
 from ._speed import Amount, Figures, long, stream, training
 from ._streams import Case
 
-QUICK = Amount(rounds=2, long=120, clips=1, chunks=3)
+QUICK = Amount(rounds=2, latency=10, long=200, clips=1, chunks=3)
 RESOLUTIONS = {"192x336": (192, 336), "480x768": (480, 768), "704x1280": (704, 1280)}
 EAGER, COMPILED = ExecutionConfig(), ExecutionConfig(compile=True)
 FLEX = ExecutionConfig("flex", compile=True)
@@ -100,10 +100,13 @@ def _kept(path: Path, machine: dict[str, str], measure: Callable[[], Figures]) -
 
 
 def _or_why(row: Row, ceilings: Ceilings) -> Figures:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    torch.compiler.reset()  # what another row compiled must not decide what this one runs
     try:
         return row.measure(ceilings)
     except torch.OutOfMemoryError:
-        torch.cuda.empty_cache()
         return {"not measured": "it does not fit into the device's memory"}
 
 
@@ -128,17 +131,26 @@ def print_table(figures: dict[str, Figures]) -> None:
     c = figures["ceilings"]
     print(f"ceilings: {c['flops'] / 1e9:.0f} GFLOP/s, {c['bandwidth'] / 1e9:.1f} GB/s", file=sys.stderr)
     for name, row in figures.items():
-        if "not measured" in row:
-            print(f"{name:<28} not measured: {row['not measured']}", file=sys.stderr)
-        for way, x in row.items():
-            if isinstance(x, dict):
-                near = f"{x['of_roofline']:6.0%} of the roofline" if "of_roofline" in x else ""
-                print(
-                    f"{name:<28} {way:<10} {x['fps']:8.2f} frames/s   chunk {x['p50_ms']:9.1f} ms (p99 {x['p99_ms']:.1f}) {near}",
-                    file=sys.stderr,
-                )
-        if "mfu" in row:
-            print(f"{name:<28} {row['tokens_per_s']:.0f} tokens/s, {row['mfu']:.0%} of the FLOP ceiling", file=sys.stderr)
+        for line in _lines(row):
+            print(f"{name:<28} {line}", file=sys.stderr)
+
+
+def _lines(row: Figures) -> Iterator[str]:
+    if "not measured" in row:
+        yield f"not measured: {row['not measured']}"
+    for way, x in row.items():
+        if isinstance(x, dict) and "fps" in x:
+            near = f"   {x['of_roofline']:.0%} of the roofline" if "of_roofline" in x else ""
+            spread = f"chunk {x['chunk_ms']:.1f} ms ({x['spread_ms'][0]:.1f} to {x['spread_ms'][1]:.1f})"
+            yield f"{way:<10} {x['fps']:8.2f} frames/s   {spread}{near}"
+    if "latency" in row:
+        x = row["latency"]
+        line = f"p50 {x['p50_ms']:.1f} ms, p99 {x['p99_ms']:.1f} ms of {x['chunks']}, first {row['first_chunk_ms']:.1f} ms"
+        yield f"few4, chunk after chunk: {line}; codec {row['codec']}"
+    if "latency_growth" in row:
+        yield f"a chunk costs {row['latency_growth']:.3f} times as much at the end, memory grew by {row['rss_growth_mb']:.1f} MB"
+    if "mfu" in row:
+        yield f"{row['tokens_per_s']:.0f} tokens/s, {row['mfu']:.0%} of {row['mfu_of']}"
 
 
 def plot(figures: dict[str, Figures], path: Path) -> None:
@@ -152,7 +164,7 @@ def plot(figures: dict[str, Figures], path: Path) -> None:
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     corner = c["flops"] / c["bandwidth"]
     points = [
-        (2 * x["macs"] / x["bytes"], 2 * x["macs"] / (x["p50_ms"] / 1e3), f"{name.removeprefix('stream-')} {way}")
+        (2 * x["macs"] / x["bytes"], 2 * x["macs"] / (x["chunk_ms"] / 1e3), f"{name.removeprefix('stream-')} {way}")
         for name, row in figures.items()
         for way, x in row.items()
         if isinstance(x, dict) and "macs" in x
@@ -197,7 +209,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--device={options.device!r}: PyTorch sees no GPU here; install a build for CUDA, or choose --device cpu")
     out = Path(options.out) / f"{options.preset}-{device.type}{'-quick' * options.quick}"
     rows = rows_of(options.preset, device, QUICK if options.quick else Amount())
-    with one_thread():
+    with one_thread() if device.type == "cpu" else nullcontext():
         figures = measured(rows, out, device, time.monotonic() + 60 * options.minutes)
     print_table(figures)
     if options.plot:
