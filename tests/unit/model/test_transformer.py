@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from model_material import CLOCK, TEXT, assert_near, controls, latents, network, small_config, times
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from mutual_forcing.model.blocks import BranchConfig
@@ -114,6 +115,38 @@ def test_a_plan_serves_every_batch_of_its_shape_and_no_other() -> None:
     video = latents(3).only(("video",))
     alone = parallel(net, future(video), video, controls(), Layout(CLOCK, 3))
     assert_same(alone, parallel(network(small_config(window=1)), future(video), video, controls(), Layout(CLOCK, 3)))
+
+
+# --- gradients ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("window", [1, 8])
+def test_gradients_of_the_joint_attention_are_those_of_finite_differences(window: int) -> None:
+    """One layer of both branches under the mask: by every weight and every latent, along a random direction."""
+    layout, net = Layout(CLOCK, 3), network(replace(small_config(window), depth=1))
+    noisy, context = future(latents(3, seed=2)), latents(3)
+    t, r = times(3, noisy)
+    inputs = {f"{kind} {name}": x for kind, av in (("noisy", noisy), ("context", context)) for name, x in av.items()}
+    weights = {name: p.detach() for name, p in net.named_parameters()}
+    g = torch.Generator().manual_seed(0)
+    mix = noisy.map(lambda x: torch.randn(x.shape, generator=g, dtype=x.dtype))
+
+    def mixed(changed: dict[str, torch.Tensor]) -> torch.Tensor:
+        at = inputs | changed
+        clips = [AV(at[f"{kind} video"], at[f"{kind} audio"]) for kind in ("noisy", "context")]
+        made = functional_call(net, weights | {k: x for k, x in changed.items() if k in weights}, (*clips, t, r, controls(), layout))
+        return torch.stack([(x * mix.get(name)).sum() for name, x in made.items()]).sum()
+
+    for name, x in (weights | inputs).items():
+        if name.endswith("words.byte.weight"):
+            continue  # the byte of padding has no gradient by intention
+        way, step = torch.randn(x.shape, generator=g, dtype=x.dtype), 1e-6
+        tracked = x.clone().requires_grad_(True)
+        (found,) = torch.autograd.grad(mixed({name: tracked}), tracked, allow_unused=True)
+        slope = 0.0 if found is None else float((found * way).sum())
+        with torch.no_grad():
+            difference = float(mixed({name: x + step * way}) - mixed({name: x - step * way})) / (2 * step)
+        assert slope == pytest.approx(difference, rel=1e-5, abs=1e-5), name
 
 
 # --- how the network is computed changes nothing --------------------------------------------------------------------------
