@@ -8,12 +8,15 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
+
+from mutual_forcing.model.codecs.base import LatentStream
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -105,3 +108,17 @@ def _random(build: Any, seed: int) -> Any:
         network = build()
     assert isinstance(network, nn.Module)
     return network.eval()
+
+
+def assert_stream_ends_once(stream: LatentStream, latents: Tensor, of_more_clips: Tensor) -> None:
+    """What every stream refuses, in the order in which it can be done wrong."""
+    with pytest.raises(ValueError, match="push latents first"):
+        stream.flush()
+    stream.push(latents)
+    with pytest.raises(ValueError, match="open one stream a batch"):
+        stream.push(of_more_clips)
+    stream.flush()
+    with pytest.raises(ValueError, match="already flushed"):
+        stream.push(latents)
+    with pytest.raises(ValueError, match="flush once"):
+        stream.flush()

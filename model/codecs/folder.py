@@ -16,11 +16,12 @@ Equal identities give equal results up to rounding: kernels of another device or
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,34 @@ class Origin:
 
     def identity(self, kind: str) -> str:
         return identity_of({name: value for name, value in self.to_json(kind).items() if name != "folder"})
+
+
+class FromFolder(ABC):
+    """A pretrained network that came from a folder: how it is opened, and what its JSON says. `layout` and `build` say which one it is."""
+
+    kind: ClassVar[str]
+    layout: ClassVar[Layout]
+
+    @staticmethod
+    @abstractmethod
+    def build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
+        """See `Build`."""
+
+    def __init__(self, network: Any, origin: Origin) -> None:
+        self.network, self.origin = network, origin
+        self.identity = origin.identity(self.kind)
+
+    @classmethod
+    def load(cls, place: Place, data: Mapping[str, Any] | None = None) -> Self:
+        """From the network's folder; with `data`, only the very one that wrote it.
+
+        Raises:
+            ValueError: see `load_network`.
+        """
+        return cls(*load_network(cls.kind, cls.layout, place, cls.build, data))
+
+    def to_json(self) -> dict[str, Any]:
+        return self.origin.to_json(self.kind)
 
 
 def load_network(kind: str, layout: Layout, place: Place, build: Build, data: Mapping[str, Any] | None = None) -> tuple[nn.Module, Origin]:

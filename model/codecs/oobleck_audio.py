@@ -20,17 +20,15 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..pretrained import Copy, as_it_is
 from ..types import at_least_fp32
-from .folder import CONFIG, Layout, Origin, Place, check_arguments, check_pushed, load_network, needs, on_meta, whole, wholes
+from .folder import CONFIG, FromFolder, Layout, Origin, check_arguments, check_pushed, needs, on_meta, whole, wholes
 from .mdct import check_samples
-
-LAYOUT = Layout("_class_name", "AutoencoderOobleck", "diffusion_pytorch_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -57,27 +55,38 @@ class OobleckShape:
         return cls(channels, prod(ratios), whole(config, "sampling_rate", 1, 1_000_000), whole(config, "audio_channels", 1, 2))
 
 
-class OobleckAudioCodec:
+class OobleckAudioCodec(FromFolder):
     """See the module. Unclipped: decoded samples may exceed [-1, 1]; whoever writes them clips."""
 
     kind: ClassVar[str] = "oobleck-audio"
+    layout: ClassVar[Layout] = Layout("_class_name", "AutoencoderOobleck", "diffusion_pytorch_model.safetensors")
 
     def __init__(self, network: Any, origin: Origin) -> None:
-        self.network = network
-        self.origin = origin
+        super().__init__(network, origin)
         self._shape = OobleckShape.of(origin.config)
         self._like = next(network.parameters()).new_empty(0)
         self.left, self.right = receptive_field(network.decoder, self.hop)
-        self.identity = origin.identity(self.kind)
 
-    @classmethod
-    def load(cls, place: Place, data: Mapping[str, Any] | None = None) -> Self:
-        """From the `vae` folder of a Stable Audio pipeline; with `data`, only the very codec that wrote it.
+    @staticmethod
+    def build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
+        """Files hold each weight as length and direction (weight normalisation); the network here has the product, made once."""
+        with needs("diffusers"):
+            from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
 
-        Raises:
-            ValueError: see `folder.load_network`.
-        """
-        return cls(*load_network(cls.kind, LAYOUT, place, _build, data))
+        check_arguments(config, AutoencoderOobleck)
+        OobleckShape.of(config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, about the weight normalisation that diffusers uses
+            network = on_meta(AutoencoderOobleck, config)
+        copies = []
+        for prefix, module in network.named_modules():
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                sources = tuple((f"{prefix}.weight_{part}", tuple(module.get_parameter(f"weight_{part}").shape)) for part in "vg")
+                nn.utils.remove_weight_norm(module)
+                copies.append(Copy(f"{prefix}.weight", sources, _folded))
+        folded = {copy.target for copy in copies}
+        copies += [Copy(name, ((name, tuple(p.shape)),), as_it_is) for name, p in network.named_parameters() if name not in folded]
+        return network, copies
 
     @property
     def channels(self) -> int:
@@ -121,9 +130,6 @@ class OobleckAudioCodec:
     def samples(self, raw_BCT: Tensor) -> Tensor:
         """Latents of the network, with its padding at both ends -> samples `[B,T*hop]`."""
         return at_least_fp32(self.network.decoder(raw_BCT)).mean(1)
-
-    def to_json(self) -> dict[str, Any]:
-        return self.origin.to_json(self.kind)
 
 
 class OobleckAudioStream:
@@ -180,27 +186,6 @@ def receptive_field(decoder: nn.Module, hop: int) -> tuple[int, int]:
         else:  # output o is made of inputs o * stride - padding + (0 .. reach)
             low, high = low * stride - padding, high * stride - padding + reach
     return -low, high
-
-
-def _build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
-    """Files hold each weight as length and direction (weight normalisation); the network here has the product, made once."""
-    with needs("diffusers"):
-        from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
-
-    check_arguments(config, AutoencoderOobleck)
-    OobleckShape.of(config)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch's, about the weight normalisation that diffusers uses
-        network = on_meta(AutoencoderOobleck, config)
-    copies = []
-    for prefix, module in network.named_modules():
-        if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
-            sources = tuple((f"{prefix}.weight_{part}", tuple(module.get_parameter(f"weight_{part}").shape)) for part in "vg")
-            nn.utils.remove_weight_norm(module)
-            copies.append(Copy(f"{prefix}.weight", sources, _folded))
-    folded = {copy.target for copy in copies}
-    copies += [Copy(name, ((name, tuple(p.shape)),), as_it_is) for name, p in network.named_parameters() if name not in folded]
-    return network, copies
 
 
 def _folded(direction: Tensor, length: Tensor) -> Tensor:

@@ -9,10 +9,8 @@ from .base import AudioCodec, TextEncoder, VideoCodec
 from .dct import DctVideoCodec
 from .folder import Place, folder_class
 from .mdct import MdctAudioCodec
-from .oobleck_audio import LAYOUT as OOBLECK
 from .oobleck_audio import OobleckAudioCodec
 from .umt5 import Umt5TextEncoder
-from .wan_video import LAYOUT as WAN
 from .wan_video import WanVideoCodec
 
 HERE = Place()
@@ -29,8 +27,8 @@ TEXT: dict[str, Callable[[Mapping[str, Any], Place], TextEncoder]] = {
     Umt5TextEncoder.kind: lambda data, place: Umt5TextEncoder.load(place, data),
 }
 FOLDERS: dict[str, Callable[[Place], VideoCodec | AudioCodec]] = {
-    WAN.network: WanVideoCodec.load,
-    OOBLECK.network: OobleckAudioCodec.load,
+    WanVideoCodec.layout.network: WanVideoCodec.load,
+    OobleckAudioCodec.layout.network: OobleckAudioCodec.load,
 }
 
 

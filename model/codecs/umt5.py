@@ -22,7 +22,7 @@ from ..pretrained import Copy, same_names
 from ..types import at_least_fp32
 from ..weights import read_json
 from .base import TextFeatures
-from .folder import CONFIG, Layout, Origin, Place, load_network, named, needs, on_meta, whole
+from .folder import CONFIG, FromFolder, Layout, Origin, Place, load_network, named, needs, on_meta, whole
 
 MAX_TOKENS = 512  # Wan was trained with so many, padding included
 TOKENIZER = "tokenizer/tokenizer.json"
@@ -37,29 +37,42 @@ HIGHEST = {  # of the numbers that make the network
     "relative_attention_num_buckets": 1024,
     "relative_attention_max_distance": 2**16,
 }
-LAYOUT = Layout(
-    "model_type",
-    "umt5",
-    "model.safetensors",
-    inside="text_encoder",
-    beside=(TOKENIZER,),
-    fields=(*HIGHEST, "feed_forward_proj", "layer_norm_epsilon", "pad_token_id"),
-    keep=lambda name: name != "encoder.embed_tokens.weight",  # the table of embeddings has two names; a file may hold it under both
-)
 
 
-class Umt5TextEncoder:
+class Umt5TextEncoder(FromFolder):
     """See the module."""
 
     kind: ClassVar[str] = "umt5-text"
+    layout: ClassVar[Layout] = Layout(
+        "model_type",
+        "umt5",
+        "model.safetensors",
+        inside="text_encoder",
+        beside=(TOKENIZER,),
+        fields=(*HIGHEST, "feed_forward_proj", "layer_norm_epsilon", "pad_token_id"),
+        keep=lambda name: name != "encoder.embed_tokens.weight",  # the table of embeddings has two names; a file may hold it under both
+    )
 
     def __init__(self, network: Any, tokenizer: Any, origin: Origin) -> None:
-        self.network = network
-        self.origin = origin
+        super().__init__(network, origin)
         self._tokenizer = tokenizer
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self._tokenizer.no_padding()
-        self.identity = origin.identity(self.kind)
+
+    @staticmethod
+    def build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
+        with needs("transformers"):
+            from transformers import UMT5Config, UMT5EncoderModel
+
+        for field, high in HIGHEST.items():
+            whole(config, field, 1, high)
+        if config.get("feed_forward_proj") not in ("gated-gelu", "relu"):
+            raise ValueError(
+                f"{CONFIG}: feed_forward_proj={str(config.get('feed_forward_proj'))[:80]!r}: only 'gated-gelu' and 'relu' are read"
+            )
+        network: Any = on_meta(lambda **fields: UMT5EncoderModel(UMT5Config(**fields)), config)
+        network.encoder.set_input_embeddings(network.shared)  # one table, not two of the same content
+        return network, same_names(network, "")
 
     @classmethod
     def load(cls, place: Place, data: Mapping[str, Any] | None = None) -> Self:
@@ -68,7 +81,7 @@ class Umt5TextEncoder:
         Raises:
             ValueError: see `folder.load_network`; the tokenizer is missing, damaged or has more tokens than the network.
         """
-        network, origin = load_network(cls.kind, LAYOUT, place, _build, data)
+        network, origin = load_network(cls.kind, cls.layout, place, cls.build, data)
         folder = place.folder or (data or {})["folder"]
         return cls(network, _tokenizer(Path(folder), origin.config["vocab_size"]), origin)
 
@@ -96,28 +109,10 @@ class Umt5TextEncoder:
         features_BLE[:, :longest] = found_BLE.masked_fill(~mask_BL[:, :, None], 0.0)
         return TextFeatures(features_BLE, torch.arange(MAX_TOKENS, device=device) < lengths_B.to(device)[:, None])
 
-    def to_json(self) -> dict[str, Any]:
-        return self.origin.to_json(self.kind)
-
 
 def spaced(caption: str) -> str:
     """HTML entities resolved (twice: some captions were escaped twice), words one blank apart."""
     return " ".join(html.unescape(html.unescape(caption)).split())
-
-
-def _build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
-    with needs("transformers"):
-        from transformers import UMT5Config, UMT5EncoderModel
-
-    for field, high in HIGHEST.items():
-        whole(config, field, 1, high)
-    if config.get("feed_forward_proj") not in ("gated-gelu", "relu"):
-        raise ValueError(
-            f"{CONFIG}: feed_forward_proj={str(config.get('feed_forward_proj'))[:80]!r}: only 'gated-gelu' and 'relu' are read"
-        )
-    network: Any = on_meta(lambda **fields: UMT5EncoderModel(UMT5Config(**fields)), config)
-    network.encoder.set_input_embeddings(network.shared)  # one table, not two of the same content
-    return network, same_names(network, "")
 
 
 def _tokenizer(folder: Path, most: int) -> Any:

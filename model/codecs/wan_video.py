@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from ..pretrained import Copy, same_names
 from ..types import at_least_fp32
 from .dct import check_frames, to_uint8
-from .folder import CONFIG, Layout, Origin, Place, check_arguments, check_pushed, load_network, needs, on_meta, whole, wholes
+from .folder import CONFIG, FromFolder, Layout, Origin, check_arguments, check_pushed, needs, on_meta, whole, wholes
 
 TEMPORAL = 4  # frames of a latent: AutoencoderKLWan cuts clips by this number, whatever its config says
 IGNORED = ("clip_output",)  # written by an early release of diffusers, read by none; frames are clipped as uint8 anyway
-LAYOUT = Layout("_class_name", "AutoencoderKLWan", "diffusion_pytorch_model.safetensors")
 
 
 @dataclass(frozen=True)
@@ -62,30 +61,31 @@ class WanVaeShape:
         return cls(channels, spatial, patch, tuple(mean), tuple(std))
 
 
-class WanVideoCodec:
+class WanVideoCodec(FromFolder):
     """See the module. Encoding is deterministic: the posterior's mean, no sample."""
 
     kind: ClassVar[str] = "wan-video"
+    layout: ClassVar[Layout] = Layout("_class_name", "AutoencoderKLWan", "diffusion_pytorch_model.safetensors")
 
     def __init__(self, network: Any, origin: Origin) -> None:
-        self.network = network
-        self.origin = origin
+        super().__init__(network, origin)
         self._shape = WanVaeShape.of(origin.config)
         weight = next(network.parameters())
         self._like = weight.new_empty(0)
         wide = {"dtype": torch.promote_types(weight.dtype, torch.float32), "device": weight.device}
         self._mean_CHW = torch.tensor(self._shape.mean_C, **wide)[:, None, None]
         self._std_CHW = torch.tensor(self._shape.std_C, **wide)[:, None, None]
-        self.identity = origin.identity(self.kind)
 
-    @classmethod
-    def load(cls, place: Place, data: Mapping[str, Any] | None = None) -> Self:
-        """From the `vae` folder of a Wan pipeline; with `data`, only the very codec that wrote it.
+    @staticmethod
+    def build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
+        with needs("diffusers"):
+            from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-        Raises:
-            ValueError: see `folder.load_network`.
-        """
-        return cls(*load_network(cls.kind, LAYOUT, place, _build, data))
+        arguments = {name: value for name, value in config.items() if name not in IGNORED}
+        check_arguments(arguments, AutoencoderKLWan)
+        WanVaeShape.of(arguments)
+        network = on_meta(AutoencoderKLWan, arguments)
+        return network, same_names(network, "")
 
     @property
     def channels(self) -> int:
@@ -128,9 +128,6 @@ class WanVideoCodec:
         x_BCNHW = self.network.decoder(x_BCNHW, feat_cache=carried, feat_idx=[0], first_chunk=first)
         return at_least_fp32(unpatchify(x_BCNHW, self._shape.patch)).permute(0, 2, 3, 4, 1)
 
-    def to_json(self) -> dict[str, Any]:
-        return self.origin.to_json(self.kind)
-
 
 class WanVideoStream:
     """`push` `[B,F,C,h,w]` -> uint8 frames of those latents (the very first gives one frame); `flush` -> no frames."""
@@ -149,7 +146,7 @@ class WanVideoStream:
         raw_BCFHW = self._codec.raw(latents)
         size = (raw_BCFHW.shape[0], *(side * self._codec.spatial_stride for side in raw_BCFHW.shape[3:]))
         if self._empty is not None and size != (self._empty.shape[0], *self._empty.shape[2:4]):
-            raise ValueError(f"latents: {size} clips, rows and columns follow others; a stream decodes one batch, open one a batch")
+            raise ValueError(f"latents: {size} clips, rows and columns follow others; open one stream a batch")
         frames = []
         for raw_BCHW in raw_BCFHW.unbind(2):
             frames.append(to_uint8(self._codec.pixels(raw_BCHW, self._carried, self._empty is None)))
@@ -161,17 +158,6 @@ class WanVideoStream:
             raise ValueError("stream: nothing to flush; push latents first, and flush once")
         self._over, self._carried = True, []
         return self._empty.clone()
-
-
-def _build(config: dict[str, Any]) -> tuple[nn.Module, list[Copy]]:
-    with needs("diffusers"):
-        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-
-    arguments = {name: value for name, value in config.items() if name not in IGNORED}
-    check_arguments(arguments, AutoencoderKLWan)
-    WanVaeShape.of(arguments)
-    network = on_meta(AutoencoderKLWan, arguments)
-    return network, same_names(network, "")
 
 
 def _numbers(config: Mapping[str, Any], field: str, length: int) -> list[float]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from codec_material import gliding_tones
 from diffusers.models.autoencoders.autoencoder_oobleck import AutoencoderOobleck
-from pretrained_material import NARROW_OOBLECK, OOBLECK, oobleck_folder
+from pretrained_material import NARROW_OOBLECK, OOBLECK, assert_stream_ends_once, oobleck_folder
 from torch import Tensor
 
 from mutual_forcing.model.codecs import OobleckAudioCodec, Place
@@ -166,17 +166,7 @@ def test_bad_media_and_latents_are_refused(codec: OobleckAudioCodec) -> None:
 
 
 def test_streams_end_once_and_take_one_batch(codec: OobleckAudioCodec) -> None:
-    stream = codec.stream()
-    with pytest.raises(ValueError, match="push latents first"):
-        stream.flush()
-    stream.push(some_latents(codec, 1))
-    with pytest.raises(ValueError, match="open one stream a batch"):
-        stream.push(some_latents(codec, 1, clips=2))
-    stream.flush()
-    with pytest.raises(ValueError, match="already flushed"):
-        stream.push(some_latents(codec, 1))
-    with pytest.raises(ValueError, match="flush once"):
-        stream.flush()
+    assert_stream_ends_once(codec.stream(), some_latents(codec, 1), some_latents(codec, 1, clips=2))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from codec_material import moving_discs
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
-from pretrained_material import NARROW21, NARROW22, WAN21, WAN22, constants, wan_folder
+from pretrained_material import NARROW21, NARROW22, WAN21, WAN22, assert_stream_ends_once, constants, wan_folder
 from torch import Tensor
 
 from mutual_forcing.model.codecs import Place, WanVideoCodec
@@ -160,17 +160,7 @@ def test_bad_media_and_latents_are_refused(codec: WanVideoCodec) -> None:
 
 
 def test_streams_end_once_and_take_one_batch(codec: WanVideoCodec) -> None:
-    stream = codec.stream()
-    with pytest.raises(ValueError, match="push latents first"):
-        stream.flush()
-    stream.push(some_latents(codec, 1))
-    with pytest.raises(ValueError, match="open one a batch"):
-        stream.push(some_latents(codec, 1, clips=2))
-    stream.flush()
-    with pytest.raises(ValueError, match="already flushed"):
-        stream.push(some_latents(codec, 1))
-    with pytest.raises(ValueError, match="flush once"):
-        stream.flush()
+    assert_stream_ends_once(codec.stream(), some_latents(codec, 1), some_latents(codec, 1, clips=2))
 
 
 @pytest.mark.parametrize(
