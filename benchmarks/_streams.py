@@ -8,13 +8,14 @@ from itertools import pairwise
 
 import torch
 
+from ..model.execution import ExecutionConfig
 from ..model.noise import PositionalNoise
 from ..model.path import few_grid, move, per_latent, shifted
 from ..model.presets import Preset
 from ..model.sampler import SamplerConfig, chunk_latents, generate
 from ..model.text import TextConfig, Word, make_controls
 from ..model.timeline import Layout
-from ..model.transformer import AVTransformer, ExecutionConfig
+from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
 from ._arithmetic import Arithmetic
 

@@ -171,6 +171,8 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--seeds={options.seeds}, --jobs={jobs}: must be at least 1")
     scale = scale_of(options.scale, options.quick, options.device, options.clips)
     scale = replace(scale, objective=with_settings(scale.objective, options.set))
+    if scale.objective.fake.kind != "full":
+        raise ValueError(f"--set fake.kind={scale.objective.fake.kind}: comparisons train a whole fake-score model; leave it 'full'")
     out = Path(options.out) / (f"{options.scale}-quick" if options.quick else options.scale)
     seeds = list(range(1 if options.quick else options.seeds))
     began = time.monotonic()

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import torch
 
+from ..model.execution import ExecutionConfig
 from ..model.presets import preset
-from ..model.transformer import ExecutionConfig
 from ._ceilings import Ceilings, measure_ceilings
 from ._speed import Amount, Figures, long, stream, training
 from ._streams import Case

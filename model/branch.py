@@ -29,9 +29,9 @@ class Text:
 
     def of_words(self, index: Tensor) -> Text:
         """The same text with these words alone."""
-        keys, words, timeless = self.keys_values[0][0].shape[1], self.words_time_BW2.shape[1], self.exists_BW.shape[1]
+        keys, words, entries = self.keys_values[0][0].shape[1], self.words_time_BW2.shape[1], self.exists_BW.shape[1]
         keys_kept = _around(self.first_word, index, self.first_word + words, keys)
-        exists_kept = _around(timeless - words, index, timeless, timeless)
+        exists_kept = _around(entries - words, index, entries, entries)
         return Text(
             [(k[:, keys_kept], v[:, keys_kept]) for k, v in self.keys_values],
             self.exists_BW[:, exists_kept],
@@ -46,7 +46,7 @@ def _around(first: int, index: Tensor, end: int, total: int) -> Tensor:
     return torch.cat([before, first + index, after])
 
 
-Place = Callable[[nn.Module], nn.Module]
+Placement = Callable[[nn.Module], nn.Module]
 """Called with every block as soon as it is built, then with the whole branch: puts it where it belongs (a device, the shards of many
 processes), so that no process ever holds all weights. Returns the module."""
 
@@ -69,7 +69,7 @@ class Branch(nn.Module):
         ffn_width: int,
         max_bytes: int,
         options: BranchConfig,
-        place: Place,
+        place: Placement,
     ) -> None:
         super().__init__()
         self.options = options

@@ -14,16 +14,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from math import inf
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .attention import AttentionKind, attention
+from .attention import attention
 from .blocks import Block, BranchConfig
-from .branch import Branch, Place, Text, stay
+from .branch import Branch, Placement, Text, stay
 from .cache import KVCache, Window
+from .execution import PLAIN, ExecutionConfig
 from .mask import Tokens, word_mask
 from .patches import grid, patched, unpatched
 from .path import per_latent, preconditioned
@@ -73,7 +74,7 @@ class TransformerConfig:
         """The choices of one branch."""
         return {"video": self.video, "audio": self.audio}[modality]
 
-    def build(self, modality: str, place: Place = stay) -> Branch:
+    def build(self, modality: str, place: Placement = stay) -> Branch:
         """A new branch, its weights drawn at random."""
         features = {"video": self.video_channels * self.patch**2, "audio": self.audio_channels}[modality]
         width, options = {"video": self.video_width, "audio": self.audio_width}[modality], self.branch(modality)
@@ -81,25 +82,6 @@ class TransformerConfig:
         branch = Branch(features, width, self.depth, self.heads, self.head_dim, ffn_width, self.text.max_bytes, options, place)
         place(branch)
         return branch
-
-
-@dataclass(frozen=True)
-class ExecutionConfig:
-    """How the network is computed; none of it changes what is computed.
-
-    attention: back-end of the parallel passes; `flex` wants a GPU. checkpoint_every: every n-th layer keeps no activations and is
-    computed again in the backward; 0 = none. compile: blocks through torch.compile.
-    """
-
-    attention: AttentionKind = "dense"
-    checkpoint_every: int = 0
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.attention not in get_args(AttentionKind):
-            raise ValueError(f"execution.attention={self.attention!r}: choose {' or '.join(get_args(AttentionKind))}")
-        if self.checkpoint_every < 0:
-            raise ValueError(f"execution.checkpoint_every={self.checkpoint_every}: every how many layers one is recomputed; 0 = none")
 
 
 @dataclass(frozen=True)
@@ -138,9 +120,7 @@ class Stream:
 class AVTransformer(nn.Module):
     """See the module docstring; `timeline` gives the clock, so a network belongs to one pair of latent rates."""
 
-    def __init__(
-        self, config: TransformerConfig, timeline: Timeline, execution: ExecutionConfig = ExecutionConfig(), place: Place = stay
-    ) -> None:
+    def __init__(self, config: TransformerConfig, timeline: Timeline, execution: ExecutionConfig = PLAIN, place: Placement = stay) -> None:
         super().__init__()
         self.config, self.timeline, self.execution = config, timeline, execution
         self.branches = nn.ModuleDict({name: config.build(name, place) for name in MODALITIES})
@@ -244,6 +224,9 @@ class AVTransformer(nn.Module):
 
     def _moving(self, x: AV, chunk: int, stream: Stream, clean: bool) -> _Moving:
         spots = self._planner.spots_of_chunk(x, chunk, clean, self._like)
+        for name, x_m in x.items():
+            rows, columns = grid(x_m, self.config.patch)
+            _expect(name, x_m, len(spots[name].tokens) // (rows * columns), f"chunk {chunk}")
         tokens, past = joint(spots), stream.cache.past(chunk)
         turn = self._planner.rotation(tokens, self._like)
         window = Window(stream.cache, None if past is None else self._planner.rotation(past, self._like), once=clean)
@@ -376,9 +359,7 @@ class AVTransformer(nn.Module):
         """Refuse latents of another codec or another rate by name: a wrong shape would surface far from its cause."""
         for name, x in latents.items():
             index, _ = layout.video(with_first_frame) if name == "video" else layout.audio()
-            if x.shape[1] != len(index):
-                wanted = f"timeline gives {len(index)} for {layout.chunks * float(self.timeline.chunk):g} s"
-                raise ValueError(f"{name} latents: there are {x.shape[1]}, {wanted}; they are of another rate")
+            _expect(name, x, len(index), f"{layout.chunks * float(self.timeline.chunk):g} s")
 
     def _embedded(self, x: Tensor, name: str) -> Tensor:
         channels = self.config.video_channels if name == "video" else self.config.audio_channels
@@ -391,3 +372,8 @@ class AVTransformer(nn.Module):
 def _pairs(t: AV, r: AV) -> dict[str, tuple[Tensor, Tensor]]:
     """(t, r) a modality."""
     return {name: (x, r.get(name)) for name, x in t.items()}
+
+
+def _expect(name: str, latents: Tensor, count: int, span: str) -> None:
+    if latents.shape[1] != count:
+        raise ValueError(f"{name} latents: there are {latents.shape[1]}, timeline gives {count} for {span}; they are of another rate")

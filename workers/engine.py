@@ -15,7 +15,7 @@ from deepspeed import ops
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from ..model.branch import Place, stay
+from ..model.branch import Placement, stay
 from ..model.losses import Loss
 from .optimizer import OptimizerConfig, ParameterGroups, set_rate
 from .train_step import Update
@@ -41,7 +41,7 @@ class EngineConfig:
 PERSISTENT = 100_000  # weights of a parameter up to which stage 3 keeps it whole: DeepSpeed's own default
 
 
-def shard(config: EngineConfig) -> Place:
+def shard(config: EngineConfig) -> Placement:
     """Where a network under training is built. Stage 3: each block goes to the shards of all processes before the next one is made, with
     the weights that it has without sharding; no process holds more than its share and one block.
     """

@@ -10,11 +10,12 @@ import torch
 
 from ..datasets.loader import LatentDataset
 from ..datasets.order import sample_at
+from ..model.execution import ExecutionConfig
 from ..model.noise import PositionalNoise
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import roll_out
 from ..model.timeline import Timeline
-from ..model.transformer import AVTransformer, ExecutionConfig, TransformerConfig
+from ..model.transformer import AVTransformer, TransformerConfig
 from .wire import Snapshot, rollout_to_arrays, unpack_weights
 
 

@@ -22,13 +22,14 @@ from torch import nn
 from ..datasets.loader import LatentDataset
 from ..datasets.order import rank_positions
 from ..model.ema import ema_decay, ema_update
+from ..model.execution import ExecutionConfig
 from ..model.health import GradientMeter, few_health
 from ..model.lora import LoraAdapter
 from ..model.noise import PositionalNoise, position_seed
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import roll_out
 from ..model.timeline import Timeline
-from ..model.transformer import AVTransformer, ExecutionConfig, TransformerConfig
+from ..model.transformer import AVTransformer, TransformerConfig
 from ..model.types import MODALITIES, AVBatch, Rollout
 from .bad_step import Origin, Setup
 from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_stage

@@ -12,8 +12,9 @@ from torch.multiprocessing.spawn import spawn
 from zero_material import BATCH, CLOCK, NETWORK, OBJECTIVE, OPTIMIZER, WORLD, clips, plain, sharded, together
 
 from mutual_forcing.datasets.order import rank_positions
-from mutual_forcing.model.branch import Place, stay
-from mutual_forcing.model.transformer import AVTransformer, ExecutionConfig, TransformerConfig
+from mutual_forcing.model.branch import Placement, stay
+from mutual_forcing.model.execution import ExecutionConfig
+from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
 from mutual_forcing.workers import engine
 from mutual_forcing.workers.engine import EngineConfig, shard
 from mutual_forcing.workers.train_step import Networks, Trained, flow_step
@@ -26,7 +27,7 @@ RECOMPUTED = ExecutionConfig(checkpoint_every=1)
 LARGE = TransformerConfig(video_width=1024, audio_width=1024, depth=8, heads=8, head_dim=128)
 
 
-def built(place: Place, execution: ExecutionConfig) -> AVTransformer:
+def built(place: Placement, execution: ExecutionConfig) -> AVTransformer:
     torch.manual_seed(3)
     return AVTransformer(NETWORK, CLOCK, execution, place)
 

@@ -136,7 +136,9 @@ def test_recipes_see_the_same_clips_and_training_never_sees_what_judges_it() -> 
     assert last < min(HELD_OUT, OTHER, PICK)
 
 
-@pytest.mark.parametrize("words", [["--recipes", "mutual,best"], ["--seeds", "0"], ["--jobs", "0"]])
+@pytest.mark.parametrize(
+    "words", [["--recipes", "mutual,best"], ["--multi", "best"], ["--seeds", "0"], ["--jobs", "0"], ["--set", "fake.kind=lora"]]
+)
 def test_impossible_options_are_refused(words: list[str]) -> None:
     with pytest.raises(ValueError, match=words[0]):
         ablation.main(words)

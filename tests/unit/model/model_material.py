@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from mutual_forcing.model.execution import ExecutionConfig
 from mutual_forcing.model.noise import PositionalNoise
+from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import TextConfig, Word, make_controls
-from mutual_forcing.model.timeline import Layout, Timeline
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
+from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout, Timeline
+from mutual_forcing.model.transformer import AVTransformer, Stream, TransformerConfig
 from mutual_forcing.model.types import AV, AVBatch, Controls
 
 CLOCK = Timeline(fps=24, video_stride=4, sample_rate=16000, audio_hop=1024, chunk_frames=12)  # 7 or 8 audio latents a chunk
@@ -103,3 +105,38 @@ def times(chunks: int, like: AV, seed: int = 3) -> tuple[AV, AV]:
     r = t * torch.rand(like.batch, chunks, generator=g, dtype=torch.float64)
     r[0] = t[0]
     return like.map(lambda _: t), like.map(lambda _: r)
+
+
+def flexed(net: AVTransformer) -> AVTransformer:
+    """The same weights under the other back-end of the parallel passes."""
+    other = AVTransformer(net.config, net.timeline, ExecutionConfig(attention="flex")).to(next(net.parameters()).dtype).eval()
+    other.load_state_dict(net.state_dict())
+    return other
+
+
+def parallel(net: AVTransformer, noisy: AV, context: AV, text: Controls, layout: Layout) -> AV:
+    t, r = times(layout.chunks, noisy)
+    with torch.no_grad():
+        return net(noisy, context, t, r, text, layout)
+
+
+def one_by_one(net: AVTransformer, noisy: AV, context: AV, text: Controls, layout: Layout) -> tuple[AV, Stream]:
+    """The same velocities, chunk by chunk with the cache."""
+    t, r = times(layout.chunks, noisy)
+    present = tuple(name for name, _ in noisy.items())
+    padded = AV(video=None if noisy.video is None else torch.cat([context.get("video")[:, :1], noisy.video], dim=1), audio=noisy.audio)
+    made = []
+    with torch.no_grad():
+        stream = net.start(text, present)
+        if noisy.video is not None:
+            net.commit(chunk_latents(AV(video=context.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK, stream)
+        for k in layout.chunk_range:
+            at = slice(k, k + 1)
+            now = [x.map(lambda y, at=at: y[:, at]) for x in (t, r)]
+            made.append(net.velocity(chunk_latents(padded, layout, k), now[0], now[1], k, stream))
+            net.commit(chunk_latents(context, layout, k), k, stream)
+    return made[0].map(lambda *parts: torch.cat(parts, dim=1), *made[1:]), stream
+
+
+def assert_same(a: AV, b: AV) -> None:
+    assert_near(a, b, atol=1e-9)

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_material import CLOCK, TEXT, assert_near, controls, latents, network, small_config, times
-from torch.func import functional_call
+from model_material import CLOCK, TEXT, assert_near, assert_same, controls, latents, network, one_by_one, parallel, small_config, times
 from torch.nn import functional as F
 
 from mutual_forcing.model.blocks import BranchConfig
@@ -15,44 +14,7 @@ from mutual_forcing.model.rope import RopeConfig, rotate, rotation
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import Word, make_controls
 from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout, Timeline
-from mutual_forcing.model.transformer import AVTransformer, ExecutionConfig, Stream
 from mutual_forcing.model.types import AV, MODALITIES, Controls, future
-
-
-def flexed(net: AVTransformer) -> AVTransformer:
-    """The same weights under the other back-end of the parallel passes."""
-    other = AVTransformer(net.config, net.timeline, ExecutionConfig(attention="flex")).to(next(net.parameters()).dtype).eval()
-    other.load_state_dict(net.state_dict())
-    return other
-
-
-def parallel(net: AVTransformer, noisy: AV, context: AV, text: Controls, layout: Layout) -> AV:
-    t, r = times(layout.chunks, noisy)
-    with torch.no_grad():
-        return net(noisy, context, t, r, text, layout)
-
-
-def one_by_one(net: AVTransformer, noisy: AV, context: AV, text: Controls, layout: Layout) -> tuple[AV, Stream]:
-    """The same velocities, chunk by chunk with the cache."""
-    t, r = times(layout.chunks, noisy)
-    present = tuple(name for name, _ in noisy.items())
-    padded = AV(video=None if noisy.video is None else torch.cat([context.get("video")[:, :1], noisy.video], dim=1), audio=noisy.audio)
-    made = []
-    with torch.no_grad():
-        stream = net.start(text, present)
-        if noisy.video is not None:
-            net.commit(chunk_latents(AV(video=context.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK, stream)
-        for k in layout.chunk_range:
-            at = slice(k, k + 1)
-            now = [x.map(lambda y, at=at: y[:, at]) for x in (t, r)]
-            made.append(net.velocity(chunk_latents(padded, layout, k), now[0], now[1], k, stream))
-            net.commit(chunk_latents(context, layout, k), k, stream)
-    return made[0].map(lambda *parts: torch.cat(parts, dim=1), *made[1:]), stream
-
-
-def assert_same(a: AV, b: AV) -> None:
-    assert_near(a, b, atol=1e-9)
-
 
 # --- a past that is read once equals the parallel forward -----------------------------------------------------------------
 
@@ -68,136 +30,6 @@ def test_velocities_after_one_reading_equal_the_parallel_forward(window: int, pr
         noisy = future(latents(5, seed=seed)).only(present)
         t, r = times(layout.chunks, noisy)
         assert_same(after(noisy, t, r), parallel(net, noisy, context, controls(), layout))
-
-
-# --- three back-ends, one mask --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("present", [MODALITIES, ("video",), ("audio",)], ids="+".join)
-@pytest.mark.parametrize("window", [1, 8])
-def test_flex_attention_equals_the_dense_mask(window: int, present: tuple[str, ...]) -> None:
-    """The parallel forward and a reading; window 1 has copies of the sink."""
-    layout, net = Layout(CLOCK, 5), network(small_config(window))
-    other, context, noisy = flexed(net), latents(5).only(present), future(latents(5, seed=2)).only(present)
-    assert_same(parallel(other, noisy, context, controls(), layout), parallel(net, noisy, context, controls(), layout))
-    t, r = times(layout.chunks, noisy)
-    assert_same(other.read(context, controls(), layout)(noisy, t, r), parallel(net, noisy, context, controls(), layout))
-
-
-def test_flex_attention_is_not_trained_on_a_cpu() -> None:
-    net, layout = flexed(network()), Layout(CLOCK, 2)
-    t, r = times(2, latents(2))
-    with pytest.raises(ValueError, match=r"execution\.attention='flex'.*set execution\.attention=dense"):
-        net(future(latents(2)), latents(2), t, r, controls(), layout)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the backward of FlexAttention needs a GPU")
-def test_gradients_through_flex_attention_equal_the_dense_ones() -> None:
-    layout, net = Layout(CLOCK, 5), network(small_config(window=2), dtype=torch.float32).to("cuda")
-    other, context, noisy = flexed(net).to("cuda"), latents(5, dtype=torch.float32).to("cuda"), future(latents(5, seed=2)).to("cuda")
-    t, r = (x.to("cuda") for x in times(layout.chunks, noisy))
-    for both in (net, other):
-        u = both(noisy.map(torch.Tensor.float), context, t, r, controls().to("cuda"), layout)
-        torch.stack([x.square().mean() for _, x in u.items()]).sum().backward()
-    for (name, p), q in zip(net.named_parameters(), other.parameters(), strict=True):
-        assert (p.grad is None) == (q.grad is None), name
-        if p.grad is not None and q.grad is not None:
-            assert_near(q.grad, p.grad, atol=1e-4 * float(p.grad.abs().max() + 1e-6))
-
-
-def test_a_plan_serves_every_batch_of_its_shape_and_no_other() -> None:
-    """Plans are kept by shape: two shapes in turn, then the first again, give what new networks give."""
-    net = network(small_config(window=1))
-    for chunks in (3, 5, 3):
-        layout, noisy, context = Layout(CLOCK, chunks), future(latents(chunks, seed=chunks)), latents(chunks)
-        fresh = parallel(network(small_config(window=1)), noisy, context, controls(), layout)
-        assert_same(parallel(net, noisy, context, controls(), layout), fresh)
-    video = latents(3).only(("video",))
-    alone = parallel(net, future(video), video, controls(), Layout(CLOCK, 3))
-    assert_same(alone, parallel(network(small_config(window=1)), future(video), video, controls(), Layout(CLOCK, 3)))
-
-
-# --- gradients ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("window", [1, 8])
-def test_gradients_of_the_joint_attention_are_those_of_finite_differences(window: int) -> None:
-    """One layer of both branches under the mask: by every weight and every latent, along a random direction."""
-    layout, net = Layout(CLOCK, 3), network(replace(small_config(window), depth=1))
-    noisy, context = future(latents(3, seed=2)), latents(3)
-    t, r = times(3, noisy)
-    inputs = {f"{kind} {name}": x for kind, av in (("noisy", noisy), ("context", context)) for name, x in av.items()}
-    weights = {name: p.detach() for name, p in net.named_parameters()}
-    g = torch.Generator().manual_seed(0)
-    mix = noisy.map(lambda x: torch.randn(x.shape, generator=g, dtype=x.dtype))
-
-    def mixed(changed: dict[str, torch.Tensor]) -> torch.Tensor:
-        at = inputs | changed
-        clips = [AV(at[f"{kind} video"], at[f"{kind} audio"]) for kind in ("noisy", "context")]
-        made = functional_call(net, weights | {k: x for k, x in changed.items() if k in weights}, (*clips, t, r, controls(), layout))
-        return torch.stack([(x * mix.get(name)).sum() for name, x in made.items()]).sum()
-
-    for name, x in (weights | inputs).items():
-        if name.endswith("words.byte.weight"):
-            continue  # the byte of padding has no gradient by intention
-        way, step = torch.randn(x.shape, generator=g, dtype=x.dtype), 1e-6
-        tracked = x.clone().requires_grad_(True)
-        (found,) = torch.autograd.grad(mixed({name: tracked}), tracked, allow_unused=True)
-        slope = 0.0 if found is None else float((found * way).sum())
-        with torch.no_grad():
-            difference = float(mixed({name: x + step * way}) - mixed({name: x - step * way})) / (2 * step)
-        assert slope == pytest.approx(difference, rel=1e-5, abs=1e-5), name
-
-
-# --- how the network is computed changes nothing --------------------------------------------------------------------------
-
-
-def gradients(net: AVTransformer, layout: Layout) -> tuple[list[torch.Tensor | None], int]:
-    """Of a loss by every parameter, and the bytes that the forward kept for the backward."""
-    noisy, context = future(latents(layout.chunks, seed=2)), latents(layout.chunks)
-    t, r = times(layout.chunks, noisy)
-    kept: dict[int, int] = {}
-
-    def keep(x: torch.Tensor) -> torch.Tensor:
-        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
-        return x
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        u = net(noisy, context, t, r, controls(), layout)
-        loss = torch.stack([x.square().mean() for _, x in u.items()]).sum()
-    return list(torch.autograd.grad(loss, list(net.parameters()), allow_unused=True)), sum(kept.values())
-
-
-@pytest.mark.parametrize(("every", "share"), [(1, 0.55), (2, 0.85)])
-def test_recomputed_layers_give_the_same_gradients_from_fewer_bytes(every: int, share: float) -> None:
-    layout, config = Layout(CLOCK, 4), replace(small_config(), depth=4)
-    plain, other = network(config), AVTransformer(config, CLOCK, ExecutionConfig(checkpoint_every=every)).double()
-    other.load_state_dict(plain.state_dict())
-    (want, all_bytes), (found, fewer) = gradients(plain, layout), gradients(other, layout)
-    for a, b in zip(found, want, strict=True):
-        assert (a is None) == (b is None)
-        assert a is None or b is None or torch.equal(a, b)
-    assert fewer < share * all_bytes, (fewer, all_bytes)
-
-
-@pytest.mark.slow
-def test_compiled_blocks_are_the_blocks() -> None:
-    """Forward, backward and streaming, whose chunks have changing numbers of latents."""
-    layout, plain = Layout(CLOCK, 4), network(small_config(window=2))
-    other = AVTransformer(plain.config, CLOCK, ExecutionConfig(compile=True)).double()
-    other.load_state_dict(plain.state_dict())
-    for a, b in zip(gradients(other, layout)[0], gradients(plain, layout)[0], strict=True):
-        assert (a is None) == (b is None)
-        if a is not None and b is not None:
-            assert_near(a, b, atol=1e-9)
-    noisy, context = future(latents(4, seed=2)), latents(4)
-    assert_same(one_by_one(other, noisy, context, controls(), layout)[0], parallel(plain, noisy, context, controls(), layout))
-
-
-@pytest.mark.parametrize("bad", [{"attention": "fast"}, {"checkpoint_every": -1}])
-def test_impossible_execution_is_refused(bad: dict) -> None:
-    with pytest.raises(ValueError, match=rf"execution\.{next(iter(bad))}="):
-        ExecutionConfig(**bad)
 
 
 # --- pictures that the patch does not divide ------------------------------------------------------------------------------
@@ -436,25 +268,6 @@ def test_a_long_transcript_costs_a_chunk_only_the_words_near_it(features: int) -
 # --- precision ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.01)])
-def test_the_three_ways_agree_in_every_precision(dtype: torch.dtype, limit: float) -> None:
-    """The parity table: root mean square error of cached, read and flex over that of the dense forward; states are fp32 or wider."""
-    layout, net = Layout(CLOCK, 5), network(small_config(window=2), dtype=dtype)
-    wide = torch.promote_types(dtype, torch.float32)
-    noisy, context = (x.map(lambda y: y.to(wide)) for x in (future(latents(5, seed=2)), latents(5)))
-    t, r = times(5, noisy)
-    want = parallel(net, noisy, context, controls(), layout)
-    ways = {
-        "cached": one_by_one(net, noisy, context, controls(), layout)[0],
-        "read": net.read(context, controls(), layout)(noisy, t, r),
-        "flex": parallel(flexed(net), noisy, context, controls(), layout),
-    }
-    for way, made in ways.items():
-        for name, x in made.items():
-            error = float(((x - want.get(name)).square().mean() / want.get(name).square().mean()).sqrt())
-            assert error < limit, f"{way}, {name}: {error:.2g}"
-
-
 def test_bf16_weights_take_fp32_states() -> None:
     layout = Layout(CLOCK, 3)
     noisy, context = future(latents(3, seed=2)), latents(3)
@@ -492,6 +305,10 @@ def test_latents_of_another_rate_or_codec_are_refused_by_name() -> None:
     for refuse in (lambda: net(noisy, long, t, r, controls(), layout), lambda: net.read(long, controls(), layout)):
         with pytest.raises(ValueError, match=r"video latents: there are 11, timeline gives 10 for 1\.5 s"):
             refuse()
+    few = AV(audio=noisy.get("audio")[:, :3])
+    stream = net.start(controls(), ("audio",))
+    with pytest.raises(ValueError, match=r"audio latents: there are 3, timeline gives 8 for chunk 0; they are of another rate"):
+        net.commit(few, 0, stream)
     wide = AV(torch.cat([noisy.get("video")] * 2, dim=2), noisy.audio)
     with pytest.raises(ValueError, match=r"video latents: 6 channels, where model\.video_channels=3; they are of another codec"):
         net(wide, context, t, r, controls(), layout)

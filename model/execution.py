@@ -1,0 +1,30 @@
+"""How a network is computed: time and memory, not what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from .attention import AttentionKind
+
+
+@dataclass(frozen=True)
+class ExecutionConfig:
+    """Results are the same but for rounding. What does not go together in a training (hooks, adapters) is refused by its `RunConfig`.
+
+    attention: back-end of the parallel passes; `flex` wants a GPU. checkpoint_every: every n-th layer keeps no activations and is
+    computed again in the backward; 0 = none. compile: blocks through torch.compile.
+    """
+
+    attention: AttentionKind = "dense"
+    checkpoint_every: int = 0
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.attention not in get_args(AttentionKind):
+            raise ValueError(f"execution.attention={self.attention!r}: choose {' or '.join(get_args(AttentionKind))}")
+        if self.checkpoint_every < 0:
+            raise ValueError(f"execution.checkpoint_every={self.checkpoint_every}: every how many layers one is recomputed; 0 = none")
+
+
+PLAIN = ExecutionConfig()
