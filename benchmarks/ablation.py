@@ -100,27 +100,32 @@ def write_page(summary: dict[str, Any], page: Path) -> None:
     put(page, "targets", targets_table(summary["targets"]))
 
 
-def plot(summary: dict[str, Any], path: Path) -> None:
-    """Excess distance by window, one line a recipe, for four evaluations a chunk; needs matplotlib."""
+def plot(records: Records, path: Path) -> None:
+    """Excess distance by window for four evaluations a chunk: a dot a seed, a line through the means of a recipe; needs matplotlib."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    for recipe, modes in summary["recipes"].items():
-        windows = modes["few4"]
-        means = [x["frechet_joint"]["mean"] for x in windows.values()]
-        halves = [x["frechet_joint"]["half"] for x in windows.values()]
-        bars = None if None in halves else halves
+    drawn, axes = plt.subplots(figsize=(8.5, 4.5), layout="constrained")
+    windows = list(next(iter(next(iter(records.values())).values()))["few4"]["windows"])
+    for k, (recipe, seeds) in enumerate(records.items()):
+        at = [w + 0.08 * (k - (len(records) - 1) / 2) for w in range(len(windows))]  # beside each other, or they hide one another
+        excess = [[figure(r, "few4", window, "frechet_joint") for r in seeds.values()] for window in windows]
         line = "-" if recipe == "mutual" else "--" if recipe in BASELINES else ":"
-        width = 2.5 if recipe == "mutual" else 1.2
-        axes.errorbar(list(windows), means, yerr=bars, marker="o", capsize=3, label=recipe, linestyle=line, linewidth=width)
-    axes.set(xlabel="window (s)", ylabel="excess Fréchet distance of chunks", title="Four evaluations a chunk")
+        (mean,) = axes.plot(
+            at, [sum(x) / len(x) for x in excess], linestyle=line, linewidth=2.5 if recipe == "mutual" else 1.2, label=recipe
+        )
+        for x, values in zip(at, excess, strict=True):
+            axes.plot([x] * len(values), values, "o", color=mean.get_color(), markersize=4, alpha=0.6)
+    axes.set(xlabel="window (s)", ylabel="excess Fréchet distance of chunks", title="Four evaluations a chunk, a dot a seed")
+    axes.set_xticks(range(len(windows)), windows)
     axes.set_yscale("symlog", linthresh=0.02)  # recipes differ by two orders of magnitude, and an excess may be below 0
-    axes.legend(frameon=False, ncols=3, fontsize="small")
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    every = [figure(r, "few4", window, "frechet_joint") for seeds in records.values() for r in seeds.values() for window in windows]
+    axes.set_ylim(min(0.0, 1.3 * min(every)), 1.5 * max(every))
+    drawn.legend(frameon=False, fontsize="small", loc="outside right center")
+    drawn.savefig(path, dpi=130)
+    plt.close(drawn)
 
 
 def scale_of(name: str, quick: bool, device: str, folder: str) -> Scale:
@@ -178,10 +183,11 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     start, others = arms(scale, recipes, with_multi)
     run_all(scale, start, others, seeds, Place(out, Path(options.starts), options.device), jobs)
-    summary = summarise(read_records(out, scale))
+    records = read_records(out, scale)
+    summary = summarise(records)
     print_table(summary)
     if options.plot:
-        plot(summary, Path(options.plot))
+        plot(records, Path(options.plot))
     if options.page:
         write_page(summary, Path(options.page))
     if options.json:

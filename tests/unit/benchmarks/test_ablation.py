@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from mutual_forcing.benchmarks import _runs, _toy_training, _training, ablation
 from mutual_forcing.benchmarks._judge import Judge
@@ -125,6 +126,9 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
         )
     )
     ablation.write_page(summary, page)
+    ablation.plot(_runs.read_records(out, MICRO), tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as drawn:
+        assert len(set(drawn.convert("RGB").resize((200, 100)).get_flattened_data())) > 100, "lines and dots of three colours"
     assert page.read_text().count("| dmd-sf |") == 3 * 2 + 1, "two ways of sampling in three tables, the first of them in the other"
 
 
