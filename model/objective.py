@@ -82,9 +82,9 @@ class HistoryConfig:
     """
 
     source: HistorySource = "generated"
-    strength_low: float = 0.2
-    strength_high: float = 0.6
-    real_share: float = 0.25
+    strength_low: float = 0.25
+    strength_high: float = 0.25
+    real_share: float = 0.0
     context_noise: float = 0.0
 
     def __post_init__(self) -> None:

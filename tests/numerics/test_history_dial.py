@@ -179,20 +179,22 @@ def test_true_histories_pull_the_coefficient_back(share: float) -> None:
         assert known == pytest.approx(TRUTH)
 
 
-def default_levels() -> tuple[float, ...]:
-    """Where the histories of the recipe `mutual` start, each equally often."""
-    h = HistoryConfig()
-    draws = [h.strength_low + (h.strength_high - h.strength_low) * (i + 0.5) / 16 for i in range(16)]
-    return tuple(snapped(s, FewConfig().moves) for s in draws)
+MIXED = HistoryConfig(strength_low=0.2, strength_high=0.6, real_share=0.25)
 
 
-def test_the_default_dial_on_its_own_grid() -> None:
+def levels_of(history: HistoryConfig) -> list[float]:
+    """Where the histories of a dial start on the moves of the recipe `mutual`, each equally often."""
+    low, high = history.strength_low, history.strength_high
+    return sorted(snapped(low + (high - low) * (i + 0.5) / 16, FewConfig().moves) for i in range(16))
+
+
+@pytest.mark.parametrize(("dial", "levels"), [(HistoryConfig(), [0.25] * 16), (MIXED, [0.25] * 7 + [0.5] * 9)])
+def test_the_default_dial_and_a_mixed_one_on_their_grid(dial: HistoryConfig, levels: list[float]) -> None:
     """strength ~ U(0.2, 0.6) on four moves is 0.5 for 9 clips in 16 and 0.25 for 7; a quarter keep the true past."""
-    levels, share = default_levels(), HistoryConfig().real_share
-    assert sorted(levels) == [0.25] * 7 + [0.5] * 9
-    known = fixed_point(levels, share)
-    best = learnt(known, HistoryConfig(), FewConfig().moves, strengths=16, shares=4)
-    assert_close(best, velocities(taught(known, levels, share, CHUNKS)), rtol=0, atol=1e-6)
+    assert levels_of(dial) == levels
+    known = fixed_point(tuple(levels), dial.real_share)
+    best = learnt(known, dial, FewConfig().moves, strengths=16, shares=4)
+    assert_close(best, velocities(taught(known, tuple(levels), dial.real_share, CHUNKS)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("strength", [0.8, 0.5])
@@ -227,7 +229,7 @@ def table() -> str:
         first = taught(TRUTH, (strength,), 0.0, 100)[-1][0]
         values = [first, fixed_point((strength,))[0], *(fixed_point((strength,), share)[0] for share in (0.25, 0.5))]
         rows.append([f"{strength:g}", *(f"{v:.3f}" for v in values), f"{level:g}", f"{fixed_point((level,))[0]:.3f}"])
-    default = fixed_point(default_levels(), HistoryConfig().real_share)[0]
+    default = fixed_point(tuple(levels_of(HistoryConfig())), HistoryConfig().real_share)[0]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows) + f"\n\nThe defaults of the recipe `mutual` teach {default:.3f}.\n"
 
 
