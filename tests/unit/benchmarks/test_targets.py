@@ -50,6 +50,17 @@ def test_each_target_can_be_missed(name: str, bad: dict[str, Any]) -> None:
     assert verdicts([bad], joint=joint, sc_tf=worse)[name] == "one seed"
 
 
+@pytest.mark.parametrize("window", WINDOWS)
+def test_one_torn_window_misses_the_seam_targets(window: str) -> None:
+    torn = record(0.1, 0.2)
+    for mode in ("few4", "multi"):
+        broken = {"seam_jump_video": 1.2, "seam_correlation_video": 0.7}
+        torn[mode] = {"windows": torn[mode]["windows"] | {window: torn[mode]["windows"][window] | broken}}
+    found = verdicts([torn] * 3)
+    seams = {f"{kind}-{mode}-video" for kind in ("jump", "correlation") for mode in ("few4", "multi")}
+    assert {name for name, verdict in found.items() if verdict == "missed"} == seams
+
+
 def test_a_mean_on_the_right_side_is_not_enough() -> None:
     """By more than the interval: here the pairs differ by -0.1, -0.1 and +0.1."""
     mutual, baseline = [record(0.1, x) for x in (0.2, 0.2, 0.4)], [record(0.1, 0.3) for _ in range(3)]
