@@ -29,9 +29,9 @@ from .mask import Tokens, word_mask
 from .patches import grid, patched, unpatched
 from .path import per_latent, preconditioned
 from .plan import Planner, Spot, before_last, joint
-from .rope import RopeConfig, rotate
+from .rope import RopeConfig, Rotation, rotate
 from .text import TextConfig
-from .timeline import Layout, Timeline
+from .timeline import FIRST_FRAME_CHUNK, Layout, Timeline
 from .types import AV, MODALITIES, Controls, Reading
 
 
@@ -104,7 +104,8 @@ class _Moving:
     tokens: Tokens
     seats: dict[str, _Seat]
     text: dict[str, Text]
-    attend: Attend
+    turn: Rotation
+    window: Window
 
 
 @dataclass
@@ -208,18 +209,31 @@ class AVTransformer(nn.Module):
         """Append the clean latents of a chunk (chunk -1: the first frame alone) to the stream's history."""
         stream.moving = None  # first: it holds as much as the cache
         zero = clean.map(lambda x: torch.zeros(x.shape[0], 1, device=x.device))
-        plan = self._moving(clean, chunk, stream, clean=True)
+        now, turned = self._moving(clean, chunk, stream, clean=True), list[Tensor]()
+
+        def remember(layer: int, k: Tensor, v: Tensor) -> None:
+            turned.append(rotate(k, now.turn))
+            stream.cache.write(layer, k if chunk == FIRST_FRAME_CHUNK else turned[layer], v)
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attention(rotate(q, now.turn), *now.window.read(layer, turned[layer], v))
+
         patches = {name: self._embedded(x, name) for name, x in clean.items()}
-        self._layers(patches, _pairs(zero, zero), plan.seats, plan.text, plan.attend, stream.cache.write)
-        stream.cache.commit(plan.tokens)
+        self._layers(patches, _pairs(zero, zero), now.seats, now.text, attend, remember)
+        stream.cache.commit(chunk, now.tokens)
 
     @torch.no_grad()
     def velocity(self, noisy: AV, t: AV, r: AV, chunk: int, stream: Stream) -> AV:
         """Velocity of the chunk in progress, given the committed history; t, r: [B, 1] a modality."""
         if stream.moving is None or stream.moving.chunk != chunk:
             stream.moving = self._moving(noisy, chunk, stream, clean=False)
+        now = stream.moving
+
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return attention(rotate(q, now.turn), *now.window.read(layer, rotate(k, now.turn), v))
+
         patches = {name: self._embedded(x, name) for name, x in noisy.items()}
-        out = self._layers(patches, _pairs(t, r), stream.moving.seats, stream.moving.text, stream.moving.attend)
+        out = self._layers(patches, _pairs(t, r), now.seats, now.text, attend)
         return self._velocities(noisy, t, r, Layout(self.timeline, 1, first=chunk), out)
 
     def _moving(self, x: AV, chunk: int, stream: Stream, clean: bool) -> _Moving:
@@ -227,15 +241,9 @@ class AVTransformer(nn.Module):
         for name, x_m in x.items():
             rows, columns = grid(x_m, self.config.patch)
             _expect(name, x_m, len(spots[name].tokens) // (rows * columns), f"chunk {chunk}")
-        tokens, past = joint(spots), stream.cache.past(chunk)
-        turn = self._planner.rotation(tokens, self._like)
-        window = Window(stream.cache, None if past is None else self._planner.rotation(past, self._like), once=clean)
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(rotate(q, turn), *window.read(layer, rotate(k, turn), v))
-
-        text = self._spoken_near(chunk, stream)
-        return _Moving(chunk, tokens, self._seats(spots, text), text, attend)
+        tokens, sink, text = joint(spots), stream.cache.sink(chunk), self._spoken_near(chunk, stream)
+        window = Window(stream.cache, None if sink is None else self._planner.rotation(sink, self._like), once=clean)
+        return _Moving(chunk, tokens, self._seats(spots, text), text, self._planner.rotation(tokens, self._like), window)
 
     def _spoken_near(self, chunk: int, stream: Stream) -> dict[str, Text]:
         """The text with the words that a chunk can see in any clip: the cost of a chunk must not grow with the transcript."""
