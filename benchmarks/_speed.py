@@ -13,12 +13,10 @@ from typing import Any
 import torch
 
 from ..model.losses import Models, flow_matching
-from ..model.noise import PositionalNoise
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import SamplerConfig
 from ..model.timeline import Layout
 from ..model.types import AVBatch
-from ._arithmetic import Arithmetic
 from ._ceilings import Ceilings, seconds
 from ._streams import Case, Stage
 
@@ -29,14 +27,13 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: rounds over the ways of streaming, chunks of FEW 4 alone for its latency, chunks of the long clip, clips and
-    chunks of a training step.
+    """How much is measured: rounds over the ways of streaming, chunks of FEW 4 alone for its latency, chunks of the long clip, chunks of
+    a training step.
     """
 
     rounds: int = 15
     latency: int = 200
     long: int = 1200
-    clips: int = 2
     chunks: int = 10
 
 
@@ -57,6 +54,11 @@ def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> F
         x = next(stage.play(FEW4, past=window + 1))
         controls = stage.text_near(layout)
         ways["recompute"] = lambda: stage.recompute(FEW4, clip, x, layout, controls)
+    if case.codecs is not None:
+        from ._decoding import decoded
+
+        shown = decoded(case.codecs, stage.first, stage.play(FEW4, past=window + 1))
+        ways["few4, decoded"] = lambda: next(shown)
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(-1, amount.rounds):  # the first round warms up
         for name in ways if turn % 2 else reversed(ways):
@@ -64,17 +66,19 @@ def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> F
             if turn >= 0:
                 taken[name].append(spent)
     chunk = window + 1 + amount.rounds // 2  # whose words stand for all
-    figures: Figures = {"codec": "not included", "memory_gb": memory(case.device) / 1e9, "first_chunk_ms": 1e3 * first}
+    figures: Figures = {"clips": case.clips, "memory_gb": memory(case.device) / 1e9, "first_chunk_ms": 1e3 * first}
+    if case.codecs is not None:
+        figures["few4, decoded"] = chunk_figures(case, taken["few4, decoded"])
     for name, sampler in MODES.items():
         figures[name] = chunk_figures(case, taken[name])
-        figures[name] |= roofline(sums, sampler, chunk, ceilings, case.dtype, median(taken[name]))
+        figures[name] |= roofline(case, sampler, chunk, ceilings, median(taken[name]))
     alone = sorted(seconds(ways["few4"], case.device) for _ in range(amount.latency))
     figures["latency"] = {"p50_ms": 1e3 * median(alone), "p99_ms": 1e3 * alone[-1 - len(alone) // 100], "chunks": len(alone)}
     few, multi = figures["few4"], figures["multi50"]
     figures["few4_vs_multi50"] = median(a / b for a, b in zip(taken["multi50"], taken["few4"], strict=True))
     figures["few4_vs_predicted"] = figures["few4_vs_multi50"] / (multi["predicted_ms"] / few["predicted_ms"])
     if recompute:
-        flops = 4 * sums.parallel(1, window + 1, len(case.words_near(layout))) / few["macs"]
+        flops = 4 * case.clips * sums.parallel(1, window + 1, len(case.words_near(layout))) / few["macs"]
         figures["cached_vs_recompute"] = median(a / b for a, b in zip(taken["recompute"], taken["few4"], strict=True))
         figures["cached_vs_flop_ratio"] = figures["cached_vs_recompute"] / flops
         figures["recompute"] = chunk_figures(case, taken["recompute"])
@@ -85,12 +89,13 @@ def chunk_figures(case: Case, taken: list[float]) -> Figures:
     """Frames a second of picture and sound, and the time of a chunk: median, shortest and longest."""
     middle = median(taken)
     spread = [1e3 * min(taken), 1e3 * max(taken)]
-    return {"fps": case.preset.clock.chunk_frames / middle, "chunk_ms": 1e3 * middle, "spread_ms": spread, "runs": len(taken)}
+    return {"fps": case.clips * case.preset.clock.chunk_frames / middle, "chunk_ms": 1e3 * middle, "spread_ms": spread, "runs": len(taken)}
 
 
-def roofline(sums: Arithmetic, sampler: SamplerConfig, chunk: int, c: Ceilings, dtype: torch.dtype, spent: float) -> Figures:
+def roofline(case: Case, sampler: SamplerConfig, chunk: int, c: Ceilings, spent: float) -> Figures:
     """What a chunk must compute and read, the least time for it, and how near the measured one comes."""
-    clips, item = (2 if sampler.mode == "multi" and sampler.guidance != 1 else 1), dtype.itemsize
+    sums, item = case.arithmetic(), case.dtype.itemsize
+    clips = case.clips * (2 if sampler.mode == "multi" and sampler.guidance != 1 else 1)
     macs = clips * (sampler.moves * sums.evaluation(chunk) + sums.commit(chunk))
     read = sums.evaluation_bytes(chunk, clips, item)
     least = sampler.moves * c.seconds(clips * sums.evaluation(chunk), read) + c.seconds(clips * sums.commit(chunk), read)
@@ -119,23 +124,18 @@ def training(case: Case, amount: Amount, ceilings: Ceilings) -> Figures:
     net = stage.net.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-5)
     layout = Layout(clock, amount.chunks)
-    latents = stage.clip(0, amount.chunks).map(lambda x: x.expand(amount.clips, *x.shape[1:]))
-    controls = stage.text_near(layout)
-    for _ in range(amount.clips - 1):
-        controls = controls.cat(stage.text_near(layout))
-    noise = PositionalNoise([(0, "bench", p) for p in range(amount.clips)], case.device)
-    batch = AVBatch(latents, controls, layout, tuple(range(amount.clips)), ("",) * amount.clips)
+    batch = AVBatch(stage.clip(0, amount.chunks), stage.text_near(layout), layout, tuple(range(case.clips)), ("",) * case.clips)
 
     def step() -> None:
-        flow_matching(Models(net, net), batch, None, noise, o).value.backward()
+        flow_matching(Models(net, net), batch, None, stage.noise, o).value.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     step()
     spent = median(seconds(step, case.device) for _ in range(amount.rounds))
     sums = replace(case, seconds=ceil(amount.chunks * float(clock.chunk))).arithmetic()
-    tokens = amount.clips * sum(sum(sums.tokens(k).values()) for k in range(amount.chunks))
-    rate = 2 * amount.clips * sums.training(amount.chunks) / spent
+    tokens = case.clips * sum(sum(sums.tokens(k).values()) for k in range(amount.chunks))
+    rate = 2 * case.clips * sums.training(amount.chunks) / spent
     name = torch.cuda.get_device_name(case.device) if case.device.type == "cuda" else ""
     peak = next((flops for begin, flops in PEAKS.items() if name.startswith(begin)), ceilings.flops)
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,6 +20,9 @@ from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
 from ._arithmetic import Arithmetic
 
+if TYPE_CHECKING:
+    from ._decoding import Codecs
+
 SECONDS = 600  # of the transcript: ten minutes
 CAPTION = "a calm voice in a quiet room"
 FEATURES = 512  # rows of caption features, as Wan pads them
@@ -26,7 +30,7 @@ FEATURES = 512  # rows of caption features, as Wan pads them
 
 @dataclass(frozen=True)
 class Case:
-    """What is played. height, width: pixels."""
+    """What is played. height, width: pixels; clips: at once, all alike; codecs: that decode it, if it is to be decoded too."""
 
     preset: Preset
     height: int
@@ -35,6 +39,8 @@ class Case:
     dtype: torch.dtype = torch.float32
     execution: ExecutionConfig = ExecutionConfig()
     seconds: int = SECONDS
+    clips: int = 1
+    codecs: Codecs | None = None
 
     @property
     def rows(self) -> int:
@@ -75,15 +81,16 @@ class Stage:
             self.net = AVTransformer(config, case.preset.clock, case.execution, place).eval().requires_grad_(False)
         for p in self.net.parameters():
             p.data.add_(0.02 * torch.randn_like(p))
-        self.first = torch.randn(1, 1, config.video_channels, case.rows, case.columns, device=device)
-        self.noise = PositionalNoise([(0, "bench")], device)
+        self.first = torch.randn(case.clips, 1, config.video_channels, case.rows, case.columns, device=device)
+        self.noise = PositionalNoise([(0, "bench", clip) for clip in range(case.clips)], device)
         self.controls = self._controls(case.words())
 
     def _controls(self, words: list[Word]) -> Controls:
-        config = self.case.preset.network
-        text = make_controls([CAPTION], [words], TextConfig(config.text.max_caption_words, len(words), config.text.max_bytes))
+        config, clips = self.case.preset.network, self.case.clips
+        limits = TextConfig(config.text.max_caption_words, len(words), config.text.max_bytes)
+        text = make_controls([CAPTION] * clips, [words] * clips, limits)
         width = config.video.caption_features
-        features = torch.randn(1, FEATURES, width) if width else None
+        features = torch.randn(clips, FEATURES, width) if width else None
         return replace(text, caption_features_BLE=features).to(self.case.device)
 
     def text_near(self, layout: Layout) -> Controls:
@@ -91,18 +98,18 @@ class Stage:
         return self._controls(self.case.words_near(layout))
 
     def play(self, sampler: SamplerConfig, past: int = 0) -> Iterator[AV]:
-        """Stream a clip that never ends, after so many chunks of noise."""
-        clock, config = self.case.preset.clock, self.case.preset.network
+        """Stream clips that never end, after so many chunks of noise."""
+        clock, shape = self.case.preset.clock, (self.case.clips, self.case.preset.network.audio_channels)
         clip = self.clip(0, past) if past else None
         before = [] if clip is None else [chunk_latents(clip, Layout(clock, past), k) for k in range(past)]
-        return generate(self.net, self.controls, self.first, (1, config.audio_channels), 10**9, sampler, self.noise, before)
+        return generate(self.net, self.controls, self.first, shape, 10**9, sampler, self.noise, before)
 
     def clip(self, first: int, chunks: int) -> AV:
         """Random clean latents of these chunks, the first frame before them."""
-        clock = self.case.preset.clock
+        clock, case = self.case.preset.clock, self.case
         audio = clock.audio_slice(first + chunks - 1).stop - clock.audio_slice(first).start
-        video = torch.randn(1, chunks * clock.chunk_video, *self.first.shape[2:], device=self.case.device)
-        sound = torch.randn(1, audio, self.case.preset.network.audio_channels, device=self.case.device)
+        video = torch.randn(case.clips, chunks * clock.chunk_video, *self.first.shape[2:], device=case.device)
+        sound = torch.randn(case.clips, audio, case.preset.network.audio_channels, device=case.device)
         return AV(torch.cat([self.first, video], dim=1), sound)
 
     @torch.no_grad()
@@ -119,7 +126,9 @@ class Stage:
                 torch.cat([context.get("video")[:, 1:-n], x.get("video")], dim=1),
                 torch.cat([context.get("audio")[:, :-m], x.get("audio")], dim=1),
             )
-            t, r = (shifted(torch.full((1, layout.chunks), raw, device=self.case.device), sampler.path, x) for raw in (start, end))
+            t, r = (
+                shifted(torch.full((self.case.clips, layout.chunks), raw, device=self.case.device), sampler.path, x) for raw in (start, end)
+            )
             u = self.net(noisy, context, t, r, controls, layout)
             last = AV(u.get("video")[:, -n:], u.get("audio")[:, -m:])
             at, to = (per_latent(times.map(lambda y: y[:, -1:]), x, here) for times in (t, r))

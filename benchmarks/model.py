@@ -1,10 +1,10 @@
 """How fast a preset streams and trains, against what its arithmetic allows.
 
-    stream    FEW 4, FEW 8 and MULTI 50 guided, chunk by chunk with the cache, and FEW 4 without one    frames/s, latency, memory
+    stream    FEW 4, FEW 8 and MULTI 50 guided, chunk by chunk with the cache; FEW 4 without one, and decoded    frames/s, latency, memory
     long      ten minutes of FEW 4: does a chunk come to cost more, does memory grow
     training  a step of flow matching                                                                 tokens/s, share of the FLOPs
 
-    _arithmetic (multiply-adds, bytes) + _ceilings (of this device) + _streams (a network, played) -> _speed (a row) -> here: rows in files
+    _arithmetic (multiply-adds, bytes), _ceilings (of this device), _streams (a network, played), _decoding -> _speed (a row) -> here
 
 Each row is kept in a file when it is finished, so the same command goes on where it was stopped, or where `--minutes` ended it. Weights
 are random: time does not see them. Needs PyTorch alone; the plot needs matplotlib.
@@ -20,16 +20,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ..model.execution import ExecutionConfig
 from ..model.presets import preset
+from ..model.timeline import Timeline
 from ._ceilings import Ceilings, measure_ceilings
 from ._speed import Amount, Figures, long, stream, training
 from ._streams import Case
 
-QUICK = Amount(rounds=2, latency=10, long=200, clips=1, chunks=3)
+if TYPE_CHECKING:
+    from ._decoding import Codecs
+
+QUICK = Amount(rounds=2, latency=10, long=200, chunks=3)
+MANY = 8  # clips at once on a CPU: rollouts are made in batches, and weights are then read once for all of them
 RESOLUTIONS = {"192x336": (192, 336), "480x768": (480, 768), "704x1280": (704, 1280)}
 EAGER, COMPILED = ExecutionConfig(), ExecutionConfig(compile=True)
 FLEX = ExecutionConfig("flex", compile=True)
@@ -43,35 +49,37 @@ class Row:
     measure: Callable[[Ceilings], Figures]
 
 
-def rows_of(name: str, device: torch.device, amount: Amount) -> list[Row]:
+def rows_of(name: str, device: torch.device, amount: Amount, codecs: Codecs | None) -> list[Row]:
     """What is measured of a preset. On a GPU in bf16: the three resolutions of the paper, eager and compiled, dense and flex."""
     chosen = preset(name)
     if device.type == "cpu":
-        small = Case(chosen, 64, 64, device, seconds=20)
+        small = Case(chosen, 64, 64, device, seconds=20, codecs=codecs)
         rows = [
             Row("stream-64x64", lambda c: stream(small, amount, c, recompute=True)),
-            Row("training", lambda c: training(small, amount, c)),
+            Row(f"stream-64x64-{MANY}-clips", lambda c: stream(replace(small, clips=MANY), amount, c, recompute=True)),
+            Row("training", lambda c: training(replace(small, clips=2), amount, c)),
         ]
         return rows + ([Row("long", lambda c: long(replace(small, seconds=600), amount.long))] if amount.long else [])
 
     def case(resolution: str, execution: ExecutionConfig) -> Case:
-        return Case(chosen, *RESOLUTIONS[resolution], device, torch.bfloat16, execution, seconds=60)
+        return Case(chosen, *RESOLUTIONS[resolution], device, torch.bfloat16, execution, seconds=60, codecs=codecs)
 
     rows = [Row(f"stream-{r}", lambda c, r=r: stream(case(r, COMPILED), amount, c, recompute=False)) for r in RESOLUTIONS]
     rows.append(Row("stream-192x336-eager", lambda c: stream(case("192x336", EAGER), amount, c, recompute=True)))
     for label, execution in (("flex", FLEX), ("dense", COMPILED), ("dense-eager", EAGER)):
         for every in (0, 1):
             how = replace(execution, checkpoint_every=every)
-            rows.append(Row(f"training-{label}{'-recomputed' * every}", lambda c, how=how: training(case("192x336", how), amount, c)))
+            name = f"training-{label}{'-recomputed' * every}"
+            rows.append(Row(name, lambda c, how=how: training(replace(case("192x336", how), clips=2), amount, c)))
     return rows
 
 
-def measured(rows: list[Row], out: Path, device: torch.device, until: float) -> dict[str, Figures]:
+def measured(rows: list[Row], out: Path, device: torch.device, codecs: str, until: float) -> dict[str, Figures]:
     """Figures of each row, from its file if there is one. A row that does not fit into memory says so, and the others go on."""
-    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
-    machine = {"device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu", "torch": torch.__version__}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    machine = {"device": name, "torch": torch.__version__, "codecs": codecs}
     figures: dict[str, Figures] = {}
-    ceilings = _kept(out / "ceilings.json", machine, lambda: asdict(measure_ceilings(device, dtype)))
+    ceilings = _kept(out / "ceilings.json", machine, lambda: asdict(measure_ceilings(device, _dtype(device))))
     figures["ceilings"] = ceilings
     for row in rows:
         path = out / f"{row.name}.json"
@@ -81,6 +89,28 @@ def measured(rows: list[Row], out: Path, device: torch.device, until: float) -> 
         else:
             figures[row.name] = {"not measured": "the time of this call was over; give the same command again"}
     return figures
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "cpu" else torch.bfloat16
+
+
+def codecs_of(name: str, video: str, audio: str, device: torch.device) -> tuple[Codecs | None, str]:
+    """What decodes a preset's latents, and its name: the codecs of two folders, or the embedded ones where the preset is theirs.
+
+    Raises:
+        ValueError: one folder without the other, or one that does not fit.
+    """
+    if bool(video) != bool(audio):
+        raise ValueError(f"--video-codec={video!r}, --audio-codec={audio!r}: give both or neither")
+    chosen = preset(name)
+    if not video and chosen.clock != Timeline():
+        return None, "none"
+    from ._decoding import embedded, pretrained  # NumPy, and diffusers for a folder: the network alone needs neither
+
+    if video:
+        return pretrained(chosen, video, audio, device, _dtype(device)), f"{video}, {audio}"
+    return embedded(chosen), "embedded"
 
 
 def _kept(path: Path, machine: dict[str, str], measure: Callable[[], Figures]) -> Figures:
@@ -117,8 +147,9 @@ def headline(figures: dict[str, Figures]) -> Figures:
         if name.startswith("stream-") and "few4" in row:
             label = name.removeprefix("stream-")
             if label in RESOLUTIONS:
-                found[f"fps_{label}"] = row["few4"]["fps"]
-            found |= {key: row[key] for key in ("cached_vs_flop_ratio", "few4_vs_predicted") if key in row}
+                found[f"fps_{label}"] = row.get("few4, decoded", row["few4"])["fps"]
+            marks = "_many" if row["clips"] > 1 else ""
+            found |= {key + marks: row[key] for key in ("cached_vs_flop_ratio", "few4_vs_predicted") if key in row}
         if name == "long" and "latency_growth" in row:
             found |= {key: row[key] for key in ("latency_growth", "rss_growth_mb")}
         if name.startswith("training") and "mfu" in row:
@@ -142,11 +173,11 @@ def _lines(row: Figures) -> Iterator[str]:
         if isinstance(x, dict) and "fps" in x:
             near = f"   {x['of_roofline']:.0%} of the roofline" if "of_roofline" in x else ""
             spread = f"chunk {x['chunk_ms']:.1f} ms ({x['spread_ms'][0]:.1f} to {x['spread_ms'][1]:.1f})"
-            yield f"{way:<10} {x['fps']:8.2f} frames/s   {spread}{near}"
+            yield f"{way:<13} {x['fps']:8.2f} frames/s   {spread}{near}"
     if "latency" in row:
         x = row["latency"]
         line = f"p50 {x['p50_ms']:.1f} ms, p99 {x['p99_ms']:.1f} ms of {x['chunks']}, first {row['first_chunk_ms']:.1f} ms"
-        yield f"few4, chunk after chunk: {line}; codec {row['codec']}"
+        yield f"few4, chunk after chunk: {line}{'' if 'few4, decoded' in row else '; nothing was decoded'}"
     if "latency_growth" in row:
         yield f"a chunk costs {row['latency_growth']:.3f} times as much at the end, memory grew by {row['rss_growth_mb']:.1f} MB"
     if "mfu" in row:
@@ -203,14 +234,17 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=60.0, help="no row begins after so many minutes")
     parser.add_argument("--out", default="runs/bench-model", help="folder of the rows")
     parser.add_argument("--plot", help="write the roofline to this file")
+    parser.add_argument("--video-codec", default="", help="folder of the autoencoder that decodes (default: the embedded codecs, or none)")
+    parser.add_argument("--audio-codec", default="", help="folder of the autoencoder of the sound")
     options = parser.parse_args(arguments)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device={options.device!r}: PyTorch sees no GPU here; install a build for CUDA, or choose --device cpu")
     out = Path(options.out) / f"{options.preset}-{device.type}{'-quick' * options.quick}"
-    rows = rows_of(options.preset, device, QUICK if options.quick else Amount())
+    codecs, which = codecs_of(options.preset, options.video_codec, options.audio_codec, device)
+    rows = rows_of(options.preset, device, QUICK if options.quick else Amount(), codecs)
     with one_thread() if device.type == "cpu" else nullcontext():
-        figures = measured(rows, out, device, time.monotonic() + 60 * options.minutes)
+        figures = measured(rows, out, device, which, time.monotonic() + 60 * options.minutes)
     print_table(figures)
     if options.plot:
         plot(figures, Path(options.plot))

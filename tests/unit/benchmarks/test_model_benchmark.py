@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from pretrained_material import NARROW22, NARROW_OOBLECK, oobleck_folder, wan_folder
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from mutual_forcing.benchmarks import model as bench
 from mutual_forcing.benchmarks._ceilings import Ceilings
+from mutual_forcing.benchmarks._decoding import decoded, embedded
 from mutual_forcing.benchmarks._speed import FEW4, MODES, Amount, long, roofline, stream, training
 from mutual_forcing.benchmarks._streams import Case, Stage
+from mutual_forcing.benchmarks.model import codecs_of
 from mutual_forcing.model.mask import dense_mask
 from mutual_forcing.model.plan import joint
-from mutual_forcing.model.presets import WAN, Preset
+from mutual_forcing.model.presets import WAN, Preset, preset
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import TextConfig
 from mutual_forcing.model.timeline import Layout, Timeline
@@ -53,11 +56,11 @@ def counted(work) -> int:
 
 
 @pytest.mark.parametrize("case", [CASE, LIKE_WAN], ids=["own", "like Wan"])
-@pytest.mark.parametrize("way", MODES)
-def test_the_formula_counts_what_pytorch_counts_in_a_stream(case: Case, way: str) -> None:
+@pytest.mark.parametrize(("way", "clips"), [("few4", 1), ("few4", 3), ("few8", 1), ("multi50", 1)])
+def test_the_formula_counts_what_pytorch_counts_in_a_stream(case: Case, way: str, clips: int) -> None:
     """Six chunks, until most words are over and the window has rolled: no tolerance, both count whole multiply-adds."""
-    sums, sampler, player = case.arithmetic(), MODES[way], Stage(case).play(MODES[way])
-    twice = 2 if way == "multi50" else 1
+    sums, sampler, player = case.arithmetic(), MODES[way], Stage(replace(case, clips=clips)).play(MODES[way])
+    twice = clips * (2 if way == "multi50" else 1)
     for chunk in range(6):
         before = sums.start() if chunk == 0 else sums.commit(chunk - 1)
         assert counted(lambda: next(player)) == twice * (before + sampler.moves * sums.evaluation(chunk)), f"chunk {chunk}"
@@ -124,21 +127,54 @@ def test_weights_of_an_evaluation_leave_out_what_is_read_once_a_clip() -> None:
 
 
 def test_a_roofline_is_the_slower_of_computing_and_reading() -> None:
-    sums = CASE.arithmetic()
-    computing = roofline(sums, FEW4, 3, Ceilings(1e9, 1e30), torch.float32, 1.0)
-    reading = roofline(sums, FEW4, 3, Ceilings(1e30, 1e9), torch.float32, 1.0)
+    computing = roofline(CASE, FEW4, 3, Ceilings(1e9, 1e30), 1.0)
+    reading = roofline(CASE, FEW4, 3, Ceilings(1e30, 1e9), 1.0)
     assert computing["predicted_ms"] == pytest.approx(1e3 * 2 * computing["macs"] / 1e9)
     assert reading["predicted_ms"] == pytest.approx(1e3 * reading["bytes"] / 1e9)
     assert reading["of_roofline"] == pytest.approx(reading["predicted_ms"] / 1e3)
 
 
+def test_chunks_are_decoded_as_the_whole_clip_is() -> None:
+    chosen = preset("tiny")
+    stage, codecs = Stage(Case(chosen, 16, 24, torch.device("cpu"), seconds=4, clips=2)), embedded(chosen)
+    chunks = [x for _, x in zip(range(3), stage.play(FEW4), strict=False)]
+    frames, samples = zip(*decoded(codecs, stage.first, iter(chunks)), strict=True)
+    video = torch.cat([stage.first, *(x.get("video") for x in chunks)], dim=1)
+    assert torch.equal(torch.cat(frames, dim=1), codecs.video.decode(video)[:, 1:])
+    audio = codecs.audio.decode(torch.cat([x.get("audio") for x in chunks], dim=1))
+    made = torch.cat(samples, dim=1)
+    assert 0 < audio.shape[1] - made.shape[1] <= chosen.clock.audio_hop, "what the overlap of windows holds back"
+    torch.testing.assert_close(made, audio[:, : made.shape[1]])
+
+
+def test_a_preset_has_the_codecs_of_its_latents_or_none(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    assert codecs_of("paper", "", "", cpu) == (None, "none")
+    codecs, name = codecs_of("small", "", "", cpu)
+    assert codecs is not None
+    assert (codecs.video.channels, codecs.audio.hop, name) == (32, 512, "embedded")
+    with pytest.raises(ValueError, match="--video-codec='a', --audio-codec='': give both or neither"):
+        codecs_of("paper", "a", "", cpu)
+    vae = wan_folder(tmp_path / "video", NARROW22)
+    sound = oobleck_folder(tmp_path / "audio", NARROW_OOBLECK | {"encoder_hidden_size": 128, "decoder_input_channels": 64})
+    codecs, name = codecs_of("paper", str(vae), str(sound), cpu)
+    assert codecs is not None
+    assert (codecs.video.channels, codecs.audio.channels, name) == (48, 64, f"{vae}, {sound}")
+    with pytest.raises(
+        ValueError, match=r"--video-codec='.*audio': the preset's latents are 48 channels of 16 x 16 pixels, its own are not"
+    ):
+        codecs_of("paper", str(sound), str(vae), cpu)
+
+
 def test_rows_have_their_figures() -> None:
+    shown = stream(Case(preset("tiny"), 16, 16, torch.device("cpu"), codecs=embedded(preset("tiny"))), Amount(2, 2), CEILINGS, False)
+    assert shown["few4, decoded"]["fps"] > 0
     made = stream(CASE, Amount(rounds=2, latency=3), CEILINGS, recompute=True)
     assert made["cached_vs_recompute"] > 0
     assert made["few4"]["runs"] == 2
     assert made["latency"]["p50_ms"] <= made["latency"]["p99_ms"]
     assert set(long(CASE, 200)) == {"seconds_of_clip", "latency_growth", "rss_growth_mb"}
-    trained = training(CASE, Amount(rounds=2, clips=2, chunks=3), CEILINGS)
+    trained = training(replace(CASE, clips=2), Amount(rounds=2, chunks=3), CEILINGS)
     assert 0 < trained["mfu"] == trained["of_ceiling"] < 1
     assert trained["mfu_of"] == "0.1 TFLOP/s, measured here"
     assert trained["tokens_per_s"] > 0
