@@ -208,6 +208,10 @@ class Encode:
     def _clip(self, source: str, content: str, cut: Cut, caption: str, words: tuple[tuple[str, float, float], ...]) -> Row:
         frames, samples = torch.from_numpy(cut.frames.copy())[None], torch.from_numpy(cut.audio.copy())[None]
         video, audio = self._video.encode(frames).half(), self._audio.encode(samples).half()
+        for name, latents in (("video", video), ("audio", audio)):
+            if not bool(latents.isfinite().all()):
+                reason = f"clip at {cut.start_s:.2f} s: its {name} latents are not finite in 16 bits; fit the codec to clips like this one"
+                return _clip_row(source, reason=reason)
         clip_id = hashlib.sha256(f"{content}:{cut.start_s:.6f}:{self._config.clip_chunks}".encode()).hexdigest()[:16]
         return _clip_row(
             source,

@@ -69,6 +69,20 @@ def encode(folder: Path) -> Encode:
     return pickle.loads(pickle.dumps(Encode(CONFIG, *(codec.to_json() for codec in codecs))))  # as Ray ships it
 
 
+@pytest.mark.parametrize("broken", ["video", "audio"])
+def test_latents_that_16_bits_do_not_hold_are_refused_by_name(folder: Path, broken: str) -> None:
+    """Fitted to clips that hardly vary, a codec divides by next to nothing."""
+    video, audio = unpack_moments(survey(folder / "good.mp4", measure=True)["moments"])
+    data = {
+        "video": DctVideoCodec.fit(CONFIG.video_codec, video).to_json(),
+        "audio": MdctAudioCodec.fit(CONFIG.audio_codec, audio).to_json(),
+    }
+    data[broken]["scale"] = [1e-9 * x for x in data[broken]["scale"]]
+    rows = list(Encode(CONFIG, data["video"], data["audio"])({"source": str(folder / "good.mp4"), "content": "c"}))
+    assert [row["clip_id"] for row in rows] == ["", ""]
+    assert rows[1]["reason"] == f"clip at 1.00 s: its {broken} latents are not finite in 16 bits; fit the codec to clips like this one"
+
+
 def encoded(encode: Encode, path: Path) -> list[Row]:
     return list(encode({"source": str(path), "content": sha256_file(path)}))
 
