@@ -58,6 +58,14 @@ def _seeds(windows: dict[str, Any]) -> str:
     return str(next(iter(next(iter(windows.values())).values()))["seeds"])
 
 
+def guidance_table(recipes: dict[str, Any]) -> str:
+    """Excess joint distance of MULTI by guidance scale, on the clips that the scale is chosen on, for recipes whose MULTI is sampled."""
+    sampled = {recipe: modes["guidances"] for recipe, modes in recipes.items() if modes["guidances"]}
+    scales = list(next(iter(sampled.values()), {}))
+    rows = [[recipe, *(shown(found[g]) for g in scales), str(found[scales[0]]["seeds"])] for recipe, found in sampled.items()]
+    return table(["recipe", *(f"guidance {float(g):g}" for g in scales), "seeds"], rows)
+
+
 def late_table(recipes: dict[str, Any], mode: str = "few4") -> str:
     """The other figures of the last window for one way of sampling."""
     rows = []

@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,8 +208,8 @@ def run_all(scale: Scale, start: Arm, arms: list[Arm], seeds: list[int], place: 
                 submit(later, seed)
 
 
-def read_records(out: Path, scale: Scale) -> dict[str, dict[int, dict[str, Any]]]:
-    """Arm -> seed -> record, of all files below `out`, arms of other calls too.
+def read_records(out: Path, scale: Scale, order: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Arm -> seed -> record, of all files below `out`, arms of other calls too: the arms of `order` first, as it names them.
 
     Raises:
         ValueError: a file was measured on another scale.
@@ -221,7 +221,7 @@ def read_records(out: Path, scale: Scale) -> dict[str, dict[int, dict[str, Any]]
         if record["made_with"]["scale"] != settings:
             raise ValueError(f"--out={str(out)!r}: {path} was measured on another scale; choose another folder, or remove the file")
         records.setdefault(record["name"], {})[record["seed"]] = record
-    return records
+    return {name: records[name] for name in dict.fromkeys([*order, *records]) if name in records}
 
 
 def interval(values: list[float]) -> dict[str, float | None]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from ..model.objective import ObjectiveConfig, variants
-from ._page import late_table, paired_table, put, shown, targets_table, windows_table
+from ._page import guidance_table, late_table, paired_table, put, shown, targets_table, windows_table
 from ._runs import Arm, Place, interval, read_records, run_all
 from ._settings import with_settings
 from ._small_training import quick_small, small
@@ -55,6 +55,8 @@ def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
                     window: {name: interval([r[mode]["windows"][window][name] for r in with_mode]) for name in figures}
                     for window, figures in with_mode[0][mode]["windows"].items()
                 }
+        picked = [r["guidances"] for r in seeds.values() if "guidances" in r]
+        table[recipe]["guidances"] = {g: interval([found[g] for found in picked]) for g in (picked[0] if picked else ())}
         table[recipe]["guidance"] = sorted({r["guidance"] for r in seeds.values() if "guidance" in r})
         table[recipe]["history_use"] = {m: interval([r["history_use"][m] for r in seeds.values()]) for m in ("video", "audio")}
     return {"recipes": table, "paired": paired(records), "targets": targets(records)}
@@ -95,6 +97,7 @@ def write_page(summary: dict[str, Any], page: Path) -> None:
     put(page, "windows", windows_table(summary["recipes"]))
     for view in ("video", "audio"):
         put(page, f"windows-{view}", windows_table(summary["recipes"], view))
+    put(page, "guidance", guidance_table(summary["recipes"]))
     put(page, "paired", paired_table(summary["paired"]))
     put(page, "late", late_table(summary["recipes"]))
     put(page, "targets", targets_table(summary["targets"]))
@@ -183,7 +186,7 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     start, others = arms(scale, recipes, with_multi)
     run_all(scale, start, others, seeds, Place(out, Path(options.starts), options.device), jobs)
-    records = read_records(out, scale)
+    records = read_records(out, scale, [START, *RECIPES])
     summary = summarise(records)
     print_table(summary)
     if options.plot:

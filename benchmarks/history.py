@@ -116,6 +116,7 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"--seeds={options.seeds}, --jobs={options.jobs}: must be at least 1")
     scale = replace(QUICK, joint_steps=20, steps=1) if options.quick else TOY
     start, settings = arms(scale)
+    order = [start.name, *(arm.name for arm in settings)]
     if options.quick:
         settings = [settings[0], settings[-1]]  # the two ends of the grid: every kind of arm is walked through
     wanted = [name for name in options.only.split(",") if name]
@@ -125,7 +126,7 @@ def main(arguments: list[str]) -> int:
     out = Path(options.out) / ("quick" if options.quick else "toy")
     place, chosen = Place(out, Path(options.starts), options.device), [a for a in settings if not wanted or a.name in wanted]
     run_all(scale, start, chosen, list(range(options.seeds)), place, options.jobs)
-    figures = summarise(read_records(out, scale))
+    figures = summarise(read_records(out, scale, order))
     print_table(figures)
     if options.page:
         write_page(figures, Path(options.page))

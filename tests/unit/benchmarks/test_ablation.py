@@ -114,19 +114,21 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.json")} == files
     with pytest.raises(ValueError, match="measured with other settings"):
         _runs.run_all(replace(MICRO, steps=2), start, others, [0], place, jobs=1)
-    summary = ablation.summarise(_runs.read_records(out, MICRO))
-    assert set(summary["recipes"]) == {"joint", "sc-tf", "dmd-sf"}
+    records = _runs.read_records(out, MICRO, ["joint", "sc-tf", "mutual"])
+    assert list(records) == ["joint", "sc-tf", "dmd-sf"], "in the order that was asked for, then the others"
+    summary = ablation.summarise(records)
     assert "multi" in summary["recipes"]["sc-tf"]
     assert "multi" not in summary["recipes"]["dmd-sf"], "DMD alone does not hold the MULTI mode in place"
     json.dumps(summary, allow_nan=False)
     page = tmp_path / "page.md"
     page.write_text(
         "".join(
-            f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("windows", "windows-video", "windows-audio", "paired", "late", "targets")
+            f"<!-- {name} -->\n<!-- /{name} -->\n"
+            for name in ("windows", "windows-video", "windows-audio", "guidance", "paired", "late", "targets")
         )
     )
     ablation.write_page(summary, page)
-    ablation.plot(_runs.read_records(out, MICRO), tmp_path / "plot.png")
+    ablation.plot(records, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as drawn:
         assert len(set(drawn.convert("RGB").resize((200, 100)).get_flattened_data())) > 100, "lines and dots of three colours"
     assert page.read_text().count("| dmd-sf |") == 3 * 2 + 1, "two ways of sampling in three tables, the first of them in the other"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mutual_forcing.benchmarks._page import LATE, late_table, paired_table, put, shown, targets_table, windows_table
+from mutual_forcing.benchmarks._page import LATE, guidance_table, late_table, paired_table, put, shown, targets_table, windows_table
 
 
 def figure(mean: float, half: float | None = 0.05) -> dict[str, Any]:
@@ -18,9 +18,10 @@ def recipes() -> dict[str, Any]:
     early, late = (
         {"frechet_joint": figure(x), "floor_joint": figure(0.5, None), **{name: figure(x + 1) for name in LATE}} for x in (0.125, 0.25)
     )
-    use = {"guidance": [1.0], "history_use": {"video": figure(2.0), "audio": figure(1.5)}}
+    use = {"guidance": [1.0], "guidances": {}, "history_use": {"video": figure(2.0), "audio": figure(1.5)}}
+    guidances = {"1.0": figure(0.125), "1.5": figure(2.0)}
     return {
-        "mutual": {"few4": {"0-5": early, "15-25": late}, "multi": {"0-5": late, "15-25": early}, **use},
+        "mutual": {"few4": {"0-5": early, "15-25": late}, "multi": {"0-5": late, "15-25": early}, **use, "guidances": guidances},
         "sc-tf": {"few4": {"0-5": late, "15-25": late}, **use},
     }
 
@@ -43,6 +44,14 @@ def test_every_recipe_and_way_of_sampling_has_its_row() -> None:
     assert len(rows) == 3, "sc-tf was not sampled in that way"
     assert rows[2].startswith("| mutual | 1.125 ± 0.050 |")
     assert rows[2].endswith("| 2.000 ± 0.050 | 1.500 ± 0.050 |")
+
+
+def test_guidance_has_a_row_for_every_recipe_whose_multi_is_sampled() -> None:
+    assert guidance_table(recipes()).splitlines() == [
+        "| recipe | guidance 1 | guidance 1.5 | seeds |",
+        "| --- | ---: | ---: | ---: |",
+        "| mutual | 0.125 ± 0.050 | 2.000 ± 0.050 | 5 |",
+    ]
 
 
 def test_targets_and_pairs_have_a_row_each() -> None:

@@ -183,7 +183,7 @@ def test_a_quick_start_and_a_recipe(tmp_path: Path) -> None:
     start, others = ablation.arms(scale, ["mutual"], [])
     for arm in (start, *others):
         _runs.run_arm(scale, arm, 0, place)
-    summary = ablation.summarise(_runs.read_records(place.out, scale))
+    summary = ablation.summarise(_runs.read_records(place.out, scale, []))
     assert list(summary["recipes"]["mutual"]["few4"]) == ["0-1", "1-2"]
     assert summary["targets"]
     json.dumps(summary, allow_nan=False)
