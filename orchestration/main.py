@@ -194,7 +194,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 )
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of a benchmark: model, ablation; its own options follow (NAME -h lists them).")],
+    name: Annotated[str, typer.Argument(help="model, step, ablation or history; its own options follow (NAME -h lists them).")],
     quick: Annotated[bool, typer.Option("--quick", help="A shorter measurement.")] = False,
     as_json: Json = False,
     debug: Debug = False,

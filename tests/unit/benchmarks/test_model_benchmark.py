@@ -214,4 +214,7 @@ def test_the_command_line_names_the_benchmarks_when_one_is_unknown() -> None:
     result = CliRunner().invoke(app, ["bench", "no-such"])
     assert result.exit_code == 1
     assert "choose from" in result.stderr
-    assert "model" in result.stderr
+    told = CliRunner().invoke(app, ["bench", "--help"]).stdout
+    for name in ("model", "step", "ablation", "history"):
+        assert name in result.stderr
+        assert name in told
