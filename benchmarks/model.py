@@ -53,10 +53,10 @@ def rows_of(name: str, device: torch.device, amount: Amount, codecs: Codecs | No
     """What is measured of a preset. On a GPU in bf16: the three resolutions of the paper, eager and compiled, dense and flex."""
     chosen = preset(name)
     if device.type == "cpu":
-        small = Case(chosen, 64, 64, device, seconds=20, codecs=codecs)
+        small, fewer = Case(chosen, 64, 64, device, seconds=20, codecs=codecs), replace(amount, rounds=min(amount.rounds, 5), latency=10)
         rows = [
             Row("stream-64x64", lambda c: stream(small, amount, c, recompute=True)),
-            Row(f"stream-64x64-{MANY}-clips", lambda c: stream(replace(small, clips=MANY), amount, c, recompute=True)),
+            Row(f"stream-64x64-{MANY}-clips", lambda c: stream(replace(small, clips=MANY), fewer, c, recompute=True)),
             Row("training", lambda c: training(replace(small, clips=2), amount, c)),
         ]
         return rows + ([Row("long", lambda c: long(replace(small, seconds=600), amount.long))] if amount.long else [])
