@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
+
+import torch
 
 from .attention import AttentionKind
 
@@ -28,3 +31,14 @@ class ExecutionConfig:
 
 
 PLAIN = ExecutionConfig()
+
+
+VARIANTS = 64  # two widths, with and without gradient, one clip or many, no word or many, the first frame alone: some twenty come together
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Through torch.compile, with room for all the forms that a network calls it in: beyond its limit PyTorch goes on uncompiled."""
+    from torch import _dynamo as dynamo
+
+    dynamo.config.recompile_limit = max(dynamo.config.recompile_limit, VARIANTS)
+    return torch.compile(function)

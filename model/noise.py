@@ -30,7 +30,7 @@ class PositionalNoise:
 
     def _draw(self, tag: tuple[int | str, ...], one: Callable[[torch.Generator], Tensor]) -> Tensor:
         rows = [one(torch.Generator().manual_seed(position_seed(*key, *tag))) for key in self._keys]
-        return torch.stack(rows).to(self._device)
+        return torch.stack(rows).to(self._device, non_blocking=True)  # the device need not have done its work first
 
     def normal(self, shape: Sequence[int], *tag: int | str) -> Tensor:
         """Standard normal [B, *shape]."""

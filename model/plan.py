@@ -83,7 +83,7 @@ class Planner:
         def make() -> Plan:
             pasts = {name: self._past(before.get(name), layout) for name, _ in noisy.items()}
             spots = {n: self._spot(pasts[n].cat(self._places(x, layout, clean=False)), layout.first, like) for n, x in noisy.items()}
-            return self._plan(spots, *self._with_sink_copies(joint(spots), layout), like)
+            return self._plan(spots, *self._with_sink_copies(joint(spots), layout, like), like)
 
         return self._once("both", layout, (before, noisy), like, make)
 
@@ -92,7 +92,7 @@ class Planner:
 
         def make() -> Plan:
             spots = {name: self._spot(self._past(x, layout), layout.first, like) for name, x in before.items()}
-            return self._plan(spots, *self._with_sink_copies(joint(spots), layout), like)
+            return self._plan(spots, *self._with_sink_copies(joint(spots), layout, like), like)
 
         return self._once("past", layout, (before,), like, make)
 
@@ -105,11 +105,11 @@ class Planner:
 
         return self._once("present", layout, (before, noisy), like, make)
 
-    def spots_of_chunk(self, x: AV, chunk: int, clean: bool, like: Tensor) -> dict[str, Spot]:
+    def spots_of_chunk(self, x: AV, chunk: int, like: Tensor) -> dict[str, Spot]:
         """One chunk of a stream; chunk -1 is the first frame."""
-        layout, spots = Layout(self._timeline, 1, first=max(chunk, 0)), {}
+        layout, spots, first = Layout(self._timeline, 1, first=max(chunk, 0)), {}, chunk == FIRST_FRAME_CHUNK
         for name, x_m in x.items():
-            tokens = places(x_m, layout, self._patch, clean, with_first_frame=chunk == FIRST_FRAME_CHUNK)
+            tokens = places(x_m, layout, self._patch, clean=first, with_first_frame=first)
             tokens = tokens.select(tokens.chunk_N == chunk)
             spots[name] = Spot(tokens, slice(None), self.text_rotation(tokens.time_N, like))
         return spots
@@ -138,13 +138,14 @@ class Planner:
         attention = masked(self._kind, queries, keys, self._window, like.device)
         return Plan(spots, keys, which, self.rotation(queries, like), self.rotation(keys, like), attention)
 
-    def _with_sink_copies(self, tokens: Tokens, layout: Layout) -> tuple[Tokens, Tensor | None]:
+    def _with_sink_copies(self, tokens: Tokens, layout: Layout, like: Tensor) -> tuple[Tokens, Tensor | None]:
         """The tokens, then the sink once for every place that it takes while the window rolls; and which token each of them is."""
         sink = torch.nonzero(tokens.chunk_N == FIRST_FRAME_CHUNK)[:, 0]
         copies = [tokens.select(sink).replaced_sink(s, float(self._timeline.chunk)) for s in range(1, _last(layout) - self._window + 1)]
         if not len(sink) or not copies:
             return tokens, None
-        return tokens.cat(*copies), torch.cat([torch.arange(len(tokens)), *(sink for _ in copies)])
+        which = torch.cat([torch.arange(len(tokens)), *(sink for _ in copies)])
+        return tokens.cat(*copies), which.to(like.device)  # it is read in every layer
 
     def _spot(self, tokens: Tokens, first_chunk: int, like: Tensor) -> Spot:
         row_N = torch.where(tokens.clean_N, 0, tokens.chunk_N - first_chunk + 1)

@@ -62,7 +62,8 @@ def rotation(time_N: Tensor, row_N: Tensor, column_N: Tensor, head_dim: int, con
     turns = turns.remainder(2 * pi)  # reduced in fp64: an hour into a stream, fp32 would err by up to 0.007
     turns = (turns if turns.dim() == 3 else turns[None])[:, :, None]
     dtype = torch.promote_types(like.dtype, torch.float32)
-    return Rotation(turns.cos().to(like.device, dtype), turns.sin().to(like.device, dtype))
+    cos, sin = (x.to(dtype).to(like.device, non_blocking=True) for x in (turns.cos(), turns.sin()))
+    return Rotation(cos, sin)
 
 
 def rotate(x_BNMD: Tensor, by: Rotation) -> Tensor:

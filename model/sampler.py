@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from math import inf
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,16 +20,27 @@ from .timeline import FIRST_FRAME_CHUNK, Layout
 from .transformer import AVTransformer, Stream
 from .types import AV, MODALITIES, Controls, Rollout
 
+SamplingMode = Literal["few", "multi"]
+
 
 @dataclass(frozen=True)
 class SamplerConfig:
     """How clips are generated. mode `few`: `moves` moves a chunk, no guidance; `multi`: `moves` Euler steps with `guidance`."""
 
-    mode: Literal["few", "multi"] = "few"
+    mode: SamplingMode = "few"
     moves: int = 4
     few_sampler: FewSampler = "ode"
     guidance: float = 5.0
     path: PathConfig = PathConfig()
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("mode", SamplingMode), ("few_sampler", FewSampler)):
+            if getattr(self, name) not in get_args(allowed):
+                raise ValueError(f"sampler.{name}={getattr(self, name)!r}: choose {' or '.join(get_args(allowed))}")
+        if self.moves < 1:
+            raise ValueError(f"sampler.moves={self.moves}: at least 1 a chunk")
+        if not 0 <= self.guidance < inf:
+            raise ValueError(f"sampler.guidance={self.guidance}: must be 0 or more (1: the conditional prediction alone)")
 
     @property
     def evaluations(self) -> int:
@@ -103,10 +115,22 @@ def generate(
     chunk `chunks`. Memory does not grow once the network's window is full.
 
     Raises:
-        ValueError: the first frame is not finite, or latents are of another codec than the network's.
+        ValueError: the first frame or the past is not finite, counts of clips differ, or latents are of another codec than the network's.
     """
-    if first_frame_BFCHW is not None and not bool(first_frame_BFCHW.isfinite().all().cpu()):
-        raise ValueError("first frame: its latents are not all finite; encode the picture again")
+    given = [
+        ("first frame", first_frame_BFCHW),
+        *((f"past chunk {k}, {name}", x) for k, clean in enumerate(past) for name, x in clean.items()),
+    ]
+    for what, latents in given:
+        if latents is not None and not bool(latents.isfinite().all().cpu()):
+            raise ValueError(f"{what}: its latents are not all finite; encode it again")
+    texts = len(controls.words_time_BW2)
+    for what, clips in (
+        ("first frame", None if first_frame_BFCHW is None else len(first_frame_BFCHW)),
+        ("audio", audio_like_BTC and audio_like_BTC[0]),
+    ):
+        if clips not in (None, texts):
+            raise ValueError(f"{what}: of {clips} clips, the controls are of {texts}; give each clip its own")
     modalities = tuple(m for m, given in zip(MODALITIES, (first_frame_BFCHW, audio_like_BTC), strict=True) if given is not None)
     multi = config.mode == "multi" and config.guidance != 1.0
     stream = net.start(controls.cat(controls.unconditional()) if multi else controls, modalities)

@@ -24,7 +24,7 @@ from .attention import attention
 from .blocks import Block, BranchConfig
 from .branch import Branch, Placement, Text, stay
 from .cache import KVCache, Window
-from .execution import PLAIN, ExecutionConfig
+from .execution import PLAIN, ExecutionConfig, compiled
 from .mask import Tokens, word_mask
 from .patches import grid, patched, unpatched
 from .path import per_latent, preconditioned
@@ -98,9 +98,10 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class _Moving:
-    """What every evaluation of the chunk in progress shares."""
+    """What every pass over the chunk in progress shares."""
 
     chunk: int
+    shapes: tuple[torch.Size, ...]
     tokens: Tokens
     seats: dict[str, _Seat]
     text: dict[str, Text]
@@ -125,9 +126,9 @@ class AVTransformer(nn.Module):
         super().__init__()
         self.config, self.timeline, self.execution = config, timeline, execution
         self.branches = nn.ModuleDict({name: config.build(name, place) for name in MODALITIES})
-        # One compiled function for all blocks: a compiled method of each would be compiled as often as there are blocks.
+        # One function for all blocks: a compiled method of each would be compiled as often as there are blocks.
         halves: list[Callable[..., Any]] = [Block.before, Block.after]
-        self._before, self._after = (torch.compile(half) if execution.compile else half for half in halves)
+        self._before, self._after = (compiled(half) if execution.compile else half for half in halves)
         self._planner = Planner(timeline, config.patch, config.window, config.head_dim, config.rope, execution.attention)
 
     def branch_parameters(self, modalities: tuple[str, ...]) -> list[nn.Parameter]:
@@ -206,10 +207,13 @@ class AVTransformer(nn.Module):
 
     @torch.no_grad()
     def commit(self, clean: AV, chunk: int, stream: Stream) -> None:
-        """Append the clean latents of a chunk (chunk -1: the first frame alone) to the stream's history."""
-        stream.moving = None  # first: it holds as much as the cache
+        """Append the clean latents of a chunk (chunk -1: the first frame alone) to the stream's history.
+
+        Raises:
+            ValueError: the chunk does not follow the last one, a modality is missing, or the latents are of another rate or codec.
+        """
         zero = clean.map(lambda x: torch.zeros(x.shape[0], 1, device=x.device))
-        now, turned = self._moving(clean, chunk, stream, clean=True), list[Tensor]()
+        now, turned = self._at(clean, chunk, stream, once=True), list[Tensor]()  # what its evaluations shared serves once more
 
         def remember(layer: int, k: Tensor, v: Tensor) -> None:
             turned.append(rotate(k, now.turn))
@@ -221,13 +225,12 @@ class AVTransformer(nn.Module):
         patches = {name: self._embedded(x, name) for name, x in clean.items()}
         self._layers(patches, _pairs(zero, zero), now.seats, now.text, attend, remember)
         stream.cache.commit(chunk, now.tokens)
+        stream.moving = None
 
     @torch.no_grad()
     def velocity(self, noisy: AV, t: AV, r: AV, chunk: int, stream: Stream) -> AV:
-        """Velocity of the chunk in progress, given the committed history; t, r: [B, 1] a modality."""
-        if stream.moving is None or stream.moving.chunk != chunk:
-            stream.moving = self._moving(noisy, chunk, stream, clean=False)
-        now = stream.moving
+        """Velocity of the chunk in progress, given the committed history; t, r: [B, 1] a modality. Raises as `commit` does."""
+        now = stream.moving = self._at(noisy, chunk, stream, once=False)
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             return attention(rotate(q, now.turn), *now.window.read(layer, rotate(k, now.turn), v))
@@ -236,14 +239,28 @@ class AVTransformer(nn.Module):
         out = self._layers(patches, _pairs(t, r), now.seats, now.text, attend)
         return self._velocities(noisy, t, r, Layout(self.timeline, 1, first=chunk), out)
 
-    def _moving(self, x: AV, chunk: int, stream: Stream, clean: bool) -> _Moving:
-        spots = self._planner.spots_of_chunk(x, chunk, clean, self._like)
+    def _at(self, x: AV, chunk: int, stream: Stream, once: bool) -> _Moving:
+        """What all passes over a chunk share: that of the chunk in progress, if it is this one. once: no pass will follow.
+
+        Raises:
+            ValueError: the chunk does not follow the last one, a modality is missing, or there are more or fewer latents than it has.
+        """
+        shapes = tuple(y.shape for _, y in x.items())
+        if stream.moving is not None and (stream.moving.chunk, stream.moving.shapes) == (chunk, shapes):
+            return stream.moving
+        stream.moving = None  # first: it holds as much as the cache
+        if stream.cache.chunks and chunk != (following := stream.cache.chunks[-1] + 1):
+            raise ValueError(f"chunk {chunk}: the stream's last is {following - 1}; give chunk {following}, or start another stream")
+        given, wanted = [name for name, _ in x.items()], ["video"] if chunk == FIRST_FRAME_CHUNK else list(stream.text)
+        if given != wanted:
+            raise ValueError(f"chunk {chunk}: has latents of {', '.join(given)}, this stream of {', '.join(wanted)}; give these")
+        spots = self._planner.spots_of_chunk(x, chunk, self._like)
         for name, x_m in x.items():
             rows, columns = grid(x_m, self.config.patch)
             _expect(name, x_m, len(spots[name].tokens) // (rows * columns), f"chunk {chunk}")
         tokens, sink, text = joint(spots), stream.cache.sink(chunk), self._spoken_near(chunk, stream)
-        window = Window(stream.cache, None if sink is None else self._planner.rotation(sink, self._like), once=clean)
-        return _Moving(chunk, tokens, self._seats(spots, text), text, self._planner.rotation(tokens, self._like), window)
+        window = Window(stream.cache, None if sink is None else self._planner.rotation(sink, self._like), once)
+        return _Moving(chunk, shapes, tokens, self._seats(spots, text), text, self._planner.rotation(tokens, self._like), window)
 
     def _spoken_near(self, chunk: int, stream: Stream) -> dict[str, Text]:
         """The text with the words that a chunk can see in any clip: the cost of a chunk must not grow with the transcript."""
@@ -251,7 +268,7 @@ class AVTransformer(nn.Module):
         seen_W = visible_BNW.any(dim=0)[0]
         if 2 * int(seen_W.sum()) > len(seen_W):
             return stream.text
-        index = torch.nonzero(seen_W)[:, 0].to(self._like.device)
+        index = torch.nonzero(seen_W)[:, 0].to(self._like.device, non_blocking=True)
         return {name: text.of_words(index) for name, text in stream.text.items()}
 
     # --- shared by all ----------------------------------------------------------------------------------------------------
@@ -331,7 +348,7 @@ class AVTransformer(nn.Module):
 
     def _visible(self, spot: Spot, text: Text) -> Tensor:
         """[B, N, W], 0 or -inf: the timeless tokens that exist, and the words within the window; as every layer's kernel adds it."""
-        chunk_N, words = spot.tokens.chunk_N.to(self._like.device), text.words_time_BW2.shape[1]
+        chunk_N, words = spot.tokens.chunk_N.to(self._like.device, non_blocking=True), text.words_time_BW2.shape[1]
         timed = word_mask(chunk_N, text.words_time_BW2, *self._hearing)
         timeless = torch.ones(*timed.shape[:2], text.exists_BW.shape[1] - words, dtype=torch.bool, device=timed.device)
         visible = torch.cat([timeless, timed], dim=-1) & text.exists_BW[:, None]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from mutual_forcing.model.blocks import BranchConfig
 from mutual_forcing.model.execution import ExecutionConfig
 from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.sampler import chunk_latents
@@ -17,6 +20,18 @@ from mutual_forcing.model.types import AV, AVBatch, Controls
 CLOCK = Timeline(fps=24, video_stride=4, sample_rate=16000, audio_hop=1024, chunk_frames=12)  # 7 or 8 audio latents a chunk
 CHANNELS = {"video": 3, "audio": 5}
 TEXT = TextConfig(max_caption_words=3, max_words=6, max_bytes=6)
+FEATURES = 6
+FOREIGN = BranchConfig("all", 1e-6, 20, 40, "table", "velocity", FEATURES)
+
+
+class LateTimeline(Timeline):
+    """The same clock with all timestamps seven seconds later; chunks keep their numbers."""
+
+    def video_times(self, latents: slice) -> list[float]:
+        return [t + 7.0 for t in super().video_times(latents)]
+
+    def audio_times(self, latents: slice) -> list[float]:
+        return [t + 7.0 for t in super().audio_times(latents)]
 
 
 def assert_near(actual: Tensor | AV, expected: Tensor | AV, atol: float = 0.0, rtol: float = 0.0) -> None:
@@ -63,6 +78,17 @@ def network(
         for p in net.parameters():
             p += 0.3 * torch.randn(p.shape)
     return net.to(dtype).eval()
+
+
+def foreign(window: int = 8, audio: BranchConfig | None = None, lookahead: float = 0.3) -> TransformerConfig:
+    """The video branch does everything as a pretrained network does it; the audio branch nothing, or what is given."""
+    return replace(small_config(window, lookahead), video=FOREIGN, audio=audio or BranchConfig())
+
+
+def with_features(text: Controls, seed: int = 5) -> Controls:
+    """The same text, with caption features as `FOREIGN` takes them."""
+    g = torch.Generator().manual_seed(seed)
+    return replace(text, caption_features_BLE=torch.randn(text.caption_BWL.shape[0], 5, FEATURES, generator=g, dtype=torch.float64))
 
 
 def latents(chunks: int, batch: int = 2, seed: int = 1, dtype: torch.dtype = torch.float64, clock: Timeline = CLOCK) -> AV:

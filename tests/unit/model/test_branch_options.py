@@ -8,27 +8,29 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from model_material import CLOCK, assert_near, clip_batch, controls, latents, network, small_config, times
+from model_material import (
+    CLOCK,
+    FEATURES,
+    FOREIGN,
+    assert_near,
+    clip_batch,
+    controls,
+    foreign,
+    latents,
+    network,
+    small_config,
+    times,
+    with_features,
+)
 from torch import Tensor
 
 from mutual_forcing.model.blocks import BranchConfig, modulated
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
+from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.types import AV, Controls, future
 
-CHUNKS, FEATURES = 4, 6
-FOREIGN = BranchConfig("all", 1e-6, 20, 40, "table", "velocity", FEATURES)
-
-
-def foreign(window: int = 8, audio: BranchConfig | None = None) -> TransformerConfig:
-    """The video branch does everything as a pretrained network does it, the audio branch nothing."""
-    return replace(small_config(window), video=FOREIGN, audio=audio or BranchConfig())
-
-
-def with_features(text: Controls, seed: int = 5) -> Controls:
-    g = torch.Generator().manual_seed(seed)
-    return replace(text, caption_features_BLE=torch.randn(text.caption_BWL.shape[0], 5, FEATURES, generator=g, dtype=torch.float64))
+CHUNKS = 4
 
 
 def velocities(net: AVTransformer, text: Controls, noisy: AV | None = None) -> AV:

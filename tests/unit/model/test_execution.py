@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from model_material import (
+    CHANNELS,
     CLOCK,
+    FOREIGN,
     assert_near,
     assert_same,
+    clip_noise,
     controls,
     flexed,
+    foreign,
     latents,
     network,
     one_by_one,
     parallel,
     small_config,
     times,
+    with_features,
 )
 from torch.func import functional_call
 
-from mutual_forcing.model.execution import ExecutionConfig
+from mutual_forcing.model.blocks import modulated
+from mutual_forcing.model.execution import VARIANTS, ExecutionConfig
+from mutual_forcing.model.plan import before_last
+from mutual_forcing.model.sampler import SamplerConfig, generate
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.types import AV, MODALITIES, future
@@ -160,19 +171,74 @@ def test_impossible_execution_is_refused(bad: dict) -> None:
 
 
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-9), (torch.float32, 1e-5), (torch.bfloat16, 0.01)])
-def test_the_three_ways_agree_in_every_precision(dtype: torch.dtype, limit: float) -> None:
+@pytest.mark.parametrize("pretrained", [False, True], ids=["own", "as pretrained"])
+def test_the_three_ways_agree_in_every_precision(dtype: torch.dtype, limit: float, pretrained: bool) -> None:
     """The parity table: root mean square error of cached, read and flex over that of the dense forward; states are fp32 or wider."""
-    layout, net = Layout(CLOCK, 5), network(small_config(window=2), dtype=dtype)
+    layout, net = Layout(CLOCK, 5), network(foreign(2, FOREIGN) if pretrained else small_config(window=2), dtype=dtype)
+    text = with_features(controls()) if pretrained else controls()
     wide = torch.promote_types(dtype, torch.float32)
     noisy, context = (x.map(lambda y: y.to(wide)) for x in (future(latents(5, seed=2)), latents(5)))
     t, r = times(5, noisy)
-    want = parallel(net, noisy, context, controls(), layout)
+    want = parallel(net, noisy, context, text, layout)
     ways = {
-        "cached": one_by_one(net, noisy, context, controls(), layout)[0],
-        "read": net.read(context, controls(), layout)(noisy, t, r),
-        "flex": parallel(flexed(net), noisy, context, controls(), layout),
+        "cached": one_by_one(net, noisy, context, text, layout)[0],
+        "read": net.read(context, text, layout)(noisy, t, r),
+        "flex": parallel(flexed(net), noisy, context, text, layout),
     }
     for way, made in ways.items():
         for name, x in made.items():
+            assert x.dtype == wide
             error = float(((x - want.get(name)).square().mean() / want.get(name).square().mean()).sqrt())
             assert error < limit, f"{way}, {name}: {error:.2g}"
+
+
+def test_what_needs_fp32_has_it_under_bf16_weights() -> None:
+    """Angles of the rotations, features of a time, statistics of norms: each is that of fp32, where bf16 would be far off."""
+    net = network(dtype=torch.bfloat16)
+    layout = Layout(CLOCK, 2)
+    plan = net._planner.both(before_last(latents(2), layout), future(latents(2)), layout, next(net.parameters()))
+    assert plan.turn.cos.dtype == torch.float32
+    branch = net._branch("video")
+    t = torch.tensor([[0.5001, 0.5002]])
+    features = branch.time(t, t)
+    wide = copy.deepcopy(branch.time).float()
+    assert features.dtype == torch.float32
+    assert_near(features, wide(t, t), atol=1e-6)
+    assert (features[:, 0] - features[:, 1]).abs().max() > 1e-3, "bf16 knows no time between 0.5 and 0.504"
+    x = (300.0 + torch.randn(1, 64, 16, generator=torch.Generator().manual_seed(0))).bfloat16()
+    normed = modulated(x, torch.zeros(()), torch.zeros(()))
+    assert_near(normed, torch.nn.functional.layer_norm(x.float(), (16,)).bfloat16())
+
+
+class Compilations:
+    """A back-end of torch.compile that counts what it is given and runs it as it is."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Callable:
+        self.count += 1
+        return graph.forward
+
+
+def test_every_form_that_a_stream_takes_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Branches of two widths, one clip and two, in both modes, from the first frame until the transcript is over: beyond its limit
+    PyTorch would go on uncompiled, with a warning that nobody reads.
+    """
+    torch.compiler.reset()
+    counted = Compilations()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
+    net = AVTransformer(small_config(window=2), CLOCK, ExecutionConfig(compile=True)).eval()
+    try:
+        monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+        for clips in (1, 2):
+            first = latents(1, clips, dtype=torch.float32).get("video")[:, :1]
+            for config in (SamplerConfig("few", 2), SamplerConfig("multi", 2, guidance=3.0)):
+                made = list(generate(net, controls(clips), first, (clips, CHANNELS["audio"]), 8, config, clip_noise(clips)))
+                assert len(made) == 8
+        compiled = counted.count
+        assert 4 <= compiled <= VARIANTS
+        list(generate(net, controls(2), first, (2, CHANNELS["audio"]), 8, config, clip_noise(2)))
+        assert counted.count == compiled, "what was compiled once is used again"
+    finally:
+        torch.compiler.reset()

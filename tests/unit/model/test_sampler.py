@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from itertools import islice
 
@@ -339,8 +340,33 @@ def test_a_clip_that_goes_on_is_the_clip_that_was_not_interrupted(config: Sample
         assert_near(a, b, atol=1e-9)
 
 
-def test_a_first_frame_that_is_not_finite_is_refused() -> None:
-    first = latents(1).get("video")[:, :1].clone()
-    first[0, 0, 0, 0, 0] = torch.nan
-    with pytest.raises(ValueError, match="first frame: its latents are not all finite; encode the picture again"):
-        next(generate(network(), controls(), first, (2, CHANNELS["audio"]), 1, FEW, clip_noise()))
+def test_latents_that_are_not_finite_are_refused_by_name() -> None:
+    clip = latents(1)
+    past = chunk_latents(clip, Layout(CLOCK, 1), 0)
+    for broken, what in (("first", "first frame"), ("past", "past chunk 0, audio")):
+        first, before = clip.get("video")[:, :1].clone(), past.map(torch.clone)
+        (first if broken == "first" else before.get("audio")).view(-1)[0] = torch.nan
+        with pytest.raises(ValueError, match=f"{what}: its latents are not all finite; encode it again"):
+            next(generate(network(), controls(), first, (2, CHANNELS["audio"]), 2, FEW, clip_noise(), past=[before]))
+
+
+def test_every_clip_needs_its_own_controls() -> None:
+    first = latents(1).get("video")[:, :1]
+    with pytest.raises(ValueError, match="first frame: of 1 clips, the controls are of 2; give each clip its own"):
+        next(generate(network(), controls(), first[:1], (2, CHANNELS["audio"]), 1, FEW, clip_noise()))
+    with pytest.raises(ValueError, match="audio: of 3 clips, the controls are of 2; give each clip its own"):
+        next(generate(network(), controls(), first, (3, CHANNELS["audio"]), 1, FEW, clip_noise()))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"mode": "mulit"}, "sampler.mode='mulit': choose few or multi"),
+        ({"few_sampler": "euler"}, "sampler.few_sampler='euler': choose ode or renoise"),
+        ({"moves": 0}, "sampler.moves=0: at least 1 a chunk"),
+        ({"guidance": float("nan")}, "sampler.guidance=nan: must be 0 or more"),
+    ],
+)
+def test_impossible_samplers_are_refused(bad: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SamplerConfig(**bad)

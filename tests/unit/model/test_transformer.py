@@ -6,14 +6,30 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_material import CLOCK, TEXT, assert_near, assert_same, controls, latents, network, one_by_one, parallel, small_config, times
+from model_material import (
+    CLOCK,
+    FOREIGN,
+    TEXT,
+    LateTimeline,
+    assert_near,
+    assert_same,
+    controls,
+    foreign,
+    latents,
+    network,
+    one_by_one,
+    parallel,
+    small_config,
+    times,
+    with_features,
+)
 from torch.nn import functional as F
 
 from mutual_forcing.model.blocks import BranchConfig
 from mutual_forcing.model.rope import RopeConfig, rotate, rotation
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import Word, make_controls
-from mutual_forcing.model.timeline import Layout, Timeline
+from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.types import AV, MODALITIES, Controls, future
 
 # --- a past that is read once equals the parallel forward -----------------------------------------------------------------
@@ -143,21 +159,12 @@ def test_clips_of_a_batch_do_not_see_each_other() -> None:
 # --- only relative time counts --------------------------------------------------------------------------------------------
 
 
-class LateTimeline(Timeline):
-    """The same clock with all timestamps seven seconds later; chunks keep their numbers."""
-
-    def video_times(self, latents: slice) -> list[float]:
-        return [t + 7.0 for t in super().video_times(latents)]
-
-    def audio_times(self, latents: slice) -> list[float]:
-        return [t + 7.0 for t in super().audio_times(latents)]
-
-
 @pytest.mark.parametrize("window", [2, 8])
-def test_a_shift_of_all_timestamps_changes_nothing(window: int) -> None:
+@pytest.mark.parametrize("pretrained", [False, True], ids=["own", "as pretrained"])
+def test_a_shift_of_all_timestamps_changes_nothing(window: int, pretrained: bool) -> None:
     """A long look-ahead shows every word to every chunk, so that the timestamps enter through rotary angles alone."""
-    text, later = controls(offset=2.0), controls(offset=9.0)
-    config = small_config(window, lookahead=1000.0)
+    text, later = with_features(controls(offset=2.0)), with_features(controls(offset=9.0))
+    config = foreign(window, FOREIGN, lookahead=1000.0) if pretrained else small_config(window, lookahead=1000.0)
     early_clock, late_clock = CLOCK, LateTimeline(**{name: getattr(CLOCK, name) for name in CLOCK.__dataclass_fields__})
     noisy, context = future(latents(4, seed=2)), latents(4)
     early = parallel(network(config, early_clock), noisy, context, text, Layout(early_clock, 4))
@@ -255,6 +262,7 @@ def test_a_long_transcript_costs_a_chunk_only_the_words_near_it(features: int) -
     streamed, stream = one_by_one(net, noisy, context, text, layout)
     assert_same(streamed, parallel(net, noisy, context, text, layout))
     t, r = (x.map(lambda y: y[:, :1]) for x in times(6, noisy))
+    _, stream = one_by_one(net, future(latents(3, seed=2)), latents(3), text, Layout(CLOCK, 3))
     net.velocity(chunk_latents(context, layout, 3), t, r, 3, stream)
     assert stream.moving is not None
     for name, whole in stream.text.items():
@@ -309,6 +317,25 @@ def test_latents_of_another_rate_or_codec_are_refused_by_name() -> None:
     wide = AV(torch.cat([noisy.get("video")] * 2, dim=2), noisy.audio)
     with pytest.raises(ValueError, match=r"video latents: 6 channels, where model\.video_channels=3; they are of another codec"):
         net(wide, context, t, r, controls(), layout)
+
+
+def test_a_stream_takes_its_chunks_in_order_and_whole() -> None:
+    net, clip, layout = network(small_config(window=2)), latents(4), Layout(CLOCK, 4)
+    _, stream = one_by_one(net, future(latents(2, seed=2)), latents(2), controls(), Layout(CLOCK, 2))
+    at = AV(*(torch.full((2, 1), 0.5, dtype=torch.float64),) * 2)
+    third = chunk_latents(clip, layout, 3)
+    for wrong in (lambda: net.commit(third, 3, stream), lambda: net.velocity(third, at, at, 3, stream)):
+        with pytest.raises(ValueError, match=r"chunk 3: the stream's last is 1; give chunk 2, or start another stream"):
+            wrong()
+    now = chunk_latents(clip, layout, 2)
+    net.velocity(now, at, at, 2, stream)
+    with pytest.raises(ValueError, match=r"chunk 2: has latents of audio, this stream of video, audio; give these"):
+        net.velocity(now.only(("audio",)), at.only(("audio",)), at.only(("audio",)), 2, stream)
+    short = AV(now.video, now.get("audio")[:, :-1])
+    with pytest.raises(ValueError, match=r"audio latents: there are 7, timeline gives 8 for chunk 2; they are of another rate"):
+        net.velocity(short, at, at, 2, stream)
+    net.commit(now, 2, stream)
+    assert stream.cache.chunks == [1, 2], "what was refused left nothing behind"
 
 
 def test_a_chunk_can_be_begun_again() -> None:
