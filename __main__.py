@@ -34,7 +34,10 @@ def bench_bare(arguments: list[str]) -> int:
         raise SystemExit(
             f"mutual-forcing: no benchmark named {' '.join(arguments[1:2]) or '(none given)'}; choose from: {', '.join(names)}"
         )
-    return importlib.import_module(f"mutual_forcing.benchmarks.{arguments[1]}").main(arguments[2:])
+    try:
+        return importlib.import_module(f"mutual_forcing.benchmarks.{arguments[1]}").main(arguments[2:])
+    except ValueError as error:
+        raise SystemExit(f"mutual-forcing: {error}") from error
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -60,25 +60,32 @@ def pretrained(preset: Preset, video: str, audio: str, device: torch.device, dty
     if not isinstance(frames, WanVideoCodec) or (frames.channels, frames.spatial_stride) != (wanted.video_channels, preset.spatial_stride):
         latents = f"{wanted.video_channels} channels of {preset.spatial_stride} x {preset.spatial_stride} pixels"
         raise ValueError(f"--video-codec={video!r}: the preset's latents are {latents}, its own are not; choose another folder")
-    if not isinstance(sound, OobleckAudioCodec) or (sound.channels, sound.hop) != (wanted.audio_channels, clock.audio_hop):
-        latents = f"{wanted.audio_channels} channels of {clock.audio_hop} samples"
+    rates = (wanted.audio_channels, clock.audio_hop, clock.sample_rate)
+    if not isinstance(sound, OobleckAudioCodec) or (sound.channels, sound.hop, sound.sample_rate) != rates:
+        latents = f"{rates[0]} channels of {rates[1]} samples at {rates[2]} Hz"
         raise ValueError(f"--audio-codec={audio!r}: the preset's latents are {latents}, its own are not; choose another folder")
     return Codecs(frames, sound)
 
 
 def decoded(codecs: Codecs, first_frame: Tensor, chunks: Iterator[AV]) -> Iterator[tuple[Tensor, Tensor]]:
     """Frames and samples of every chunk. On a GPU they are decoded on a stream of their own, beside the chunk that comes next: what is
-    yielded is ready once the device is.
+    yielded is ready once the device is. All that the decoders carry from chunk to chunk is made on that stream.
     """
     video, audio = codecs.video.stream(), codecs.audio.stream()
-    cuda = first_frame.device.type == "cuda"
-    beside = torch.cuda.Stream(first_frame.device) if cuda else None
-    video.push(first_frame)
+    beside = torch.cuda.Stream(first_frame.device) if first_frame.device.type == "cuda" else None
+
+    def at_work(*latents: Tensor) -> AbstractContextManager[object]:
+        if beside is None:
+            return nullcontext()
+        beside.wait_stream(torch.cuda.current_stream(first_frame.device))
+        for x in latents:
+            x.record_stream(beside)  # its memory must not be given away while the decoders read it
+        return torch.cuda.stream(beside)
+
+    with at_work(first_frame):
+        video.push(first_frame)
     for chunk in chunks:
-        if beside is not None:
-            beside.wait_stream(torch.cuda.current_stream(first_frame.device))
-            for _, x in chunk.items():
-                x.record_stream(beside)  # its memory must not be given away while the decoder reads it
-        with nullcontext() if beside is None else torch.cuda.stream(beside):
-            made = video.push(chunk.get("video")), audio.push(chunk.get("audio"))
+        frames, sound = chunk.get("video"), chunk.get("audio")
+        with at_work(frames, sound):
+            made = video.push(frames), audio.push(sound)
         yield made

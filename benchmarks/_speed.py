@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from statistics import median
@@ -27,62 +29,99 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: rounds over the ways of streaming, chunks of FEW 4 alone for its latency, chunks of the long clip, chunks of
+    """How much is measured: rounds over the ways of streaming, chunks of FEW alone for their latency, chunks of the long clip, chunks of
     a training step.
     """
 
     rounds: int = 15
-    latency: int = 200
+    latency: int = 100
     long: int = 1200
     chunks: int = 10
 
 
 PEAKS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
 """Dense bf16 FLOP/s of the data sheets, by the beginning of a device's name: what utilisation is commonly a share of."""
+DECODED, RECOMPUTE = "few4, decoded", "recompute"
+BESIDE = 4  # chunks between two looks at the clock where decoding runs beside the next chunk: it would not, if each were waited for
+
+
+@dataclass(frozen=True)
+class Way:
+    """make: begins a stream with a full window, each call of which makes a chunk; chunks: calls between two looks at the clock."""
+
+    make: Callable[[], Callable[[], object]]
+    chunks: int = 1
+
+    def spent(self, step: Callable[[], object], device: torch.device) -> float:
+        """Seconds of a chunk."""
+        return seconds(lambda: [step() for _ in range(self.chunks)], device) / self.chunks
+
+
+def ways_of(stage: Stage, recompute: bool) -> dict[str, Way]:
+    """By name: the modes with a cache, FEW 4 decoded where there are codecs, FEW 4 without a cache."""
+    case, past = stage.case, stage.case.preset.network.window + 1
+    ways = {name: Way(lambda s=s: partial(next, stage.play(s, past))) for name, s in MODES.items()}
+    if case.codecs is not None:
+        ways[DECODED] = Way(lambda: partial(next, stage.decoded(FEW4, past)), BESIDE if case.device.type == "cuda" else 1)
+    if recompute:
+        ways[RECOMPUTE] = Way(lambda: stage.recomputing(FEW4))
+    return ways
+
+
+@dataclass
+class Times:
+    """Seconds of chunks in rounds, and of FEW chunks one after the other, shortest first; bytes held. By way."""
+
+    rounds: dict[str, list[float]]
+    alone: dict[str, list[float]]
+    held: dict[str, int]
+
+
+def times_of(ways: dict[str, Way], amount: Amount, device: torch.device) -> Times:
+    """On a CPU all ways in turn, so that a ratio is one of the same minutes; on a GPU each by itself: it has the memory for itself."""
+    times = Times({name: [] for name in ways}, {}, {})
+    for group in [ways] if device.type == "cpu" else [{name: way} for name, way in ways.items()]:
+        forget(device)
+        running = {name: way.make() for name, way in group.items()}
+        for turn in range(-1, amount.rounds):  # the first round warms up
+            for name in group if turn % 2 else reversed(group):
+                spent = ways[name].spent(running[name], device)
+                if turn >= 0:
+                    times.rounds[name].append(spent)
+        for name in ("few4", "few8", DECODED):
+            if name in group:
+                times.alone[name] = sorted(seconds(running[name], device) for _ in range(amount.latency))
+        times.held |= dict.fromkeys(group, memory(device))
+    return times
 
 
 def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> Figures:
-    """Every way of streaming in turn, one chunk each a round, all with a full window."""
+    """Every way of streaming, all with a full window."""
     stage, sums, window = Stage(case), case.arithmetic(), case.preset.network.window
     next(stage.play(FEW4))  # whatever is compiled or loaded once
-    first = seconds(lambda: next(stage.play(FEW4)), case.device)
-    players = {name: stage.play(s, past=window + 1) for name, s in MODES.items()}
-    ways: dict[str, Callable[[], object]] = {name: lambda p=p: next(p) for name, p in players.items()}
-    if recompute:
-        layout = Layout(case.preset.clock, window + 1, first=1)
-        clip = stage.clip(layout.first, layout.chunks)
-        x = next(stage.play(FEW4, past=window + 1))
-        controls = stage.text_near(layout)
-        ways["recompute"] = lambda: stage.recompute(FEW4, clip, x, layout, controls)
-    if case.codecs is not None:
-        from ._decoding import decoded
-
-        shown = decoded(case.codecs, stage.first, stage.play(FEW4, past=window + 1))
-        ways["few4, decoded"] = lambda: next(shown)
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(-1, amount.rounds):  # the first round warms up
-        for name in ways if turn % 2 else reversed(ways):
-            spent = seconds(ways[name], case.device)
-            if turn >= 0:
-                taken[name].append(spent)
+    first = {"few4": lambda: next(stage.play(FEW4))} | ({DECODED: lambda: next(stage.decoded(FEW4))} if case.codecs else {})
+    figures: Figures = {"clips": case.clips, "first_chunk_ms": {n: 1e3 * seconds(begin, case.device) for n, begin in first.items()}}
+    times = times_of(ways_of(stage, recompute), amount, case.device)
+    for name, taken in times.rounds.items():
+        figures[name] = chunk_figures(case, taken) | {"memory_gb": times.held[name] / 1e9}
+        alone = times.alone.get(name)
+        if alone:
+            figures[name] |= {"p50_ms": 1e3 * median(alone), "p99_ms": 1e3 * alone[-1 - len(alone) // 100], "alone": len(alone)}
     chunk = window + 1 + amount.rounds // 2  # whose words stand for all
-    figures: Figures = {"clips": case.clips, "memory_gb": memory(case.device) / 1e9, "first_chunk_ms": 1e3 * first}
-    if case.codecs is not None:
-        figures["few4, decoded"] = chunk_figures(case, taken["few4, decoded"])
     for name, sampler in MODES.items():
-        figures[name] = chunk_figures(case, taken[name])
-        figures[name] |= roofline(case, sampler, chunk, ceilings, median(taken[name]))
-    alone = sorted(seconds(ways["few4"], case.device) for _ in range(amount.latency))
-    figures["latency"] = {"p50_ms": 1e3 * median(alone), "p99_ms": 1e3 * alone[-1 - len(alone) // 100], "chunks": len(alone)}
+        figures[name] |= roofline(case, sampler, chunk, ceilings, median(times.rounds[name]))
     few, multi = figures["few4"], figures["multi50"]
-    figures["few4_vs_multi50"] = median(a / b for a, b in zip(taken["multi50"], taken["few4"], strict=True))
+    figures["few4_vs_multi50"] = _ratio(times.rounds, "multi50", "few4")
     figures["few4_vs_predicted"] = figures["few4_vs_multi50"] / (multi["predicted_ms"] / few["predicted_ms"])
     if recompute:
-        flops = 4 * case.clips * sums.parallel(1, window + 1, len(case.words_near(layout))) / few["macs"]
-        figures["cached_vs_recompute"] = median(a / b for a, b in zip(taken["recompute"], taken["few4"], strict=True))
+        flops = 4 * case.clips * sums.parallel(1, window + 1, len(case.words_near(stage.last))) / few["macs"]
+        figures["cached_vs_recompute"] = _ratio(times.rounds, RECOMPUTE, "few4")
         figures["cached_vs_flop_ratio"] = figures["cached_vs_recompute"] / flops
-        figures["recompute"] = chunk_figures(case, taken["recompute"])
     return figures
+
+
+def _ratio(rounds: dict[str, list[float]], slow: str, fast: str) -> float:
+    return median(a / b for a, b in zip(rounds[slow], rounds[fast], strict=True))
 
 
 def chunk_figures(case: Case, taken: list[float]) -> Figures:
@@ -146,6 +185,14 @@ def training(case: Case, amount: Amount, ceilings: Ceilings) -> Figures:
         "of_ceiling": rate / ceilings.flops,
         "memory_gb": memory(case.device) / 1e9,
     }
+
+
+def forget(device: torch.device) -> None:
+    """Give back what a GPU holds for nothing, and begin to look for its peak anew."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def memory(device: torch.device) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ..model.execution import ExecutionConfig
 from ..model.noise import PositionalNoise
@@ -103,6 +104,27 @@ class Stage:
         clip = self.clip(0, past) if past else None
         before = [] if clip is None else [chunk_latents(clip, Layout(clock, past), k) for k in range(past)]
         return generate(self.net, self.controls, self.first, shape, 10**9, sampler, self.noise, before)
+
+    def decoded(self, sampler: SamplerConfig, past: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same as frames and samples."""
+        from ._decoding import decoded
+
+        assert self.case.codecs is not None
+        return decoded(self.case.codecs, self.first, self.play(sampler, past))
+
+    @property
+    def last(self) -> Layout:
+        """The chunks that the last of them can see, once a window is full, and itself."""
+        return Layout(self.case.preset.clock, self.case.preset.network.window + 1, first=1)
+
+    def recomputing(self, sampler: SamplerConfig) -> Callable[[], AV]:
+        """Each call makes the last chunk of `last` without a cache."""
+        layout = self.last
+        clip, controls = self.clip(layout.first, layout.chunks), self.text_near(layout)
+        x = self.noise.normal_like(
+            chunk_latents(self.clip(0, layout.chunks + 1), Layout(layout.timeline, layout.chunks + 1), layout.chunks)
+        )
+        return lambda: self.recompute(sampler, clip, x, layout, controls)
 
     def clip(self, first: int, chunks: int) -> AV:
         """Random clean latents of these chunks, the first frame before them."""

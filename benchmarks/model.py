@@ -6,19 +6,21 @@
 
     _arithmetic (multiply-adds, bytes), _ceilings (of this device), _streams (a network, played), _decoding -> _speed (a row) -> here
 
-Each row is kept in a file when it is finished, so the same command goes on where it was stopped, or where `--minutes` ended it. Weights
-are random: time does not see them. Needs PyTorch alone; the plot needs matplotlib.
+Each row is kept in a file when it is finished, so the same command goes on where it was stopped, or where `--minutes` ended it; a row that
+failed is tried again. Weights are random: time does not see them. Needs PyTorch alone; the plot needs matplotlib.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,14 +30,16 @@ from ..model.execution import ExecutionConfig
 from ..model.presets import preset
 from ..model.timeline import Timeline
 from ._ceilings import Ceilings, measure_ceilings
-from ._speed import Amount, Figures, long, stream, training
+from ._speed import DECODED, Amount, Figures, forget, long, stream, training
 from ._streams import Case
 
 if TYPE_CHECKING:
     from ._decoding import Codecs
 
 QUICK = Amount(rounds=2, latency=10, long=200, chunks=3)
+ON_GPU = Amount(rounds=3, latency=30)  # MULTI 50 of `paper` at 704x1280 takes a quarter of a minute a chunk where FLOPs decide
 MANY = 8  # clips at once on a CPU: rollouts are made in batches, and weights are then read once for all of them
+ROOT, NOT = Path(__file__).resolve().parents[1], "not measured"
 RESOLUTIONS = {"192x336": (192, 336), "480x768": (480, 768), "704x1280": (704, 1280)}
 EAGER, COMPILED = ExecutionConfig(), ExecutionConfig(compile=True)
 FLEX = ExecutionConfig("flex", compile=True)
@@ -53,7 +57,7 @@ def rows_of(name: str, device: torch.device, amount: Amount, codecs: Codecs | No
     """What is measured of a preset. On a GPU in bf16: the three resolutions of the paper, eager and compiled, dense and flex."""
     chosen = preset(name)
     if device.type == "cpu":
-        small, fewer = Case(chosen, 64, 64, device, seconds=20, codecs=codecs), replace(amount, rounds=min(amount.rounds, 5), latency=10)
+        small, fewer = Case(chosen, 64, 64, device, seconds=80, codecs=codecs), replace(amount, rounds=min(amount.rounds, 5), latency=10)
         rows = [
             Row("stream-64x64", lambda c: stream(small, amount, c, recompute=True)),
             Row(f"stream-64x64-{MANY}-clips", lambda c: stream(replace(small, clips=MANY), fewer, c, recompute=True)),
@@ -74,21 +78,28 @@ def rows_of(name: str, device: torch.device, amount: Amount, codecs: Codecs | No
     return rows
 
 
-def measured(rows: list[Row], out: Path, device: torch.device, codecs: str, until: float) -> dict[str, Figures]:
-    """Figures of each row, from its file if there is one. A row that does not fit into memory says so, and the others go on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    machine = {"device": name, "torch": torch.__version__, "codecs": codecs}
+def measured(rows: list[Row], out: Path, mark: dict[str, str], device: torch.device, until: float) -> dict[str, Figures]:
+    """Figures of each row, from its file if there is one. A row that fails says why, and the others go on."""
     figures: dict[str, Figures] = {}
-    ceilings = _kept(out / "ceilings.json", machine, lambda: asdict(measure_ceilings(device, _dtype(device))))
+    ceilings = _kept(out / "ceilings.json", mark, lambda: asdict(measure_ceilings(device, _dtype(device))))
     figures["ceilings"] = ceilings
     for row in rows:
         path = out / f"{row.name}.json"
         if path.is_file() or time.monotonic() < until:
             print(f"{row.name} ...", file=sys.stderr, flush=True)
-            figures[row.name] = _kept(path, machine, lambda row=row: _or_why(row, Ceilings(**ceilings)))
+            figures[row.name] = _kept(path, mark, lambda row=row: _or_why(row, Ceilings(**ceilings), device))
         else:
-            figures[row.name] = {"not measured": "the time of this call was over; give the same command again"}
+            figures[row.name] = {NOT: "the time of this call was over; give the same command again"}
     return figures
+
+
+def mark_of(device: torch.device, amount: Amount, codecs: str) -> dict[str, str]:
+    """What figures depend on besides their row: the machine, how much is measured, the codecs, and the code."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    digest = hashlib.sha256()
+    for path in sorted(path for folder in ("model", "benchmarks") for path in (ROOT / folder).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return {"device": name, "torch": torch.__version__, "amount": str(amount), "codecs": codecs, "code": digest.hexdigest()[:12]}
 
 
 def _dtype(device: torch.device) -> torch.dtype:
@@ -113,48 +124,52 @@ def codecs_of(name: str, video: str, audio: str, device: torch.device) -> tuple[
     return embedded(chosen), "embedded"
 
 
-def _kept(path: Path, machine: dict[str, str], measure: Callable[[], Figures]) -> Figures:
+def _kept(path: Path, mark: dict[str, str], measure: Callable[[], Figures]) -> Figures:
     if path.is_file():
         record = json.loads(path.read_text())
-        if record["machine"] != machine:
-            raise ValueError(
-                f"--out={str(path.parent)!r}: {path.name} was measured on {record['machine']}, this is {machine}; choose another folder"
-            )
+        before = record.get("mark", {})
+        other = [f"{name} {before.get(name)!r}, now {value!r}" for name, value in mark.items() if before.get(name) != value]
+        if other:
+            raise ValueError(f"--out={str(path.parent)!r}: {path.name} was measured with {'; '.join(other)}; choose another folder")
         return record["figures"]
     figures = measure()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({"machine": machine, "figures": figures}))
-    part.replace(path)
+    if NOT not in figures:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps({"mark": mark, "figures": figures}))
+        part.replace(path)
     return figures
 
 
-def _or_why(row: Row, ceilings: Ceilings) -> Figures:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+def _or_why(row: Row, ceilings: Ceilings, device: torch.device) -> Figures:
+    forget(device)
     torch.compiler.reset()  # what another row compiled must not decide what this one runs
     try:
-        return row.measure(ceilings)
+        with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):  # or a compiled row would be half an eager one
+            return row.measure(ceilings)
     except torch.OutOfMemoryError:
-        return {"not measured": "it does not fit into the device's memory"}
+        return {NOT: "it does not fit into the device's memory", "failed": True}
+    except RuntimeError as error:  # of a compiler or a kernel: the other rows need not suffer
+        return {NOT: f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}", "failed": True}
 
 
 def headline(figures: dict[str, Figures]) -> Figures:
-    """The figures that the targets are about."""
+    """The figures that the targets are about: compiled on a GPU, one clip on a CPU, `_many` of them apart."""
+
+    def of(row: str, *keys: str) -> Figures:
+        return {key: figures[row][key] for key in keys if key in figures.get(row, {})}
+
     found: Figures = {}
-    for name, row in figures.items():
-        if name.startswith("stream-") and "few4" in row:
-            label = name.removeprefix("stream-")
-            if label in RESOLUTIONS:
-                found[f"fps_{label}"] = row.get("few4, decoded", row["few4"])["fps"]
-            marks = "_many" if row["clips"] > 1 else ""
-            found |= {key + marks: row[key] for key in ("cached_vs_flop_ratio", "few4_vs_predicted") if key in row}
-        if name == "long" and "latency_growth" in row:
-            found |= {key: row[key] for key in ("latency_growth", "rss_growth_mb")}
-        if name.startswith("training") and "mfu" in row:
-            found["mfu"] = max(row["mfu"], found.get("mfu", 0.0))
-    return found
+    for resolution in RESOLUTIONS:
+        row = figures.get(f"stream-{resolution}", {})
+        if "few4" in row:
+            found[f"fps_{resolution}"] = row.get(DECODED, row["few4"])["fps"]
+    for row in ("stream-64x64", "stream-192x336-eager", "stream-192x336"):  # the last has no stream without a cache
+        found |= of(row, "cached_vs_flop_ratio", "few4_vs_predicted")
+    found |= {f"{key}_many": x for key, x in of(f"stream-64x64-{MANY}-clips", "cached_vs_flop_ratio", "few4_vs_predicted").items()}
+    found |= of("long", "latency_growth", "rss_growth_mb")
+    mfu = [row["mfu"] for name, row in figures.items() if name.startswith("training") and "mfu" in row]
+    return found | ({"mfu": max(mfu)} if mfu else {})
 
 
 def print_table(figures: dict[str, Figures]) -> None:
@@ -167,17 +182,16 @@ def print_table(figures: dict[str, Figures]) -> None:
 
 
 def _lines(row: Figures) -> Iterator[str]:
-    if "not measured" in row:
-        yield f"not measured: {row['not measured']}"
+    if NOT in row:
+        yield f"{NOT}: {row[NOT]}"
     for way, x in row.items():
         if isinstance(x, dict) and "fps" in x:
             near = f"   {x['of_roofline']:.0%} of the roofline" if "of_roofline" in x else ""
             spread = f"chunk {x['chunk_ms']:.1f} ms ({x['spread_ms'][0]:.1f} to {x['spread_ms'][1]:.1f})"
-            yield f"{way:<13} {x['fps']:8.2f} frames/s   {spread}{near}"
-    if "latency" in row:
-        x = row["latency"]
-        line = f"p50 {x['p50_ms']:.1f} ms, p99 {x['p99_ms']:.1f} ms of {x['chunks']}, first {row['first_chunk_ms']:.1f} ms"
-        yield f"few4, chunk after chunk: {line}{'' if 'few4, decoded' in row else '; nothing was decoded'}"
+            tail = f"   p50 {x['p50_ms']:.1f}, p99 {x['p99_ms']:.1f} of {x['alone']}" if "p50_ms" in x else ""
+            yield f"{way:<13} {x['fps']:8.2f} frames/s   {spread}{tail}{near}"
+    if "first_chunk_ms" in row:
+        yield "first chunk   " + ", ".join(f"{way} {ms:.1f} ms" for way, ms in row["first_chunk_ms"].items())
     if "latency_growth" in row:
         yield f"a chunk costs {row['latency_growth']:.3f} times as much at the end, memory grew by {row['rss_growth_mb']:.1f} MB"
     if "mfu" in row:
@@ -231,26 +245,34 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="few rounds and short clips: seconds for tiny, and no figure to quote")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--minutes", type=float, default=60.0, help="no row begins after so many minutes")
+    parser.add_argument("--minutes", type=float, help="no row begins after so many minutes (default: 60 on a CPU, 3 on a GPU)")
     parser.add_argument("--out", default="runs/bench-model", help="folder of the rows")
     parser.add_argument("--plot", help="write the roofline to this file")
     parser.add_argument("--video-codec", default="", help="folder of the autoencoder that decodes (default: the embedded codecs, or none)")
     parser.add_argument("--audio-codec", default="", help="folder of the autoencoder of the sound")
     options = parser.parse_args(arguments)
-    device = torch.device(options.device)
+    try:
+        device = torch.device(options.device)
+    except RuntimeError as error:
+        raise ValueError(f"--device={options.device!r}: not a device; choose cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device={options.device!r}: PyTorch sees no GPU here; install a build for CUDA, or choose --device cpu")
+    if options.plot and find_spec("matplotlib") is None:
+        raise ValueError(f"--plot={options.plot!r}: needs matplotlib; install it, or leave the plot out")
+    on_cpu = device.type == "cpu"
+    minutes = options.minutes if options.minutes is not None else 60.0 if on_cpu else 3.0
     out = Path(options.out) / f"{options.preset}-{device.type}{'-quick' * options.quick}"
+    amount = QUICK if options.quick else Amount() if on_cpu else ON_GPU
     codecs, which = codecs_of(options.preset, options.video_codec, options.audio_codec, device)
-    rows = rows_of(options.preset, device, QUICK if options.quick else Amount(), codecs)
-    with one_thread() if device.type == "cpu" else nullcontext():
-        figures = measured(rows, out, device, which, time.monotonic() + 60 * options.minutes)
+    with one_thread() if on_cpu else nullcontext():
+        rows = rows_of(options.preset, device, amount, codecs)
+        figures = measured(rows, out, mark_of(device, amount, which), device, time.monotonic() + 60 * minutes)
     print_table(figures)
     if options.plot:
         plot(figures, Path(options.plot))
     if options.json:
         print(json.dumps({"name": "model", "preset": options.preset, **headline(figures), "rows": figures, "out": str(out)}))
-    return 0
+    return int(any("failed" in row for row in figures.values()))
 
 
 if __name__ == "__main__":

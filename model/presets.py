@@ -1,8 +1,9 @@
 """Named networks with their clocks, from one that a laptop trains to the paper's 2 x 7B. `mutual-forcing bench model --preset NAME`.
 
 `base` and `paper` take the latents of the published autoencoders (Wan2.2: 48 channels, 16 x 16 pixels, 4 frames; Stable Audio: 64
-channels, 2048 samples) and the caption features of UMT5, and their branches are built as Wan's network is. The paper gives 7B a branch and
-no shape: ours is Wan2.2-5B's with wider layers (its depth of 30 and heads of 128; 28 heads instead of 24).
+channels, 2048 samples) and the caption features of UMT5, and their branches are built as Wan's network is, but for the wavelengths of its
+rotary positions. The paper gives 7B a branch and no shape: ours is Wan2.2-5B's with wider layers (its depth of 30 and heads of 128; 28
+heads instead of 24).
 """
 
 from __future__ import annotations

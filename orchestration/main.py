@@ -217,7 +217,7 @@ def bench(
             [*(option for option, given in options.items() if given), *context.args]
         )
 
-    _run(run, debug)
+    _run(run, debug, "rows that were finished are kept where the benchmark keeps any; the same command goes on")
     raise typer.Exit(status)
 
 

@@ -115,13 +115,16 @@ def test_bare_checkout_runs_a_benchmark(tmp_path: Path) -> None:
     for folder, name, text in [
         ("model", "answer.py", "ANSWER = 42"),
         ("benchmarks", "answer.py", "from ..model.answer import ANSWER\ndef main(arguments):\n    print(ANSWER, *arguments)\n    return 3"),
+        ("benchmarks", "refusal.py", "def main(arguments):\n    raise ValueError('--device: choose another')"),
     ]:
-        (tmp_path / folder).mkdir()
+        (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "__init__.py").touch()
         (tmp_path / folder / name).write_text(text)
-    command = [sys.executable, "-S", str(tmp_path), "bench", "answer", "--quick"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-S", str(tmp_path), "bench"]
+    result = subprocess.run([*command, "answer", "--quick"], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout.split()) == (3, ["42", "--quick"])
+    result = subprocess.run([*command, "refusal"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "mutual-forcing: --device: choose another\n")
 
 
 def test_processes_that_a_bare_checkout_spawns_find_the_package(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
+from mutual_forcing.benchmarks import _speed
 from mutual_forcing.benchmarks import model as bench
 from mutual_forcing.benchmarks._ceilings import Ceilings
 from mutual_forcing.benchmarks._decoding import decoded, embedded
-from mutual_forcing.benchmarks._speed import FEW4, MODES, Amount, long, roofline, stream, training
+from mutual_forcing.benchmarks._speed import DECODED, FEW4, MODES, Amount, Way, long, roofline, stream, times_of, training
 from mutual_forcing.benchmarks._streams import Case, Stage
 from mutual_forcing.benchmarks.model import codecs_of
 from mutual_forcing.model.mask import dense_mask
@@ -168,11 +169,14 @@ def test_a_preset_has_the_codecs_of_its_latents_or_none(tmp_path: Path) -> None:
 
 def test_rows_have_their_figures() -> None:
     shown = stream(Case(preset("tiny"), 16, 16, torch.device("cpu"), codecs=embedded(preset("tiny"))), Amount(2, 2), CEILINGS, False)
-    assert shown["few4, decoded"]["fps"] > 0
+    assert shown[DECODED]["fps"] > 0
+    assert set(shown["first_chunk_ms"]) == {"few4", DECODED}
     made = stream(CASE, Amount(rounds=2, latency=3), CEILINGS, recompute=True)
     assert made["cached_vs_recompute"] > 0
     assert made["few4"]["runs"] == 2
-    assert made["latency"]["p50_ms"] <= made["latency"]["p99_ms"]
+    assert made["few4"]["p50_ms"] <= made["few4"]["p99_ms"]
+    assert "p50_ms" not in made["multi50"]
+    assert set(made["first_chunk_ms"]) == {"few4"}
     assert set(long(CASE, 200)) == {"seconds_of_clip", "latency_growth", "rss_growth_mb"}
     trained = training(replace(CASE, clips=2), Amount(rounds=2, chunks=3), CEILINGS)
     assert 0 < trained["mfu"] == trained["of_ceiling"] < 1
@@ -199,8 +203,77 @@ def test_it_prints_one_json_object_and_continues_from_its_files(
     assert torch.get_num_threads() == threads
     path = next(tmp_path.rglob("training.json"))
     path.write_text(path.read_text().replace('"cpu"', '"another"'))
-    with pytest.raises(ValueError, match=r"--out=.*training\.json was measured on .*choose another folder"):
+    with pytest.raises(ValueError, match=r"--out=.*training\.json was measured with device 'another', now 'cpu'; choose another folder"):
         bench.main(words)
+    mark = bench.mark_of(torch.device("cpu"), Amount(), "none")
+    assert {name for name, x in bench.mark_of(torch.device("cpu"), Amount(rounds=1), "both").items() if x != mark[name]} == {
+        "amount",
+        "codecs",
+    }
+
+
+def test_a_row_that_fails_says_why_and_is_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tries: list[str] = []
+
+    def broken(ceilings: Ceilings) -> dict:
+        tries.append("")
+        raise {1: torch.OutOfMemoryError("no room"), 2: RuntimeError("no compiler\nand more")}[len(tries)]
+
+    rows = [bench.Row("stream-a", broken), bench.Row("training", lambda c: {"mfu": 0.5, "tokens_per_s": 1.0, "mfu_of": "it"})]
+    for why in ("it does not fit into the device's memory", "RuntimeError: no compiler"):
+        figures = bench.measured(rows, tmp_path, {}, torch.device("cpu"), float("inf"))
+        assert figures["stream-a"] == {"not measured": why, "failed": True}
+        assert figures["training"]["mfu"] == 0.5, "the others go on"
+    assert {path.name for path in tmp_path.iterdir()} == {"ceilings.json", "training.json"}
+    bench.print_table(figures)
+    assert "not measured: RuntimeError: no compiler" in capsys.readouterr().err
+
+
+def test_the_headline_of_a_gpu_is_of_the_compiled_rows_with_decoding() -> None:
+    """In the order in which they are measured: eager is the baseline, and comes last."""
+
+    def row(fps: float, predicted: float, **more: float) -> dict:
+        return {"few4": {"fps": fps}, DECODED: {"fps": fps - 1}, "few4_vs_predicted": predicted, **more}
+
+    figures = {
+        "stream-192x336": row(100, 0.9),
+        "stream-480x768": row(40, 0.8) | {DECODED: {"fps": 35}},
+        "stream-704x1280": {"not measured": "it does not fit", "failed": True},
+        "stream-192x336-eager": row(50, 0.5, cached_vs_flop_ratio=0.7),
+        "training-flex": {"mfu": 0.45},
+        "training-dense": {"mfu": 0.25},
+    }
+    assert bench.headline(figures) == {
+        "fps_192x336": 99,
+        "fps_480x768": 35,
+        "cached_vs_flop_ratio": 0.7,
+        "few4_vs_predicted": 0.9,
+        "mfu": 0.45,
+    }
+
+
+def test_every_way_on_a_gpu_is_measured_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is then its own; and what is decoded beside the next chunk is not waited for after each."""
+    alive: list[str] = []
+    seen: list[tuple[str, tuple[str, ...]]] = []
+
+    def way(name: str, chunks: int) -> Way:
+        def make():
+            alive.append(name)
+            return lambda: seen.append((name, tuple(alive)))
+
+        return Way(make, chunks)
+
+    monkeypatch.setattr(_speed, "forget", lambda device: alive.clear())
+    monkeypatch.setattr(_speed, "memory", lambda device: len(alive))
+    monkeypatch.setattr(_speed, "seconds", lambda work, device: float(work() is None))
+    ways = {"few4": way("few4", 1), DECODED: way(DECODED, 4)}
+    times = times_of(ways, Amount(rounds=2, latency=3), torch.device("cuda"))
+    assert times.held == {"few4": 1, DECODED: 1}
+    assert [name for name, _ in seen] == ["few4"] * (3 + 3) + [DECODED] * (3 * 4 + 3)
+    assert all(running == (name,) for name, running in seen)
+    times = times_of(ways, Amount(rounds=2, latency=3), torch.device("cpu"))
+    assert times.held == {"few4": 2, DECODED: 2}, "on a CPU in turn: a ratio is of the same minutes"
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:
@@ -208,6 +281,8 @@ def test_a_gpu_that_is_not_there_is_refused() -> None:
         pytest.skip("there is one")
     with pytest.raises(ValueError, match="--device='cuda': PyTorch sees no GPU here"):
         bench.main(["--device", "cuda"])
+    with pytest.raises(ValueError, match="--device='gpu': not a device; choose cpu or cuda"):
+        bench.main(["--device", "gpu"])
 
 
 def test_the_command_line_names_the_benchmarks_when_one_is_unknown() -> None:
