@@ -6,7 +6,7 @@ Training runs all chunks in parallel over two copies of a clip, the clean *conte
     context token of chunk k  ->  context chunks [k - window, k] and the sink
 
 The sink is the first frame (chunk -1), always visible. Once the window has rolled past it, it is re-placed directly before the window
-(`sink_shift`), so no relative time exceeds training's; a query sees exactly one copy of it.
+(`sink_shift`), so no relative time exceeds training's; a query sees exactly one copy of it. Clips without a picture have no sink.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from mutual_forcing.model.blocks import BranchConfig
 from mutual_forcing.model.rope import RopeConfig, rotate, rotation
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import Word, make_controls
-from mutual_forcing.model.timeline import Layout
+from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout
 from mutual_forcing.model.types import AV, MODALITIES, Controls, future
 
 # --- a past that is read once equals the parallel forward -----------------------------------------------------------------
@@ -317,6 +317,22 @@ def test_latents_of_another_rate_or_codec_are_refused_by_name() -> None:
     wide = AV(torch.cat([noisy.get("video")] * 2, dim=2), noisy.audio)
     with pytest.raises(ValueError, match=r"video latents: 6 channels, where model\.video_channels=3; they are of another codec"):
         net(wide, context, t, r, controls(), layout)
+
+
+def test_a_stream_holds_no_more_when_it_gets_longer() -> None:
+    """Numbers in the cache and in the chunk in progress: the most of chunks 6 to 17 is the most of chunks 18 to 29."""
+    net, text = network(small_config(window=2)), controls()
+    at = AV(*(torch.full((2, 1), 0.5, dtype=torch.float64),) * 2)
+    clip, layout, held = latents(30), Layout(CLOCK, 30), []
+    stream = net.start(text)
+    net.commit(chunk_latents(AV(video=clip.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK, stream)
+    for k in range(30):
+        net.velocity(now := chunk_latents(clip, layout, k), at, at, k, stream)
+        assert stream.moving is not None
+        cached = [kv for layer in range(net.config.depth) for kv in stream.cache.read(layer, None)]
+        held.append(sum(x.numel() for kv in [*cached, *stream.moving.window._held.values()] for x in kv))
+        net.commit(now, k, stream)
+    assert max(held[6:18]) == max(held[18:]) > 1000
 
 
 def test_a_stream_takes_its_chunks_in_order_and_whole() -> None:
