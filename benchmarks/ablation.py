@@ -166,6 +166,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--clips", default="runs/clips", help="small: folder of drawn clips, which comparisons share")
     parser.add_argument("--out", default="runs/ablation")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="a setting of every recipe's objective")
+    parser.add_argument("--steps", type=int, help="training steps of every recipe (default: the scale's)")
+    parser.add_argument("--lr", type=float, help="learning rate of every recipe (default: the scale's)")
     parser.add_argument("--plot", help="write the plot of the windows to this file")
     parser.add_argument("--page", help="write the tables into this Markdown page, between its markers")
     options = parser.parse_args(arguments)
@@ -175,10 +177,16 @@ def main(arguments: list[str]) -> int:
         if unknown := sorted(set(names) - set(RECIPES)):
             raise ValueError(f"{option}: {', '.join(unknown)} unknown; choose from {', '.join(RECIPES)}")
     jobs = options.jobs if options.jobs is not None else 2 if options.device == "cpu" else 1
-    if options.seeds < 1 or jobs < 1:
-        raise ValueError(f"--seeds={options.seeds}, --jobs={jobs}: must be at least 1")
+    for option, count in (("--seeds", options.seeds), ("--jobs", jobs), ("--steps", options.steps)):
+        if count is not None and count < 1:
+            raise ValueError(f"{option}={count}: must be at least 1")
     scale = scale_of(options.scale, options.quick, options.device, options.clips)
-    scale = replace(scale, objective=with_settings(scale.objective, options.set))
+    scale = replace(
+        scale,
+        objective=with_settings(scale.objective, options.set),
+        steps=scale.steps if options.steps is None else options.steps,
+        optimizer=scale.optimizer if options.lr is None else replace(scale.optimizer, lr=options.lr),
+    )
     if scale.objective.fake.kind != "full":
         raise ValueError(f"--set fake.kind={scale.objective.fake.kind}: comparisons train a whole fake-score model; leave it 'full'")
     out = Path(options.out) / (f"{options.scale}-quick" if options.quick else options.scale)

@@ -148,3 +148,20 @@ def test_recipes_see_the_same_clips_and_training_never_sees_what_judges_it() -> 
 def test_impossible_options_are_refused(words: list[str]) -> None:
     with pytest.raises(ValueError, match=words[0]):
         ablation.main(words)
+
+
+def test_steps_and_learning_rate_reach_the_recipes_and_leave_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(ablation, "run_all", lambda scale, *rest: seen.append(scale))
+    for more in ([], ["--steps", "7", "--lr", "5e-4"]):
+        assert ablation.main(["--out", str(tmp_path), *more]) == 0
+    plain, other = seen
+    assert (other.steps, other.optimizer.lr) == (7, 5e-4)
+    assert replace(other, steps=plain.steps, optimizer=plain.optimizer) == plain
+    place = _runs.Place(tmp_path, tmp_path, "cpu")
+    assert place.start(other, 0) == place.start(plain, 0)
+    for option, value in (("--steps", "0"), ("--seeds", "0"), ("--jobs", "-1")):
+        with pytest.raises(ValueError, match=f"{option}={value}: must be at least 1"):
+            ablation.main([option, value])
+    with pytest.raises(ValueError, match=r"optimizer\.lr=-1\.0: must be positive"):
+        ablation.main(["--lr", "-1"])
