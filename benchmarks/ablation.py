@@ -33,14 +33,20 @@ from ._toy_training import QUICK, TOY
 from ._training import START, Scale
 
 RECIPES = tuple(variants(ObjectiveConfig()))
-WITH_MULTI = ("mutual", "mutual-paper", "sc-tf")  # 100 evaluations a chunk take most of the time: the others are sampled on request
+WITH_MULTI = ("mutual",)  # 50 steps a chunk take most of the time: the others are sampled on request
 
 
 def arms(scale: Scale, recipes: list[str], with_multi: list[str]) -> tuple[Arm, list[Arm]]:
-    """The joint start and the recipes as arms. DMD alone lets go of the MULTI mode, so it is not sampled there."""
+    """The joint start and the recipes as arms. Only ShortCut trains the times of eight moves, and DMD alone lets go of the MULTI mode:
+    what is not trained is not sampled.
+    """
     objectives = variants(scale.objective)
-    start = Arm(START, scale.objective)
-    return start, [Arm(r, objectives[r], multi=r in with_multi and objectives[r].w_fm > 0) for r in recipes]
+
+    def arm(recipe: str) -> Arm:
+        o = objectives[recipe]
+        return Arm(recipe, o, few=(4, 8) if o.w_shortcut > 0 else (4,), multi=recipe in with_multi and o.w_fm > 0)
+
+    return Arm(START, scale.objective), [arm(recipe) for recipe in recipes]
 
 
 def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:

@@ -239,20 +239,21 @@ def _with(objective: ObjectiveConfig, *, history: dict[str, Any], weights: tuple
 def variants(base: ObjectiveConfig) -> dict[str, ObjectiveConfig]:
     """The recipes of the paper's ablation and their relatives, as changes of `base`, which is the recipe `mutual`.
 
-    The baselines of DMD alone (method 5, "Baselines") keep their start as teacher, since nothing else holds their MULTI mode in place,
-    and renoise, since every exit state must lead to 0 where no ShortCut trains the other moves. Their teacher is causal, as everything
-    here is; the teacher of the published Self-Forcing is bidirectional.
+    Without ShortCut the few-step mode renoises: every move that is sampled is then a jump to 0, which is all that DMD trains. DMD alone
+    (method 5, "Baselines") keeps its start as teacher, since nothing else holds its MULTI mode in place, and learns at one rate, since
+    it has no MULTI mode to protect. Its teacher is causal, as everything here is; that of the published Self-Forcing is bidirectional.
     """
     weights = (base.w_fm, base.shortcut.weight, base.dmd.weight)
     renoise = replace(base.few, sampler="renoise")
+    alone = replace(renoise, lr_ratio=1.0)
     pure = {"source": "generated", "strength_low": 1.0, "strength_high": 1.0, "real_share": 0.0}
     return {
         "mutual": base,
         "mutual-paper": _with(base, history=pure, weights=weights),
         "mutual-no-dmd": _with(base, history={}, weights=(base.w_fm, base.shortcut.weight, 0.0)),
-        "mutual-no-sc": _with(base, history={}, weights=(base.w_fm, 0.0, base.dmd.weight)),
+        "mutual-no-sc": _with(base, history={}, weights=(base.w_fm, 0.0, base.dmd.weight), few=renoise),
         "mutual-true-history": _with(base, history={"source": "real"}, weights=weights),
         "sc-tf": _with(base, history={"source": "real"}, weights=(1.0, 1.0, 0.0)),
-        "dmd-tf": _with(base, history={"source": "real"}, weights=(0.0, 0.0, 1.0), teacher="frozen", few=renoise),
-        "dmd-sf": _with(base, history=pure, weights=(0.0, 0.0, 1.0), teacher="frozen", few=renoise),
+        "dmd-tf": _with(base, history={"source": "real"}, weights=(0.0, 0.0, 1.0), teacher="frozen", few=alone),
+        "dmd-sf": _with(base, history=pure, weights=(0.0, 0.0, 1.0), teacher="frozen", few=alone),
     }

@@ -131,7 +131,8 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
     ablation.plot(records, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as drawn:
         assert len(set(drawn.convert("RGB").resize((200, 100)).get_flattened_data())) > 100, "lines and dots of three colours"
-    assert page.read_text().count("| dmd-sf |") == 3 * 2 + 1, "two ways of sampling in three tables, the first of them in the other"
+    assert page.read_text().count("| dmd-sf |") == 3 + 1, "one way of sampling in four tables"
+    assert page.read_text().count("| sc-tf |") == 3 * 3 + 1 + 1, "three ways in three tables, one in the late one, one by guidance"
 
 
 def test_recipes_see_the_same_clips_and_training_never_sees_what_judges_it() -> None:

@@ -151,12 +151,12 @@ def test_every_field_is_checked() -> None:
 
 PURE = {"history.strength_low": 1.0, "history.strength_high": 1.0, "history.real_share": 0.0}
 TRUE = {"history.source": "real"}
-DMD_ALONE = {"w_fm": 0.0, "shortcut.weight": 0.0, "dmd.weight": 1.0, "teacher": "frozen", "few.sampler": "renoise"}
+DMD_ALONE = {"w_fm": 0.0, "shortcut.weight": 0.0, "dmd.weight": 1.0, "teacher": "frozen", "few.sampler": "renoise", "few.lr_ratio": 1.0}
 CHANGES: dict[str, dict[str, Any]] = {
     "mutual": {},
     "mutual-paper": PURE,
     "mutual-no-dmd": {"dmd.weight": 0.0},
-    "mutual-no-sc": {"shortcut.weight": 0.0},
+    "mutual-no-sc": {"shortcut.weight": 0.0, "few.sampler": "renoise"},
     "mutual-true-history": TRUE,
     "sc-tf": TRUE | {"w_fm": 1.0, "shortcut.weight": 1.0, "dmd.weight": 0.0},
     "dmd-tf": TRUE | DMD_ALONE,
