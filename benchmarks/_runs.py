@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -42,8 +42,6 @@ from ._world import HELD_OUT, OTHER, PICK, Chunks, Stretch
 
 PROBE = 128  # clips that history use is measured on
 GUIDANCES = (1.0, 1.5, 2.0, 3.0, 5.0)
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 
 @dataclass(frozen=True)
@@ -146,7 +144,7 @@ def run_arm(scale: Scale, arm: Arm, seed: int, place: Place) -> str:
     record = {
         "name": arm.name,
         "seed": seed,
-        "made_with": _plain(scale, arm),
+        "made_with": settings_of(scale, arm),
         "made_by": {"torch": torch.__version__, "package": __version__},
     }
     record |= {"train_seconds": round(trained, 1), "training": training}
@@ -165,7 +163,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(part, path)
 
 
-def _plain(scale: Scale, arm: Arm) -> dict[str, Any]:
+def settings_of(scale: Scale, arm: Arm) -> dict[str, Any]:
     """What the figures depend on, as JSON gives it back; a start depends on the part of its objective that trained it, and on its grid."""
     settings = asdict(arm)
     if arm.name == START:
@@ -177,7 +175,7 @@ def _finished(place: Place, scale: Scale, arm: Arm, seed: int) -> bool:
     path = place.record(arm.name, seed)
     if not path.is_file():
         return False
-    if json.loads(path.read_text())["made_with"] != _plain(scale, arm):
+    if json.loads(path.read_text())["made_with"] != settings_of(scale, arm):
         raise ValueError(f"--out={str(place.out)!r}: {path} was measured with other settings; choose another folder, or remove the file")
     return True
 
@@ -206,26 +204,3 @@ def run_all(scale: Scale, start: Arm, arms: list[Arm], seeds: list[int], place: 
             print(done.result(), file=sys.stderr, flush=True)
             for later in waiting[seed] if arm.name == START else []:
                 submit(later, seed)
-
-
-def read_records(out: Path, scale: Scale, order: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Arm -> seed -> record, of all files below `out`, arms of other calls too: the arms of `order` first, as it names them.
-
-    Raises:
-        ValueError: a file was measured on another scale.
-    """
-    records: dict[str, dict[int, dict[str, Any]]] = {}
-    settings = json.loads(json.dumps(scale.settings()))
-    for path in sorted(out.glob("seed-*/*.json")):
-        record = json.loads(path.read_text())
-        if record["made_with"]["scale"] != settings:
-            raise ValueError(f"--out={str(out)!r}: {path} was measured on another scale; choose another folder, or remove the file")
-        records.setdefault(record["name"], {})[record["seed"]] = record
-    return {name: records[name] for name in dict.fromkeys([*order, *records]) if name in records}
-
-
-def interval(values: list[float]) -> dict[str, float | None]:
-    """Mean and half width of its 95 % interval over seeds (None for one seed)."""
-    x = torch.tensor(values, dtype=torch.float64)
-    half = None if len(x) < 2 else float(x.std() / len(x) ** 0.5) * STUDENT[min(len(x) - 2, len(STUDENT) - 1)]
-    return {"mean": float(x.mean()), "half": half, "seeds": len(values)}

@@ -6,12 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ._page import Figure
-from ._runs import interval
+from ._records import Records, interval
 from ._training import START
 
 BASELINES = ("sc-tf", "dmd-tf", "dmd-sf")
-Records = dict[str, dict[int, dict[str, Any]]]
-"""Recipe -> seed -> what was measured."""
 
 
 def targets(records: Records) -> dict[str, Any]:

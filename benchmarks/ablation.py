@@ -25,10 +25,11 @@ import torch
 
 from ..model.objective import ObjectiveConfig, variants
 from ._page import guidance_table, late_table, paired_table, put, shown, targets_table, windows_table
-from ._runs import Arm, Place, interval, read_records, run_all
+from ._records import Records, interval, keep, kept, read_records
+from ._runs import Arm, Place, run_all
 from ._settings import with_settings
 from ._small_training import quick_small, small
-from ._targets import BASELINES, Records, figure, targets
+from ._targets import BASELINES, figure, targets
 from ._toy_training import QUICK, TOY
 from ._training import START, Scale
 
@@ -49,7 +50,7 @@ def arms(scale: Scale, recipes: list[str], with_multi: list[str]) -> tuple[Arm, 
     return Arm(START, scale.objective), [arm(recipe) for recipe in recipes]
 
 
-def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
+def summarise(records: Records) -> dict[str, Any]:
     """Intervals of every figure, and the paired comparisons that the targets name."""
     table: dict[str, Any] = {}
     for recipe, seeds in records.items():
@@ -175,6 +176,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--steps", type=int, help="training steps of every recipe (default: the scale's)")
     parser.add_argument("--lr", type=float, help="learning rate of every recipe (default: the scale's)")
     parser.add_argument("--plot", help="write the plot of the windows to this file")
+    parser.add_argument("--records", help="keep what was measured in this file, and make page and plot of it")
     parser.add_argument("--page", help="write the tables into this Markdown page, between its markers")
     options = parser.parse_args(arguments)
     recipes = [r for r in options.recipes.split(",") if r]
@@ -200,7 +202,11 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     start, others = arms(scale, recipes, with_multi)
     run_all(scale, start, others, seeds, Place(out, Path(options.starts), options.device), jobs)
-    records = read_records(out, scale, [START, *RECIPES])
+    start, every = arms(scale, list(RECIPES), [])
+    records = read_records(out, scale, [start, *every])
+    if options.records:
+        keep(records, Path(options.records))
+        records = kept(Path(options.records))
     summary = summarise(records)
     print_table(summary)
     if options.plot:

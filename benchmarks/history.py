@@ -16,11 +16,12 @@ from typing import Any
 
 from ..model.objective import HistoryConfig, ObjectiveConfig, variants
 from ._page import put, shown, table
-from ._runs import Arm, Place, interval, read_records, run_all
+from ._records import Records, interval, keep, kept, read_records
+from ._runs import Arm, Place, run_all
 from ._toy_training import QUICK, TOY
 from ._training import START, Scale
 
-STRENGTHS = ((1.0, 1.0), (0.5, 0.5), (0.25, 0.25))
+STRENGTHS = (1.0, 0.5, 0.25)
 REAL_SHARES = (0.0, 0.5)
 
 
@@ -28,48 +29,52 @@ def arms(scale: Scale) -> tuple[Arm, list[Arm]]:
     """The joint start, and a setting of the dial an arm: with text, then without."""
     base, found = variants(scale.objective)["mutual-no-dmd"], []
     for text in (True, False):
-        for low, high in STRENGTHS:
+        for strength in STRENGTHS:
             for share in REAL_SHARES if text else REAL_SHARES[:1]:
-                history = replace(base.history, strength_low=low, strength_high=high, real_share=share)
+                history = replace(base.history, strength_low=strength, strength_high=strength, real_share=share)
                 found.append(_arm(base, history, text))
         found.append(_arm(base, replace(base.history, source="real"), text))
     return Arm(START, scale.objective, few=(4,), multi=False), found
 
 
 def _arm(base: ObjectiveConfig, history: HistoryConfig, text: bool) -> Arm:
-    strength = f"{history.strength_low:g}" if history.strength_low == history.strength_high else "mixed"
-    past = "true" if history.source == "real" else f"strength-{strength}-real-{history.real_share:g}"
+    past = "true" if history.source == "real" else f"strength-{history.strength_low:g}-real-{history.real_share:g}"
     name = f"{past}-{'text' if text else 'no-text'}"
     return Arm(name, replace(base, history=history), few=(4,), multi=False, text=text)
 
 
-def summarise(records: dict[str, dict[int, dict[str, Any]]]) -> dict[str, Any]:
-    """Arm -> figure -> interval over seeds; `late_minus_true` is paired by seed with the true past, which has the same controls."""
+def summarise(records: Records) -> dict[str, Any]:
+    """Arm -> figure -> interval over seeds; `..._minus_true` is paired by seed with the true past under the same controls."""
     settings = {}
     for name, seeds in records.items():
-        windows = [r["few4"]["windows"] for r in seeds.values()]
-        early, late = next(iter(windows[0])), list(windows[0])[-1]
+        windows = [list(r["few4"]["windows"].values()) for r in seeds.values()]
         settings[name] = {
-            "excess_early": interval([w[early]["frechet_joint"] for w in windows]),
-            "excess_late": interval([w[late]["frechet_joint"] for w in windows]),
-            "drift": interval([w[late]["frechet_joint"] - w[early]["frechet_joint"] for w in windows]),
+            "excess_early": interval([w[0]["frechet_joint"] for w in windows]),
+            "excess_late": interval([w[-1]["frechet_joint"] for w in windows]),
+            "drift": interval([_drift(r) for r in seeds.values()]),
             **{
-                f"{k}_{m}": interval([w[late][f"{k}_{m}"] for w in windows])
+                f"{k}_{m}": interval([w[-1][f"{k}_{m}"] for w in windows])
                 for k in ("seam_jump", "seam_correlation")
                 for m in ("video", "audio")
             },
             **{f"history_use_{m}": interval([r["history_use"][m] for r in seeds.values()]) for m in ("video", "audio")},
-            "sync_minus_real": interval([w[late]["sync_minus_real"] for w in windows]),
+            "sync_minus_real": interval([w[-1]["sync_minus_real"] for w in windows]),
         }
         true = records.get("true-no-text" if name.endswith("-no-text") else "true-text", {})
-        pairs = [_late(r) - _late(true[s]) for s, r in seeds.items() if s in true]
-        settings[name]["late_minus_true"] = interval(pairs) if pairs else None
+        for figure, of in (("late", _late), ("drift", _drift)):
+            pairs = [of(r) - of(true[s]) for s, r in seeds.items() if s in true]
+            settings[name][f"{figure}_minus_true"] = interval(pairs) if pairs else None
     return settings
 
 
 def _late(record: dict[str, Any]) -> float:
     """Excess distance in the last window."""
     return list(record["few4"]["windows"].values())[-1]["frechet_joint"]
+
+
+def _drift(record: dict[str, Any]) -> float:
+    """By how much that is more than in the first window."""
+    return _late(record) - next(iter(record["few4"]["windows"].values()))["frechet_joint"]
 
 
 def print_table(settings: dict[str, Any]) -> None:
@@ -85,7 +90,9 @@ SHOWN = {
     "excess_late": "last",
     "drift": "drift",
     "late_minus_true": "last, minus true past's",
+    "drift_minus_true": "drift, minus true past's",
     "seam_jump_video": "seam jump, video",
+    "seam_jump_audio": "audio",
     "seam_correlation_video": "seam correlation, video",
     "seam_correlation_audio": "audio",
     "history_use_video": "history use, video",
@@ -110,13 +117,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", default="", help="comma-separated names of settings, as the table prints them")
     parser.add_argument("--starts", default="runs/starts", help="folder of the joint starts, which comparisons share")
     parser.add_argument("--out", default="runs/history")
+    parser.add_argument("--records", help="keep what was measured in this file, and make the page of it")
     parser.add_argument("--page", help="write the table into this Markdown page, between its markers")
     options = parser.parse_args(arguments)
     if options.seeds < 1 or options.jobs < 1:
         raise ValueError(f"--seeds={options.seeds}, --jobs={options.jobs}: must be at least 1")
     scale = replace(QUICK, joint_steps=20, steps=1) if options.quick else TOY
     start, settings = arms(scale)
-    order = [start.name, *(arm.name for arm in settings)]
+    every = [start, *settings]
     if options.quick:
         settings = [settings[0], settings[-1]]  # the two ends of the grid: every kind of arm is walked through
     wanted = [name for name in options.only.split(",") if name]
@@ -126,7 +134,11 @@ def main(arguments: list[str]) -> int:
     out = Path(options.out) / ("quick" if options.quick else "toy")
     place, chosen = Place(out, Path(options.starts), options.device), [a for a in settings if not wanted or a.name in wanted]
     run_all(scale, start, chosen, list(range(options.seeds)), place, options.jobs)
-    figures = summarise(read_records(out, scale, order))
+    records = read_records(out, scale, every)
+    if options.records:
+        keep(records, Path(options.records))
+        records = kept(Path(options.records))
+    figures = summarise(records)
     print_table(figures)
     if options.page:
         write_page(figures, Path(options.page))

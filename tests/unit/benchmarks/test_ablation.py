@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mutual_forcing.benchmarks import _runs, _toy_training, _training, ablation
+from mutual_forcing.benchmarks import _records, _runs, _toy_training, _training, ablation
 from mutual_forcing.benchmarks._judge import Judge
 from mutual_forcing.benchmarks._toy import CHUNKS, CLOCK, collate, make_clip, truth
 from mutual_forcing.benchmarks._toy_world import WORLD, sync
@@ -89,9 +89,9 @@ def test_each_flaw_moves_its_own_figure(judge: Judge) -> None:
 
 
 def test_an_interval_is_the_students() -> None:
-    found = _runs.interval([1.0, 2.0, 3.0])
+    found = _records.interval([1.0, 2.0, 3.0])
     assert found == {"mean": 2.0, "half": pytest.approx(4.303 / 3**0.5), "seeds": 3}
-    assert _runs.interval([1.0])["half"] is None
+    assert _records.interval([1.0])["half"] is None
 
 
 MICRO = replace(_toy_training.QUICK, joint_steps=2, steps=1, batch=2, clips=16, pick_clips=4, multi_steps=1)
@@ -114,8 +114,8 @@ def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.json")} == files
     with pytest.raises(ValueError, match="measured with other settings"):
         _runs.run_all(replace(MICRO, steps=2), start, others, [0], place, jobs=1)
-    records = _runs.read_records(out, MICRO, ["joint", "sc-tf", "mutual"])
-    assert list(records) == ["joint", "sc-tf", "dmd-sf"], "in the order that was asked for, then the others"
+    records = _records.read_records(out, MICRO, [start, *ablation.arms(MICRO, ["sc-tf", "mutual", "dmd-sf"], [])[1]])
+    assert list(records) == ["joint", "sc-tf", "dmd-sf"], "in the order of the arms"
     summary = ablation.summarise(records)
     assert "multi" in summary["recipes"]["sc-tf"]
     assert "multi" not in summary["recipes"]["dmd-sf"], "DMD alone does not hold the MULTI mode in place"

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from mutual_forcing.benchmarks import _runs, _small, _small_training, _small_world, ablation
+from mutual_forcing.benchmarks import _records, _runs, _small, _small_training, _small_world, ablation
 from mutual_forcing.benchmarks._toy_training import TOY
 from mutual_forcing.benchmarks._training import Scale, start_settings
 from mutual_forcing.benchmarks._world import HELD_OUT, World
@@ -183,7 +183,7 @@ def test_a_quick_start_and_a_recipe(tmp_path: Path) -> None:
     start, others = ablation.arms(scale, ["mutual"], [])
     for arm in (start, *others):
         _runs.run_arm(scale, arm, 0, place)
-    summary = ablation.summarise(_runs.read_records(place.out, scale, []))
+    summary = ablation.summarise(_records.read_records(place.out, scale, [start, *others]))
     assert list(summary["recipes"]["mutual"]["few4"]) == ["0-1", "1-2"]
     assert summary["targets"]
     json.dumps(summary, allow_nan=False)
