@@ -64,7 +64,7 @@ class Judge:
         """By window; one judge judges several ways of sampling."""
         found = {}
         for name, chunks in self.windows.items():
-            other, real = (features(x, chunks, self.per_clip, self.world.clock) for x in (self.reference, self.real))
+            other, real = (self._features(x, chunks) for x in (self.reference, self.real))
             distances = {}
             for view in VIEWS:
                 o, r = _view(other, view), _view(real, view)
@@ -73,8 +73,14 @@ class Judge:
             found[name] = _Against(distances, window_of(self.real, chunks, self.world.clock)[0], self.world.read(self.real, chunks))
         return found
 
+    def _features(self, latents: AV, chunks: Chunks) -> AV:
+        if self.world.moving:
+            video = latents.get("video")
+            latents = AV(video - video[:, :1], latents.audio)
+        return features(latents, chunks, self.per_clip, self.world.clock)
+
     def _window(self, made: AV, chunks: Chunks, against: _Against) -> dict[str, float]:
-        mine = features(made, chunks, self.per_clip, self.world.clock)
+        mine = self._features(made, chunks)
         figures = {}
         for view, (p, o, base) in against.distances.items():
             figures[f"frechet_{view}"] = frechet(p(_view(mine, view)), o) - base

@@ -73,7 +73,7 @@ def stretches(scale: Scale) -> list[Stretch]:
 
 
 def pick_guidance(scale: Scale, arm: Arm, network: AVTransformer, seed: int, device: str) -> dict[str, float]:
-    """Guidance -> joint distance of MULTI in the first window, on clips that are used for nothing else."""
+    """Guidance -> joint distance of MULTI in the first window, on people whom nothing else samples (the reference is shared)."""
     windows = dict(list(scale.windows.items())[:1])
     batch, judge = judge_of(scale, PICK, scale.pick_clips, windows)
     chunks = max(last for _, last in windows.values())

@@ -36,8 +36,6 @@ def small(folder: str) -> Scale:
         world=world(Characters(folder, corpus=8192, fitted=64, chunks=10), NETWORK),
         joint_steps=10_000,
         batch=32,
-        clips=128,
-        pick_clips=64,
         joint_optimizer=OptimizerConfig(lr=6e-4, clip=1.0, warmup=0.02, decay=0.5, final_lr_share=0.05),
         optimizer=OptimizerConfig(lr=6e-5, clip=1.0, warmup=0.05),
     )

@@ -115,8 +115,8 @@ def world(characters: Characters, network: TransformerConfig) -> World:
         clips=partial(clips, characters),
         read=partial(read, characters),
         figures=figures,
-        components=128,  # most of the variance is who somebody is: 32 would hold little of how they move
+        moving=True,  # most of the variance of pictures is who somebody is, and that was given
         precision="high",  # TF32: a GPU's fp32 is several times slower
         prepare=partial(prepare, characters),
-        marks={"world": "small", "characters": characters.settings()},
+        marks={"world": "small", "characters": characters.settings(), "features": "from the first frame"},
     )

@@ -28,7 +28,8 @@ def ready(stretches: Sequence[Stretch]) -> None:
 class World:
     """Its functions are those of a module, or partials of such, so that the record can be handed to another process.
 
-    chunks: of a training clip. components: of chunk features that Fréchet distances are measured in.
+    chunks: of a training clip. components: of chunk features that Fréchet distances are measured in. moving: features of video are
+    differences from the clip's first frame, or who somebody is would fill the components.
     precision: of fp32 products on a GPU, as `torch.set_float32_matmul_precision` names them.
     clips: (first, count, chunks) -> clips `first`, `first` + 1, ...; the same at every call, and those below HELD_OUT are for training.
     read: what the processes of clips did in a window: (clips of [0, last) chunks, first frame included, the window) -> a reading.
@@ -45,6 +46,7 @@ class World:
     read: Callable[[AV, Chunks], Any]
     figures: Callable[[Any, Any], dict[str, float]]
     components: int = 32
+    moving: bool = False
     precision: str = "highest"
     prepare: Callable[[Sequence[Stretch]], None] = ready
     marks: dict[str, Any] = field(default_factory=dict)

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mutual_forcing.benchmarks import _records, _runs, _small, _small_training, _small_world, ablation
+from mutual_forcing.benchmarks._judge import Judge
 from mutual_forcing.benchmarks._toy_training import TOY
 from mutual_forcing.benchmarks._training import Scale, start_settings
 from mutual_forcing.benchmarks._world import HELD_OUT, World
@@ -175,6 +176,26 @@ def test_small_wants_a_gpu_or_quick(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(ValueError, match=r"--device='cuda'.*no GPU"):
         ablation.main(["--scale", "small", "--device", "cuda", "--clips", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("scale", [TOY, _small_training.small("clips")], ids=["toy", "small"])
+def test_windows_hold_enough_chunks_in_few_components(scale: Scale) -> None:
+    assert scale.clips * scale.per_clip >= 4000
+    assert scale.world.components <= 32
+
+
+def test_who_somebody_is_does_not_count_where_features_are_movement() -> None:
+    """The toy's people with another constant picture each: far away as they stand, the same as they move."""
+    world = TOY.world
+    real, other = world.clips(0, 24, 4).latents, world.clips(1000, 24, 4).latents
+    shift = 3 * torch.randn(24, 1, *real.get("video").shape[2:], generator=torch.Generator().manual_seed(0))
+    made = AV(real.get("video") + shift, real.audio)
+    found = {}
+    for moving in (False, True):
+        judge = Judge(replace(world, moving=moving), real, other, 4, {"0-2": (0, 4)})
+        found[moving] = judge.figures(made)["0-2"]["frechet_video"]
+    assert found[False] > 1
+    assert abs(found[True]) < 1e-3
 
 
 def test_a_quick_start_and_a_recipe(tmp_path: Path) -> None:
