@@ -4,6 +4,9 @@
     reading  a ShortCut target whose teacher reads the past once, against one that goes through it at every evaluation
     fake     `full`, a second trained copy, against `lora`, an adapter over the live weights: bytes held for training, and the peak
 
+DMD is timed with a reading of the past of its own; in a step it shares ShortCut's where their guidance scales are the same. Bytes held for
+training are reckoned from the weights; a GPU adds the peak that was measured.
+
 The arithmetic is `ObjectiveConfig.forward_equivalents`. Needs PyTorch alone; the weights are random, time does not see them.
 """
 

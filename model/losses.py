@@ -178,7 +178,7 @@ def shortcut(models: Models, batch: AVBatch, rollout: Rollout | None, noise: Pos
     x_t = interpolate(clean, noise.normal_like(clean, "sc", "noise"), per_latent(t, clean, batch.layout))
     teacher = models.teaching(past, batch, config.shortcut.guidance)
     target = shortcut_target(teacher, x_t, raw_t, raw_r, batch.layout, config)
-    if rollout is None or past is not rollout.history or config.w_dmd == 0:
+    if rollout is None or past is not rollout.history or config.w_dmd == 0 or config.dmd.guidance != config.shortcut.guidance:
         del teacher
         models.forget()  # before the backward needs the memory: nobody asks for this past again
     u = models.live(x_t, past, t, r, batch.controls, batch.layout)

@@ -94,6 +94,18 @@ def read_reference(recipe: str, folder: Path = FOLDER) -> Reference:
     )
 
 
+def reference_for(config: RunConfig, folder: Path = FOLDER) -> Reference:
+    """That of the run's recipe; where none ships under its name, that of a recipe which is the same training. Raises UnavailableError."""
+    try:
+        return read_reference(config.name, folder)
+    except UnavailableError:
+        for path in sorted(folder.glob("*.json")):
+            other = read_reference(path.stem, folder)
+            if not unlike(config, other.config, config.stages[-1].name):
+                return other
+        raise
+
+
 def config_of(record: Entry) -> RunConfig:
     """The configuration in a record of a run or of a reference. Fields that are younger than the record have their defaults."""
     try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from .config import RunConfig
-from .reference import Band, Reference, Verdict, config_of, edges, judge, read_reference, unlike
+from .reference import Band, Reference, Verdict, config_of, edges, judge, reference_for, unlike
 from .run_reader import Entry, Series, StageInfo
 
 ALL = {1: "the loss is", 2: "both losses are"}
@@ -101,7 +101,8 @@ class Comparison:
 
 def compare(run: Entry) -> Comparison:
     """The reference of the run's recipe beside its configuration. Raises UnavailableError where there is none, or no configuration."""
-    return Comparison(read_reference(run.text("recipe", "unknown")), config_of(run))
+    config = config_of(run)
+    return Comparison(reference_for(config), config)
 
 
 def differing(words: list[str]) -> str:

@@ -14,6 +14,7 @@ from zero_material import BATCH, CHUNKS, NETWORK, OBJECTIVE, WORLD, clips, netwo
 
 from mutual_forcing.datasets.order import rank_positions
 from mutual_forcing.model.ema import ema_decay, ema_update
+from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.objective import FakeConfig
 from mutual_forcing.model.types import future
 from mutual_forcing.workers.engine import Engine, EngineConfig
@@ -33,7 +34,8 @@ def worker(rank: int, folder: str) -> None:
         ema = network(TINIEST).requires_grad_(False)
         nets, losses, skipped = Networks(live, ema, fake), [], 0.0
         for step in range(STEPS):
-            batch, rollout, noise = clips(rank_positions(step % 4, BATCH, rank, WORLD))
+            batch, rollout, _ = clips(rank_positions(step % 4, BATCH, rank, WORLD))
+            noise = PositionalNoise([(12, step, p) for p in batch.positions])  # so that every step makes choices of its own
             metrics = mutual_step(nets, batch, rollout, noise, CHOICES, 1e-3)
             losses.append(float(metrics["loss"]))
             skipped += float(metrics["skipped"])

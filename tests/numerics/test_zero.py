@@ -20,10 +20,11 @@ from zero_material import BATCH, OBJECTIVE, OPTIMIZER, WORLD, clips, network, pl
 
 from mutual_forcing.datasets.order import rank_positions
 from mutual_forcing.model.ema import ema_decay, ema_update
+from mutual_forcing.model.health import GradientMeter
 from mutual_forcing.model.lora import LoraAdapter
 from mutual_forcing.model.losses import Loss, Models, flow_matching
 from mutual_forcing.model.noise import PositionalNoise
-from mutual_forcing.model.types import AV, AVBatch
+from mutual_forcing.model.types import AV, MODALITIES, AVBatch
 from mutual_forcing.workers.engine import EngineConfig
 from mutual_forcing.workers.train_step import Metrics, Networks, Trained, flow_step, mutual_step
 
@@ -150,12 +151,23 @@ def skip(bad: Bad, engine: Callable[[nn.Module], Trained], rank: int) -> Skipped
     return Skipped(of_all_ranks(float(metrics[name])), of_all_ranks(float(metrics["skipped"])), before, after, end, weights_of(alone))
 
 
+def metered(engine: Callable[[nn.Module], Trained], rank: int) -> dict[str, float]:
+    """The norms of the gradient that each part adds in the first step, of this rank's share of the batch."""
+    theta = network()
+    nets = Networks(engine(theta), network().requires_grad_(False), engine(network()))
+    meter = GradientMeter({m: theta.branch_parameters((m,)) for m in MODALITIES})
+    batch, rollout, noise = clips(rank_positions(0, BATCH, rank, WORLD))
+    metrics = mutual_step(nets, batch, rollout, noise, OBJECTIVE, OPTIMIZER.lr, meter)
+    meter.close()
+    return {name: float(value) for name, value in metrics.items() if name.startswith("grad/")}
+
+
 # --- the processes --------------------------------------------------------------------------------------------------------
 
 
 def worker(rank: int, folder: str) -> None:
     """One of the processes: every ZeRO stage, every kind of step."""
-    made: dict[str, dict] = {"traces": {}, "skips": {}}
+    made: dict[str, dict] = {"traces": {}, "skips": {}, "norms": {}}
     with together(rank, folder):
         for stage in get_args(Stage):
             config = EngineConfig(zero_stage=stage)
@@ -168,6 +180,7 @@ def worker(rank: int, folder: str) -> None:
                 made["traces"][stage, kind] = train(kind, engine, rank, WORLD)
             for bad in get_args(Bad):
                 made["skips"][stage, bad] = vars(skip(bad, engine, rank))
+            made["norms"][stage] = metered(engine, rank)
         torch.save(made, f"{folder}/made-{rank}.pt")
 
 
@@ -241,3 +254,13 @@ def test_a_step_that_is_bad_on_one_rank_is_skipped_on_all_and_leaves_no_trace(ma
         assert not any(bool(x.isnan().any()) for x in r.end)
         assert not all(torch.equal(a, b) for a, b in zip(r.after, r.end, strict=True)), "good steps move the weights"
     assert all(torch.equal(a, b) for a, b in zip(ranks[0].end, ranks[1].end, strict=True))
+
+
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_the_meter_sees_the_gradients_of_its_rank_whole(made: list[dict[str, dict]], stage: Stage) -> None:
+    """Before they are reduced or partitioned: what one process without DeepSpeed has on the clips of that rank."""
+    for rank in range(WORLD):
+        expected = metered(plain, rank)
+        assert {name.split("_")[0] for name in expected} == {"grad/fm", "grad/sc", "grad/dmd"}
+        assert made[rank]["norms"][stage] == pytest.approx(expected, rel=TOLERANCE)
+    assert made[0]["norms"][stage] != pytest.approx(made[1]["norms"][stage], rel=1e-2), "the ranks have other clips"

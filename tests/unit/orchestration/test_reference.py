@@ -15,7 +15,7 @@ from losses_material import make_run
 
 from mutual_forcing.orchestration.config import with_settings
 from mutual_forcing.orchestration.recipes import recipe
-from mutual_forcing.orchestration.reference import FOLDER, Verdict, band, edges, judge, part_means, read_reference, unlike
+from mutual_forcing.orchestration.reference import FOLDER, Verdict, band, edges, judge, part_means, read_reference, reference_for, unlike
 from mutual_forcing.orchestration.reference_collect import collect, main, written
 from mutual_forcing.orchestration.report_losses import LOSSES
 from mutual_forcing.orchestration.run_reader import Series, UnavailableError
@@ -178,6 +178,14 @@ def test_runs_of_several_seeds_become_a_reference_that_reads_back(runs: list[Pat
     assert reference.curves["joint"]["loss"][1].tolist() == pytest.approx(logged, rel=1e-4), "six steps are six parts"
     with pytest.raises(UnavailableError, match=r"no reference curves ship for the recipe 'other' \(there are some for: tiny\)"):
         read_reference("other", tmp_path)
+
+
+def test_a_recipe_that_trains_as_another_does_has_its_reference() -> None:
+    """`mutual` is the demo under the name that the ablation gives it; `sc-tf` trains otherwise, and nothing ships for it."""
+    assert reference_for(recipe("tiny")).recipe == "tiny"
+    assert reference_for(recipe("mutual")).recipe == "demo"
+    with pytest.raises(UnavailableError, match="no reference curves ship for the recipe 'sc-tf'"):
+        reference_for(recipe("sc-tf"))
 
 
 def test_a_reference_that_this_release_cannot_read_is_no_reference(runs: list[Path], tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_a_stage_cut_into_other_parts_than_the_reference_is_drawn_without_a_rang
 
 
 def test_a_recipe_without_a_reference_says_so(tmp_path: Path) -> None:
-    page, words = words_of(make_run(tmp_path / "run", with_settings(recipe("tiny"), ["name=mine"])))
+    page, words = words_of(make_run(tmp_path / "run", with_settings(recipe("tiny"), ["name=mine", "objective.w_distil=0.5"])))
     assert "Is my loss normal? – no reference curves ship for the recipe" in words
     assert "<polygon" not in page
 
