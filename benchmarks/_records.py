@@ -13,6 +13,7 @@ from ._training import Scale
 
 # Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+NOT_KEPT = ("training", "made_with", "train_seconds", "seconds")
 DIGITS = 6  # of a figure in a kept file: pages show three
 
 Records = dict[str, dict[int, dict[str, Any]]]
@@ -37,9 +38,8 @@ def read_records(out: Path, scale: Scale, arms: list[Arm]) -> Records:
 
 
 def keep(records: Records, path: Path) -> None:
-    """Write what pages are made of, without the course of the training."""
-    every = [record for seeds in records.values() for record in seeds.values()]
-    lines = [json.dumps(_rounded({k: v for k, v in record.items() if k not in ("training", "made_with")})) for record in every]
+    """Write what pages are made of: without the course of the training, and times, which hang on what else the machine did."""
+    lines = [json.dumps(_kept(record)) for seeds in records.values() for record in seeds.values()]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
@@ -52,9 +52,9 @@ def kept(path: Path) -> Records:
     return found
 
 
-def _rounded(value: Any) -> Any:
+def _kept(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {k: _kept(v) for k, v in value.items() if k not in NOT_KEPT}
     return round(value, DIGITS) if isinstance(value, float) else value
 
 
