@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from mutual_forcing.benchmarks import _records, history
+from mutual_forcing.benchmarks import _records, ablation, history
 
 DOCS = Path(__file__).resolve().parents[3] / "docs"
 Comparison = tuple[Callable[[Any], Any], Callable[[Any, Path], None]]
-PAGES: dict[str, Comparison] = {"history": (history.summarise, history.write_page)}
+PAGES: dict[str, Comparison] = {
+    "ablation": (ablation.summarise, ablation.write_page),
+    "history": (history.summarise, history.write_page),
+}
 
 
 @pytest.mark.parametrize("name", PAGES)
