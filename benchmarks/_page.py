@@ -86,7 +86,7 @@ def paired_table(pairs: dict[str, dict[str, Figure]]) -> str:
     """Differences seed by seed: what is compared -> window -> interval."""
     names = list(next(iter(pairs.values())))
     rows = [[what, *(shown(x[window]) for window in names), str(x[names[0]]["seeds"])] for what, x in pairs.items()]
-    return table(["difference", *(f"{window} s" for window in names), "seeds"], rows)
+    return table(["difference", *(name if name == "drift" else f"{name} s" for name in names), "seeds"], rows)
 
 
 def put(page: Path, name: str, text: str) -> None:

@@ -1,8 +1,8 @@
 """The paper's ablation, on a toy or small characters: do the two modes lift each other, and do later windows of a long clip degrade?
 
 For every seed one `joint` start is trained on true history; from it each recipe trains with the same clips, noise and number of steps.
-Each is then asked for 25 s clips under held-out controls, with 4 and 8 evaluations a chunk and, where it has a MULTI mode, with 50 guided
-steps (100 evaluations), and is judged in windows against real clips.
+Each is then asked for 25 s clips under held-out controls, with 4 and 8 evaluations a chunk and, where it has a MULTI mode, with 50 steps at
+its best guidance (100 evaluations, or 50 without), and is judged in windows against real clips.
 
     _world (clips) -> _training (joint start -> recipe) -> _judge (figures by window) -> _runs (OUT/seed-S/RECIPE.json)
                  -> here: intervals over seeds, the targets, table, plot, one JSON object
@@ -70,21 +70,35 @@ def summarise(records: Records) -> dict[str, Any]:
 
 
 def paired(records: Records) -> dict[str, dict[str, Any]]:
-    """What is compared -> window -> excess of FEW 4 minus that of `sc-tf`, and of MULTI minus the joint start's, seed by seed."""
+    """What is compared -> window -> excess of the one minus that of the other, seed by seed; `drift`: that of the last minus the first."""
     found: dict[str, dict[str, Any]] = {}
-    for mode, words, other in (("few4", "FEW 4", "sc-tf"), ("multi", "MULTI", START)):
-        for recipe, seeds in records.items():
-            both = [s for s, r in seeds.items() if recipe != other and mode in r and mode in records.get(other, {}).get(s, {})]
-            if both:
-                found[f"{words} of `{recipe}` - `{other}`"] = {
-                    window: interval(
-                        [
-                            figure(seeds[s], mode, window, "frechet_joint") - figure(records[other][s], mode, window, "frechet_joint")
-                            for s in both
-                        ]
-                    )
-                    for window in seeds[both[0]][mode]["windows"]
-                }
+
+    def add(mode: str, recipe: str, other_mode: str, other: str, view: str = "joint") -> None:
+        seeds, others = records.get(recipe, {}), records.get(other, {})
+        both = [s for s, r in seeds.items() if mode in r and other_mode in others.get(s, {})]
+        if not both:
+            return
+        windows = list(seeds[both[0]][mode]["windows"])
+        gaps = [
+            [figure(seeds[s], mode, w, f"frechet_{view}") - figure(others[s], other_mode, w, f"frechet_{view}") for w in windows]
+            for s in both
+        ]
+        words = {"few4": "FEW 4", "multi": "MULTI"}
+        left = "" if other_mode == mode else f"{words[other_mode]} of "
+        name = f"{words[mode]} of `{recipe}` - {left}`{other}`" + ("" if view == "joint" else f", {view}")
+        found[name] = {w: interval([gap[i] for gap in gaps]) for i, w in enumerate(windows)}
+        found[name]["drift"] = interval([gap[-1] - gap[0] for gap in gaps])
+
+    for recipe in records:
+        if recipe != "sc-tf":
+            add("few4", recipe, "few4", "sc-tf")
+    for view in ("video", "audio"):
+        add("few4", "mutual", "few4", "sc-tf", view)
+    add("few4", "mutual", "few4", "mutual-no-dmd")
+    for recipe in ("mutual", "sc-tf"):
+        add("few4", recipe, "multi", START)
+    for view in ("joint", "video", "audio"):
+        add("multi", "mutual", "multi", START, view)
     return found
 
 
