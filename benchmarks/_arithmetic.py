@@ -15,7 +15,7 @@ from ..model.blocks import BranchConfig
 from ..model.mask import word_mask
 from ..model.presets import Preset
 from ..model.timeline import Timeline
-from ..model.transformer import TransformerConfig
+from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES
 
 Tokens = dict[str, int]

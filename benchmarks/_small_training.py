@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..model.transformer import TransformerConfig
+from ..model.trunk import TransformerConfig
 from ..workers.optimizer import OptimizerConfig
 from ._small import AUDIO, VIDEO, Characters
 from ._small_world import world

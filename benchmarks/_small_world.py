@@ -11,7 +11,7 @@ from torch import Tensor
 from ..datasets.sync import lagged_correlation, mouth_signal, voice_envelope
 from ..model.codecs.dct import DctVideoCodec, to_uint8
 from ..model.codecs.mdct import MdctAudioCodec
-from ..model.transformer import TransformerConfig
+from ..model.trunk import TransformerConfig
 from ..model.types import AV
 from ._judge import window_of
 from ._small import CLOCK, Characters, clips, codecs, prepare

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..model.rope import RopeConfig
 from ..model.text import TextConfig, Word, make_controls
 from ..model.timeline import Layout, Timeline
-from ..model.transformer import TransformerConfig
+from ..model.trunk import TransformerConfig
 from ..model.types import AV, AVBatch
 
 VIDEO, AUDIO = 8, 8

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..model.timeline import Timeline
-from ..model.transformer import TransformerConfig
+from ..model.trunk import TransformerConfig
 from ..model.types import AV, AVBatch
 
 Chunks = tuple[int, int]

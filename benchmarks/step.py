@@ -31,7 +31,8 @@ from ..model.objective import FakeConfig, ObjectiveConfig
 from ..model.path import few_grid
 from ..model.text import TextConfig, Word, make_controls
 from ..model.timeline import Layout, Timeline
-from ..model.transformer import AVTransformer, TransformerConfig
+from ..model.transformer import AVTransformer
+from ..model.trunk import TransformerConfig
 from ..model.types import AV, AVBatch, Controls, Rollout, Velocity
 from ..workers.optimizer import OptimizerConfig
 from ..workers.plain_engine import PlainEngine

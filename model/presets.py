@@ -15,7 +15,8 @@ import torch
 from .blocks import BranchConfig
 from .text import TextConfig
 from .timeline import Timeline
-from .transformer import AVTransformer, TransformerConfig
+from .transformer import AVTransformer
+from .trunk import TransformerConfig
 from .types import MODALITIES
 
 WAN = BranchConfig(

@@ -16,8 +16,9 @@ from torch import Tensor
 from .noise import PositionalNoise
 from .objective import FewSampler, ObjectiveConfig
 from .path import PathConfig, few_grid, guided, interpolate, move, shifted
+from .stream import Stream
 from .timeline import FIRST_FRAME_CHUNK, Layout
-from .transformer import AVTransformer, Stream
+from .transformer import AVTransformer
 from .types import AV, MODALITIES, Controls, Rollout
 
 SamplingMode = Literal["few", "multi"]
@@ -60,12 +61,12 @@ def chunk_latents(latents: AV, layout: Layout, chunk: int) -> AV:
 class _ChunkMover:
     """Moves the chunk in progress of B clips; in MULTI mode the stream holds the clips twice, with and without text."""
 
-    def __init__(self, net: AVTransformer, stream: Stream, config: SamplerConfig, noise: PositionalNoise) -> None:
-        self._net, self._stream, self._config, self._noise = net, stream, config, noise
+    def __init__(self, stream: Stream, config: SamplerConfig, noise: PositionalNoise) -> None:
+        self._stream, self._config, self._noise = stream, config, noise
         self._twice = config.mode == "multi" and config.guidance != 1.0
 
     def commit(self, clean: AV, chunk: int) -> None:
-        self._net.commit(self._doubled(clean), chunk, self._stream)
+        self._stream.commit(self._doubled(clean), chunk)
 
     def move(self, x: AV, t: float, r: float, chunk: int, index: int) -> AV:
         """One move of the sampler from raw time t to r."""
@@ -80,7 +81,7 @@ class _ChunkMover:
 
     def _velocity(self, x: AV, t: float, r: float, chunk: int) -> AV:
         doubled = self._doubled(x)
-        u = self._net.velocity(doubled, self._times(t, doubled), self._times(r, doubled), chunk, self._stream)
+        u = self._stream.velocity(doubled, self._times(t, doubled), self._times(r, doubled), chunk)
         if not self._twice:
             return u
         return guided(u.map(lambda y: y[: x.batch]), u.map(lambda y: y[x.batch :]), self._config.guidance)
@@ -134,7 +135,7 @@ def generate(
     modalities = tuple(m for m, given in zip(MODALITIES, (first_frame_BFCHW, audio_like_BTC), strict=True) if given is not None)
     multi = config.mode == "multi" and config.guidance != 1.0
     stream = net.start(controls.cat(controls.unconditional()) if multi else controls, modalities)
-    mover = _ChunkMover(net, stream, config, noise)
+    mover = _ChunkMover(stream, config, noise)
     if first_frame_BFCHW is not None:
         mover.commit(AV(video=first_frame_BFCHW), FIRST_FRAME_CHUNK)
     for chunk, clean in enumerate(past):  # all of them: through the layers, keys in the window depend on chunks before it
@@ -179,7 +180,7 @@ def roll_out(
     past. The exit state is reached from pure noise, because that is where inference starts. Both see the same past.
     """
     config, generated = few_mode(objective), objective.history.source == "generated"
-    mover = _ChunkMover(net, net.start(controls, tuple(m for m, _ in latents.items())), config, noise)
+    mover = _ChunkMover(net.start(controls, tuple(m for m, _ in latents.items())), config, noise)
     start_B, exit_BK = _branches(noise, layout, objective)
     grid = few_grid(config.moves)
     times = grid.tolist()

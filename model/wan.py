@@ -19,7 +19,7 @@ from .blocks import BranchConfig
 from .pretrained import Copy, as_it_is
 from .rope import RopeConfig
 from .timeline import Timeline
-from .transformer import TransformerConfig
+from .trunk import TransformerConfig
 
 CLASS = "WanTransformer3DModel"
 THETA = 10_000.0  # of its rotary positions

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..datasets.stages import DataConfig
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
-from ..model.transformer import TransformerConfig
+from ..model.trunk import TransformerConfig
 from ..workers.engine import EngineConfig
 from ..workers.pretrained import InitConfig
 from ..workers.train_loop import StageConfig

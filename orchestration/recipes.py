@@ -9,7 +9,7 @@ from functools import partial
 from ..datasets.stages import DataConfig
 from ..model.codecs.dct import DctVideoConfig
 from ..model.objective import DmdConfig, FakeConfig, FewConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig, variants
-from ..model.transformer import TransformerConfig
+from ..model.trunk import TransformerConfig
 from ..workers.optimizer import OptimizerConfig
 from ..workers.train_loop import StageConfig
 from .config import RolloutsConfig, RunConfig, SamplesConfig

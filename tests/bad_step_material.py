@@ -13,7 +13,8 @@ from mutual_forcing.model.objective import DmdConfig, FakeConfig, ObjectiveConfi
 from mutual_forcing.model.sampler import roll_out
 from mutual_forcing.model.text import TextConfig, Word, make_controls
 from mutual_forcing.model.timeline import Layout, Timeline
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.types import AV, AVBatch, Rollout
 from mutual_forcing.workers.bad_step import BadStep, Header, Origin, Setup
 from mutual_forcing.workers.checkpoint import Weights

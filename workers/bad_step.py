@@ -20,7 +20,7 @@ from torch import Tensor
 from ..datasets.storage import atomic_path, make_folder
 from ..model.objective import ObjectiveConfig
 from ..model.timeline import Layout, Timeline
-from ..model.transformer import TransformerConfig
+from ..model.trunk import TransformerConfig
 from ..model.types import AV, MODALITIES, AVBatch, Controls, Rollout
 from .checkpoint import Weights
 from .wire import rollout_from_arrays, rollout_to_arrays

@@ -21,7 +21,8 @@ from ..datasets.storage import local_path
 from ..model.blocks import BranchConfig
 from ..model.pretrained import Copy, check, fill, same_names
 from ..model.timeline import Timeline
-from ..model.transformer import AVTransformer, TransformerConfig
+from ..model.transformer import AVTransformer
+from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES
 from ..model.wan import wan_shape
 from ..model.weights import SafetensorsSource, open_weights, read_json, refuse_pickles

@@ -15,7 +15,8 @@ from ..model.noise import PositionalNoise
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import roll_out
 from ..model.timeline import Timeline
-from ..model.transformer import AVTransformer, TransformerConfig
+from ..model.transformer import AVTransformer
+from ..model.trunk import TransformerConfig
 from .wire import Snapshot, rollout_to_arrays, unpack_weights
 
 

@@ -29,7 +29,8 @@ from ..model.noise import PositionalNoise, position_seed
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import roll_out
 from ..model.timeline import Timeline
-from ..model.transformer import AVTransformer, TransformerConfig
+from ..model.transformer import AVTransformer
+from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES, AVBatch, Rollout
 from .bad_step import Origin, Setup
 from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_stage

@@ -20,7 +20,8 @@ from mutual_forcing.model.path import PathConfig
 from mutual_forcing.model.sampler import roll_out
 from mutual_forcing.model.text import TextConfig, Word, make_controls
 from mutual_forcing.model.timeline import Layout, Timeline
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.types import AV, MODALITIES, AVBatch
 from mutual_forcing.workers.optimizer import OptimizerConfig
 from mutual_forcing.workers.plain_engine import PlainEngine

@@ -14,7 +14,8 @@ from zero_material import BATCH, CLOCK, NETWORK, OBJECTIVE, OPTIMIZER, WORLD, cl
 from mutual_forcing.datasets.order import rank_positions
 from mutual_forcing.model.branch import Placement, stay
 from mutual_forcing.model.execution import ExecutionConfig
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.workers import engine
 from mutual_forcing.workers.engine import EngineConfig, shard
 from mutual_forcing.workers.train_step import Networks, Trained, flow_step

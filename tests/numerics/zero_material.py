@@ -15,7 +15,8 @@ from mutual_forcing.model.objective import DmdConfig, FakeConfig, HistoryConfig,
 from mutual_forcing.model.path import few_grid
 from mutual_forcing.model.text import TextConfig, Word, make_controls
 from mutual_forcing.model.timeline import Layout, Timeline
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.types import AV, MODALITIES, AVBatch, Rollout
 from mutual_forcing.workers.engine import Engine, EngineConfig
 from mutual_forcing.workers.optimizer import OptimizerConfig, ParameterGroups

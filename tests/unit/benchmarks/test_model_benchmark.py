@@ -24,7 +24,7 @@ from mutual_forcing.model.presets import WAN, Preset, preset
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import TextConfig
 from mutual_forcing.model.timeline import Layout, Timeline
-from mutual_forcing.model.transformer import TransformerConfig
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.types import AV
 from mutual_forcing.orchestration.main import app
 
@@ -97,7 +97,7 @@ def test_training_counts_allowed_pairs_alone() -> None:
     """Against a loop over all pairs of tokens under the dense mask."""
     chunks, sums = 4, CASE.arithmetic()
     stage = Stage(CASE)
-    plan = stage.net._planner.both(  # the same places that a forward has
+    plan = stage.net.planner.both(  # the same places that a forward has
         AV(*(x[:, :-n] for (_, x), n in zip(stage.clip(0, chunks).items(), (3, sums.tokens(3)["audio"]), strict=True))),
         AV(stage.clip(0, chunks).get("video")[:, 1:], stage.clip(0, chunks).audio),
         Layout(CASE.preset.clock, chunks),
@@ -116,11 +116,11 @@ def test_weights_of_an_evaluation_leave_out_what_is_read_once_a_clip() -> None:
     hooks = [m.register_forward_hook(lambda *_, name=name: read.add(name)) for name, m in net.named_modules()]
     player = Stage(CASE)  # a stage of its own, so that its start is not counted
     stream_ = net.start(player.controls)
-    net.commit(AV(video=player.first), -1, stream_)
+    stream_.commit(AV(video=player.first), -1)
     read.clear()
     x = chunk_latents(player.clip(0, 1), Layout(CASE.preset.clock, 1), 0)
     t = AV(torch.full((1, 1), 0.5), torch.full((1, 1), 0.5))
-    net.velocity(x, t, t, 0, stream_)
+    stream_.velocity(x, t, t, 0)
     for hook in hooks:
         hook.remove()
     touched = sum(p.numel() for name in read for p in net.get_submodule(name).parameters(recurse=False))

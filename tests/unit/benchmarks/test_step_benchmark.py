@@ -11,7 +11,7 @@ from mutual_forcing.benchmarks.step import Size, main, material, network
 from mutual_forcing.model.losses import Models, dmd, fake_score, flow_matching, jump_to_zero, shortcut
 from mutual_forcing.model.objective import DmdConfig, FakeConfig, ObjectiveConfig, ShortcutConfig, variants
 from mutual_forcing.model.timeline import Layout, Timeline
-from mutual_forcing.model.transformer import TransformerConfig
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.types import AV, Controls, Velocity, future
 
 TINY = Size(

@@ -12,9 +12,11 @@ from mutual_forcing.model.blocks import BranchConfig
 from mutual_forcing.model.execution import ExecutionConfig
 from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.sampler import chunk_latents
+from mutual_forcing.model.stream import Stream
 from mutual_forcing.model.text import TextConfig, Word, make_controls
 from mutual_forcing.model.timeline import FIRST_FRAME_CHUNK, Layout, Timeline
-from mutual_forcing.model.transformer import AVTransformer, Stream, TransformerConfig
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.types import AV, AVBatch, Controls
 
 CLOCK = Timeline(fps=24, video_stride=4, sample_rate=16000, audio_hop=1024, chunk_frames=12)  # 7 or 8 audio latents a chunk
@@ -155,12 +157,12 @@ def one_by_one(net: AVTransformer, noisy: AV, context: AV, text: Controls, layou
     with torch.no_grad():
         stream = net.start(text, present)
         if noisy.video is not None:
-            net.commit(chunk_latents(AV(video=context.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK, stream)
+            stream.commit(chunk_latents(AV(video=context.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK)
         for k in layout.chunk_range:
             at = slice(k, k + 1)
             now = [x.map(lambda y, at=at: y[:, at]) for x in (t, r)]
-            made.append(net.velocity(chunk_latents(padded, layout, k), now[0], now[1], k, stream))
-            net.commit(chunk_latents(context, layout, k), k, stream)
+            made.append(stream.velocity(chunk_latents(padded, layout, k), now[0], now[1], k))
+            stream.commit(chunk_latents(context, layout, k), k)
     return made[0].map(lambda *parts: torch.cat(parts, dim=1), *made[1:]), stream
 
 

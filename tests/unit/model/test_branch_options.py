@@ -85,11 +85,11 @@ def test_streaming_and_reading_equal_the_parallel_forward(window: int, audio: Br
     padded, made = AV(torch.cat([context.get("video")[:, :1], noisy.get("video")], dim=1), noisy.audio), []
     with torch.no_grad():
         stream = net.start(text)
-        net.commit(chunk_latents(AV(video=context.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK, stream)
+        stream.commit(chunk_latents(AV(video=context.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK)
         for k in layout.chunk_range:
             now = [x.map(lambda y, k=k: y[:, k : k + 1]) for x in (t, r)]
-            made.append(net.velocity(chunk_latents(padded, layout, k), now[0], now[1], k, stream))
-            net.commit(chunk_latents(context, layout, k), k, stream)
+            made.append(stream.velocity(chunk_latents(padded, layout, k), now[0], now[1], k))
+            stream.commit(chunk_latents(context, layout, k), k)
     assert_near(made[0].map(lambda *parts: torch.cat(parts, dim=1), *made[1:]), expected, atol=1e-9)
 
 

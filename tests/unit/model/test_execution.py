@@ -196,7 +196,7 @@ def test_what_needs_fp32_has_it_under_bf16_weights() -> None:
     """Angles of the rotations, features of a time, statistics of norms: each is that of fp32, where bf16 would be far off."""
     net = network(dtype=torch.bfloat16)
     layout = Layout(CLOCK, 2)
-    plan = net._planner.both(before_last(latents(2), layout), future(latents(2)), layout, next(net.parameters()))
+    plan = net.planner.both(before_last(latents(2), layout), future(latents(2)), layout, next(net.parameters()))
     assert plan.turn.cos.dtype == torch.float32
     branch = net._branch("video")
     t = torch.tensor([[0.5001, 0.5002]])
@@ -229,8 +229,7 @@ def test_every_form_that_a_stream_takes_is_compiled(monkeypatch: pytest.MonkeyPa
     counted = Compilations()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
     net = AVTransformer(small_config(window=2), CLOCK, ExecutionConfig(compile=True)).eval()
-    try:
-        monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
         for clips in (1, 2):
             first = latents(1, clips, dtype=torch.float32).get("video")[:, :1]
             for config in (SamplerConfig("few", 2), SamplerConfig("multi", 2, guidance=3.0)):
@@ -240,5 +239,4 @@ def test_every_form_that_a_stream_takes_is_compiled(monkeypatch: pytest.MonkeyPa
         assert 4 <= compiled <= VARIANTS
         list(generate(net, controls(2), first, (2, CHANNELS["audio"]), 8, config, clip_noise(2)))
         assert counted.count == compiled, "what was compiled once is used again"
-    finally:
-        torch.compiler.reset()
+    torch.compiler.reset()

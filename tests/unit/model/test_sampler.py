@@ -16,6 +16,7 @@ from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.objective import DmdConfig, FewConfig, FewSampler, HistoryConfig, HistorySource, ObjectiveConfig
 from mutual_forcing.model.path import PathConfig
 from mutual_forcing.model.sampler import SamplerConfig, chunk_latents, few_mode, generate, roll_out
+from mutual_forcing.model.stream import Stream
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.types import AV, MODALITIES, Controls, Rollout
@@ -181,8 +182,8 @@ def test_true_histories_are_the_clips_and_exit_states_are_made_on_them(sampler: 
 def test_without_dmd_no_exit_state_is_made(changes: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """They cost up to as much as the histories: only the history's moves are left, and its bits are the same."""
     net, clips, counts = network(dtype=torch.float32), latents(CHUNKS, dtype=torch.float32), []
-    velocity = AVTransformer.velocity
-    monkeypatch.setattr(AVTransformer, "velocity", lambda self, *a: (counts.append(1), velocity(self, *a))[1])
+    velocity = Stream.velocity
+    monkeypatch.setattr(Stream, "velocity", lambda self, *a: (counts.append(1), velocity(self, *a))[1])
     with_dmd = rolled(net, clips, choices(0.5, 0.5))
     both = len(counts)
     without = rolled(net, clips, replace(choices(0.5, 0.5), **changes))

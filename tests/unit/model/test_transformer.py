@@ -263,7 +263,7 @@ def test_a_long_transcript_costs_a_chunk_only_the_words_near_it(features: int) -
     assert_same(streamed, parallel(net, noisy, context, text, layout))
     t, r = (x.map(lambda y: y[:, :1]) for x in times(6, noisy))
     _, stream = one_by_one(net, future(latents(3, seed=2)), latents(3), text, Layout(CLOCK, 3))
-    net.velocity(chunk_latents(context, layout, 3), t, r, 3, stream)
+    stream.velocity(chunk_latents(context, layout, 3), t, r, 3)
     assert stream.moving is not None
     for name, whole in stream.text.items():
         keys = stream.moving.text[name].keys_values[0][0].shape[1]
@@ -313,7 +313,7 @@ def test_latents_of_another_rate_or_codec_are_refused_by_name() -> None:
     few = AV(audio=noisy.get("audio")[:, :3])
     stream = net.start(controls(), ("audio",))
     with pytest.raises(ValueError, match=r"audio latents: there are 3, timeline gives 8 for chunk 0; they are of another rate"):
-        net.commit(few, 0, stream)
+        stream.commit(few, 0)
     wide = AV(torch.cat([noisy.get("video")] * 2, dim=2), noisy.audio)
     with pytest.raises(ValueError, match=r"video latents: 6 channels, where model\.video_channels=3; they are of another codec"):
         net(wide, context, t, r, controls(), layout)
@@ -325,13 +325,13 @@ def test_a_stream_holds_no_more_when_it_gets_longer() -> None:
     at = AV(*(torch.full((2, 1), 0.5, dtype=torch.float64),) * 2)
     clip, layout, held = latents(30), Layout(CLOCK, 30), []
     stream = net.start(text)
-    net.commit(chunk_latents(AV(video=clip.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK, stream)
+    stream.commit(chunk_latents(AV(video=clip.video), layout, FIRST_FRAME_CHUNK), FIRST_FRAME_CHUNK)
     for k in range(30):
-        net.velocity(now := chunk_latents(clip, layout, k), at, at, k, stream)
+        stream.velocity(now := chunk_latents(clip, layout, k), at, at, k)
         assert stream.moving is not None
         cached = [kv for layer in range(net.config.depth) for kv in stream.cache.read(layer, None)]
         held.append(sum(x.numel() for kv in [*cached, *stream.moving.window._held.values()] for x in kv))
-        net.commit(now, k, stream)
+        stream.commit(now, k)
     assert max(held[6:18]) == max(held[18:]) > 1000
 
 
@@ -340,17 +340,17 @@ def test_a_stream_takes_its_chunks_in_order_and_whole() -> None:
     _, stream = one_by_one(net, future(latents(2, seed=2)), latents(2), controls(), Layout(CLOCK, 2))
     at = AV(*(torch.full((2, 1), 0.5, dtype=torch.float64),) * 2)
     third = chunk_latents(clip, layout, 3)
-    for wrong in (lambda: net.commit(third, 3, stream), lambda: net.velocity(third, at, at, 3, stream)):
+    for wrong in (lambda: stream.commit(third, 3), lambda: stream.velocity(third, at, at, 3)):
         with pytest.raises(ValueError, match=r"chunk 3: the stream's last is 1; give chunk 2, or start another stream"):
             wrong()
     now = chunk_latents(clip, layout, 2)
-    net.velocity(now, at, at, 2, stream)
+    stream.velocity(now, at, at, 2)
     with pytest.raises(ValueError, match=r"chunk 2: has latents of audio, this stream of video, audio; give these"):
-        net.velocity(now.only(("audio",)), at.only(("audio",)), at.only(("audio",)), 2, stream)
+        stream.velocity(now.only(("audio",)), at.only(("audio",)), at.only(("audio",)), 2)
     short = AV(now.video, now.get("audio")[:, :-1])
     with pytest.raises(ValueError, match=r"audio latents: there are 7, timeline gives 8 for chunk 2; they are of another rate"):
-        net.velocity(short, at, at, 2, stream)
-    net.commit(now, 2, stream)
+        stream.velocity(short, at, at, 2)
+    stream.commit(now, 2)
     assert stream.cache.chunks == [1, 2], "what was refused left nothing behind"
 
 
@@ -360,7 +360,7 @@ def test_a_chunk_can_be_begun_again() -> None:
     _, stream = one_by_one(net, future(latents(4, seed=2)), latents(4), controls(), Layout(CLOCK, 4))
     x = [chunk_latents(latents(5, seed=s), Layout(CLOCK, 5), 4) for s in (2, 3)]
     at = AV(*(torch.full((2, 1), 0.5, dtype=torch.float64),) * 2)
-    first, other, again = (net.velocity(x[i], at, at, 4, stream) for i in (0, 1, 0))
+    first, other, again = (stream.velocity(x[i], at, at, 4) for i in (0, 1, 0))
     assert_near(again, first)
     assert (first.get("audio") - other.get("audio")).abs().max() > 1e-3
     assert stream.cache.chunks == [2, 3]

@@ -13,7 +13,8 @@ from wan_material import TINY, TRUE_SHAPE, State, random_state, wan_forward
 
 from mutual_forcing.model.pretrained import check, fill
 from mutual_forcing.model.timeline import Layout
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.types import AV, Controls
 from mutual_forcing.model.wan import NEW, wan_shape
 
@@ -82,7 +83,7 @@ def positions(frames: int) -> Tensor:
 @torch.no_grad()
 def first_chunk(net: AVTransformer, noisy: Tensor, t_B1: Tensor, r_B1: Tensor, c: Controls) -> Tensor:
     """Velocity of chunk 0 without any history."""
-    return net.velocity(AV(noisy), AV(t_B1), AV(r_B1), 0, net.start(c, ("video",))).get("video")
+    return net.start(c, ("video",)).velocity(AV(noisy), AV(t_B1), AV(r_B1), 0).get("video")
 
 
 # --- r = t is Wan -----------------------------------------------------------------------------------------------------------

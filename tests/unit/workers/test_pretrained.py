@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from wan_material import FILE, INDEX, TINY, State, random_state, wan_folder
 
 from mutual_forcing.model.timeline import Timeline
-from mutual_forcing.model.transformer import AVTransformer, TransformerConfig
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.wan import wan_shape
 from mutual_forcing.workers.pretrained import InitConfig, find_pretrained, initialise
 
