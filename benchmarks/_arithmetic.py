@@ -97,27 +97,31 @@ class Arithmetic:
 
     def parallel(self, first: int, chunks: int, words: int) -> int:
         """One `forward` over these chunks with a dense mask and so many words: the context copy without its last chunk, the noisy copy."""
-        both = self._both(first, chunks)
-        copies = max(0, first + chunks - 1 - self.config.window)
-        pairs = _all(both) * (_all(both) + copies * self.cells)
-        return self._pass(both, pairs, dict.fromkeys(MODALITIES, words), rows=1 + chunks) + sum(self._text(m, words) for m in MODALITIES)
+        now, both = self._copies(first, chunks)
+        low, high = (max(0, k - self.config.window) for k in (first, first + chunks - 1))
+        keys = _all(both) + self.cells * max(0, high - max(1, low) + 1)  # the sink again for every place that it takes
+        return self._forward(now, both, _all(both) * keys, _all(now) * keys, words, chunks)
 
-    def training(self, chunks: int) -> int:
+    def training(self, chunks: int, words: int) -> int:
         """A step of flow matching on one clip: a forward, and a backward of twice its work. Pairs that the mask forbids do not count."""
         at = [_all(self.tokens(k)) for k in range(chunks)]
-        pairs = self.cells * self.cells
-        for k in range(chunks):
-            past = self.cells + sum(at[max(0, k - self.config.window) : k])
-            pairs += at[k] * (past + at[k]) * (2 if k + 1 < chunks else 1)  # as noisy tokens, and as context for later ones
-        words = len(self.words_time_W2)
-        forward = self._pass(self._both(0, chunks), pairs, dict.fromkeys(MODALITIES, words), rows=1 + chunks)
-        return 3 * (forward + sum(self._text(m, words) for m in MODALITIES))
+        noisy = [at[k] * (self.cells + sum(at[max(0, k - self.config.window) : k + 1])) for k in range(chunks)]
+        context = self.cells * self.cells + sum(noisy[:-1])  # a clean token reads as much as a noisy one of its chunk
+        return 3 * self._forward(*self._copies(0, chunks), context + sum(noisy), sum(noisy), words, chunks)
 
-    def _both(self, first: int, chunks: int) -> Tokens:
-        """Tokens of the two copies, with the first frame."""
+    def _forward(self, now: Tokens, both: Tokens, pairs: int, last_pairs: int, words: int, chunks: int) -> int:
+        """now: tokens of the noisy copy, which alone go through the last layer; pairs: in every other layer."""
+        of_all = dict.fromkeys(MODALITIES, words)
+        total = self._pass(both, pairs, of_all, rows=1 + chunks) - (pairs - last_pairs) * 2 * self.inner
+        skipped = self._after_values({m: both[m] - now[m] for m in MODALITIES}, of_all)
+        return total - skipped + sum(self._text(m, words) for m in MODALITIES)
+
+    def _copies(self, first: int, chunks: int) -> tuple[Tokens, Tokens]:
+        """Tokens of the noisy copy, and of both copies with the first frame."""
         span = range(first, first + chunks)
-        count = {m: sum(self.tokens(k)[m] for k in span) + sum(self.tokens(k)[m] for k in span[:-1]) for m in MODALITIES}
-        return count | {"video": count["video"] + self.cells}
+        now = {m: sum(self.tokens(k)[m] for k in span) for m in MODALITIES}
+        both = {m: now[m] + sum(self.tokens(k)[m] for k in span[:-1]) for m in MODALITIES}
+        return now, both | {"video": both["video"] + self.cells}
 
     # --- parts ------------------------------------------------------------------------------------------------------------
 
@@ -134,10 +138,17 @@ class Arithmetic:
 
     def _commit(self, tokens: Tokens, keys: int, words: Tokens) -> int:
         total = self._pass(tokens, _all(tokens) * keys, words, rows=1) - _all(tokens) * keys * 2 * self.inner
+        for m in tokens:
+            width, _, _, options = self._branch(m)
+            total -= 2 * width * width if options.head == "projection" else 0
+        return total - self._after_values(tokens, words)
+
+    def _after_values(self, tokens: Tokens, words: Tokens) -> int:
+        """What tokens cost from the last layer's keys and values on, without the joint attention."""
+        total = 0
         for m, n in tokens.items():
-            width, features, ffn, options = self._branch(m)
-            total -= n * features * width + (2 * width * width if options.head == "projection" else 0)
-            total -= n * (self.inner * width + 2 * self.inner * width + self._reading(m, words[m]) + 2 * ffn * width)
+            width, features, ffn, _ = self._branch(m)
+            total += n * (features * width + 3 * self.inner * width + self._reading(m, words[m]) + 2 * ffn * width)
         return total
 
     def _times(self, m: str) -> int:

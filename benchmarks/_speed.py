@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from math import ceil
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,7 +22,8 @@ from ._ceilings import Ceilings, seconds
 from ._streams import Case, Stage
 
 FEW4, FEW8 = SamplerConfig("few", 4), SamplerConfig("few", 8)
-MODES = {"few4": FEW4, "few8": FEW8, "multi50": SamplerConfig("multi", 50, guidance=5.0)}
+MULTI50 = SamplerConfig("multi", 50, guidance=5.0)
+MODES = {"few4": FEW4, "few8": FEW8, "multi50": MULTI50}
 Figures = dict[str, Any]
 
 
@@ -41,7 +41,7 @@ class Amount:
 
 PEAKS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
 """Dense bf16 FLOP/s of the data sheets, by the beginning of a device's name: what utilisation is commonly a share of."""
-DECODED, RECOMPUTE = "few4, decoded", "recompute"
+DECODED, RECOMPUTE, NOT = "{}, decoded", "recompute", "not measured"
 BESIDE = 4  # chunks between two looks at the clock where decoding runs beside the next chunk: it would not, if each were waited for
 
 
@@ -58,11 +58,12 @@ class Way:
 
 
 def ways_of(stage: Stage, recompute: bool) -> dict[str, Way]:
-    """By name: the modes with a cache, FEW 4 decoded where there are codecs, FEW 4 without a cache."""
+    """By name: the modes with a cache, the same decoded where there are codecs, FEW 4 without a cache."""
     case, past = stage.case, stage.case.preset.network.window + 1
     ways = {name: Way(lambda s=s: partial(next, stage.play(s, past))) for name, s in MODES.items()}
-    if case.codecs is not None:
-        ways[DECODED] = Way(lambda: partial(next, stage.decoded(FEW4, past)), BESIDE if case.device.type == "cuda" else 1)
+    for name, s in MODES.items() if case.codecs is not None else ():
+        beside = BESIDE if case.device.type == "cuda" and s is not MULTI50 else 1
+        ways[DECODED.format(name)] = Way(lambda s=s: partial(next, stage.decoded(s, past)), beside)
     if recompute:
         ways[RECOMPUTE] = Way(lambda: stage.recomputing(FEW4))
     return ways
@@ -88,8 +89,8 @@ def times_of(ways: dict[str, Way], amount: Amount, device: torch.device) -> Time
                 spent = ways[name].spent(running[name], device)
                 if turn >= 0:
                     times.rounds[name].append(spent)
-        for name in ("few4", "few8", DECODED):
-            if name in group:
+        for name in group:
+            if "few" in name:  # MULTI 50 takes seconds a chunk on large pictures: its rounds must do
                 times.alone[name] = sorted(seconds(running[name], device) for _ in range(amount.latency))
         times.held |= dict.fromkeys(group, memory(device))
     return times
@@ -99,14 +100,19 @@ def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> F
     """Every way of streaming, all with a full window."""
     stage, sums, window = Stage(case), case.arithmetic(), case.preset.network.window
     next(stage.play(FEW4))  # whatever is compiled or loaded once
-    first = {"few4": lambda: next(stage.play(FEW4))} | ({DECODED: lambda: next(stage.decoded(FEW4))} if case.codecs else {})
+    first: dict[str, Callable[[], object]] = {"few4": lambda: next(stage.play(FEW4))}
+    if case.codecs is not None:
+        first[DECODED.format("few4")] = lambda: next(stage.decoded(FEW4))
     figures: Figures = {"clips": case.clips, "first_chunk_ms": {n: 1e3 * seconds(begin, case.device) for n, begin in first.items()}}
     times = times_of(ways_of(stage, recompute), amount, case.device)
     for name, taken in times.rounds.items():
-        figures[name] = chunk_figures(case, taken) | {"memory_gb": times.held[name] / 1e9}
-        alone = times.alone.get(name)
-        if alone:
-            figures[name] |= {"p50_ms": 1e3 * median(alone), "p99_ms": 1e3 * alone[-1 - len(alone) // 100], "alone": len(alone)}
+        alone = times.alone.get(name) or sorted(taken)
+        figures[name] = chunk_figures(case, taken)
+        figures[name] |= {"p50_ms": 1e3 * median(alone), "p99_ms": 1e3 * alone[-1 - len(alone) // 100], "chunks": len(alone)}
+        if case.device.type == "cuda":
+            figures[name]["memory_gb"] = times.held[name] / 1e9
+    if case.device.type == "cpu":
+        figures["memory_gb"] = max(times.held.values()) / 1e9  # of the process, whatever it plays
     chunk = window + 1 + amount.rounds // 2  # whose words stand for all
     for name, sampler in MODES.items():
         figures[name] |= roofline(case, sampler, chunk, ceilings, median(times.rounds[name]))
@@ -172,9 +178,9 @@ def training(case: Case, amount: Amount, ceilings: Ceilings) -> Figures:
 
     step()
     spent = median(seconds(step, case.device) for _ in range(amount.rounds))
-    sums = replace(case, seconds=ceil(amount.chunks * float(clock.chunk))).arithmetic()
+    sums, words = case.arithmetic(), len(case.words_near(layout))
     tokens = case.clips * sum(sum(sums.tokens(k).values()) for k in range(amount.chunks))
-    rate = 2 * case.clips * sums.training(amount.chunks) / spent
+    rate = 2 * case.clips * sums.training(amount.chunks, words) / spent
     name = torch.cuda.get_device_name(case.device) if case.device.type == "cuda" else ""
     peak = next((flops for begin, flops in PEAKS.items() if name.startswith(begin)), ceilings.flops)
     return {

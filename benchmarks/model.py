@@ -7,7 +7,7 @@
     _arithmetic (multiply-adds, bytes), _ceilings (of this device), _streams (a network, played), _decoding -> _speed (a row) -> here
 
 Each row is kept in a file when it is finished, so the same command goes on where it was stopped, or where `--minutes` ended it; a row that
-failed is tried again. Weights are random: time does not see them. Needs PyTorch alone; the plot needs matplotlib.
+failed is tried again. Weights are random: time does not see them. Needs PyTorch alone; decoding needs NumPy, the plot matplotlib.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from ..model.execution import ExecutionConfig
 from ..model.presets import preset
 from ..model.timeline import Timeline
 from ._ceilings import Ceilings, measure_ceilings
-from ._speed import DECODED, Amount, Figures, forget, long, stream, training
+from ._model_page import plot, print_table
+from ._speed import DECODED, NOT, Amount, Figures, forget, long, stream, training
 from ._streams import Case
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ if TYPE_CHECKING:
 QUICK = Amount(rounds=2, latency=10, long=200, chunks=3)
 ON_GPU = Amount(rounds=3, latency=30)  # MULTI 50 of `paper` at 704x1280 takes a quarter of a minute a chunk where FLOPs decide
 MANY = 8  # clips at once on a CPU: rollouts are made in batches, and weights are then read once for all of them
-ROOT, NOT = Path(__file__).resolve().parents[1], "not measured"
+ROOT = Path(__file__).resolve().parents[1]
+MINE = ("model", "_speed", "_streams", "_arithmetic", "_ceilings", "_decoding")  # modules of benchmarks/ that figures depend on
 RESOLUTIONS = {"192x336": (192, 336), "480x768": (480, 768), "704x1280": (704, 1280)}
 EAGER, COMPILED = ExecutionConfig(), ExecutionConfig(compile=True)
 FLEX = ExecutionConfig("flex", compile=True)
@@ -97,7 +99,7 @@ def mark_of(device: torch.device, amount: Amount, codecs: str) -> dict[str, str]
     """What figures depend on besides their row: the machine, how much is measured, the codecs, and the code."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     digest = hashlib.sha256()
-    for path in sorted(path for folder in ("model", "benchmarks") for path in (ROOT / folder).rglob("*.py")):
+    for path in [*sorted((ROOT / "model").rglob("*.py")), *(ROOT / "benchmarks" / f"{name}.py" for name in MINE)]:
         digest.update(path.read_bytes())
     return {"device": name, "torch": torch.__version__, "amount": str(amount), "codecs": codecs, "code": digest.hexdigest()[:12]}
 
@@ -115,7 +117,7 @@ def codecs_of(name: str, video: str, audio: str, device: torch.device) -> tuple[
     if bool(video) != bool(audio):
         raise ValueError(f"--video-codec={video!r}, --audio-codec={audio!r}: give both or neither")
     chosen = preset(name)
-    if not video and chosen.clock != Timeline():
+    if not video and (chosen.clock != Timeline() or find_spec("numpy") is None):
         return None, "none"
     from ._decoding import embedded, pretrained  # NumPy, and diffusers for a folder: the network alone needs neither
 
@@ -163,68 +165,15 @@ def headline(figures: dict[str, Figures]) -> Figures:
     for resolution in RESOLUTIONS:
         row = figures.get(f"stream-{resolution}", {})
         if "few4" in row:
-            found[f"fps_{resolution}"] = row.get(DECODED, row["few4"])["fps"]
+            decoded = DECODED.format("few4") in row
+            found[f"fps_{resolution}"] = row[DECODED.format("few4") if decoded else "few4"]["fps"]
+            found["codec"] = "included" if decoded else "excluded"
     for row in ("stream-64x64", "stream-192x336-eager", "stream-192x336"):  # the last has no stream without a cache
         found |= of(row, "cached_vs_flop_ratio", "few4_vs_predicted")
     found |= {f"{key}_many": x for key, x in of(f"stream-64x64-{MANY}-clips", "cached_vs_flop_ratio", "few4_vs_predicted").items()}
     found |= of("long", "latency_growth", "rss_growth_mb")
     mfu = [row["mfu"] for name, row in figures.items() if name.startswith("training") and "mfu" in row]
     return found | ({"mfu": max(mfu)} if mfu else {})
-
-
-def print_table(figures: dict[str, Figures]) -> None:
-    """A line a row and way."""
-    c = figures["ceilings"]
-    print(f"ceilings: {c['flops'] / 1e9:.0f} GFLOP/s, {c['bandwidth'] / 1e9:.1f} GB/s", file=sys.stderr)
-    for name, row in figures.items():
-        for line in _lines(row):
-            print(f"{name:<28} {line}", file=sys.stderr)
-
-
-def _lines(row: Figures) -> Iterator[str]:
-    if NOT in row:
-        yield f"{NOT}: {row[NOT]}"
-    for way, x in row.items():
-        if isinstance(x, dict) and "fps" in x:
-            near = f"   {x['of_roofline']:.0%} of the roofline" if "of_roofline" in x else ""
-            spread = f"chunk {x['chunk_ms']:.1f} ms ({x['spread_ms'][0]:.1f} to {x['spread_ms'][1]:.1f})"
-            tail = f"   p50 {x['p50_ms']:.1f}, p99 {x['p99_ms']:.1f} of {x['alone']}" if "p50_ms" in x else ""
-            yield f"{way:<13} {x['fps']:8.2f} frames/s   {spread}{tail}{near}"
-    if "first_chunk_ms" in row:
-        yield "first chunk   " + ", ".join(f"{way} {ms:.1f} ms" for way, ms in row["first_chunk_ms"].items())
-    if "latency_growth" in row:
-        yield f"a chunk costs {row['latency_growth']:.3f} times as much at the end, memory grew by {row['rss_growth_mb']:.1f} MB"
-    if "mfu" in row:
-        yield f"{row['tokens_per_s']:.0f} tokens/s, {row['mfu']:.0%} of {row['mfu_of']}"
-
-
-def plot(figures: dict[str, Figures], path: Path) -> None:
-    """The roofline, and where each way of streaming stands below it; needs matplotlib."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    c = figures["ceilings"]
-    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
-    corner = c["flops"] / c["bandwidth"]
-    points = [
-        (2 * x["macs"] / x["bytes"], 2 * x["macs"] / (x["chunk_ms"] / 1e3), f"{name.removeprefix('stream-')} {way}")
-        for name, row in figures.items()
-        for way, x in row.items()
-        if isinstance(x, dict) and "macs" in x
-    ]
-    low = min([corner, *(x for x, _, _ in points)]) / 3
-    high = max([corner, *(x for x, _, _ in points)]) * 3
-    axes.plot([low, corner, high], [low * c["bandwidth"], c["flops"], c["flops"]], color="black", linewidth=1)
-    for x, y, label in points:
-        axes.plot(x, y, "o")
-        axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, -4), fontsize="small")
-    axes.set(
-        xscale="log", yscale="log", xlabel="FLOP for each byte that must be read", ylabel="FLOP/s", title="Streaming under the roofline"
-    )
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 @contextmanager

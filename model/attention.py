@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .mask import Tokens, dense_mask, may_attend
+from .mask import Tokens, dense_mask, may_attend, sink_of
 
 AttentionKind = Literal["dense", "flex"]
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -35,11 +35,13 @@ def masked(kind: AttentionKind, queries: Tokens, keys: Tokens, window: int, devi
     if kind == "dense":
         mask = dense_mask(queries, keys, window).to(device)
         return lambda q, k, v: attention(q, k, v, mask)
-    q_at, k_at = queries.to(device), keys.to(device)
+    if not len(queries) or not len(keys):
+        return lambda q, k, v: torch.zeros_like(q)  # a past of no tokens; there are no blocks of nothing
+    q_at, k_at, sink = queries.to(device), keys.to(device), sink_of(keys)
     flex, create = _flex(device.type)
 
     def visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return may_attend(q_at.select(query), k_at.select(key), window)
+        return may_attend(q_at.select(query), k_at.select(key), window, sink)
 
     blocks = create(visible, None, None, len(queries), len(keys), device=device)
 

@@ -1,7 +1,8 @@
 """The key/value cache of streaming generation; the only in-place state in `model/`.
 
-Chunks keep their keys rotated to their own time. The sink keeps its keys unrotated: it is re-placed before the window when that rolls, so
-its rotation changes with the chunk that reads it. Memory is constant once the window is full.
+Chunks keep their keys rotated to their own time. The sink (the first frame; in a stream without a picture its first chunk) keeps its keys
+unrotated as well: it is re-placed before the window when that rolls, so its rotation changes with the chunk that reads it. Memory is
+constant once the window is full.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 import torch
 from torch import Tensor
 
-from .mask import Tokens, sink_shift
+from .mask import Tokens, sink_of, sink_shift
 from .rope import Rotation, rotate
 from .timeline import FIRST_FRAME_CHUNK
 
@@ -22,22 +23,30 @@ KeysValues = tuple[Tensor, Tensor]
 class KVCache:
     """Keys and values of the context copy: the sink and the last `window` chunks, of both modalities, for every layer."""
 
-    def __init__(self, depth: int, window: int, chunk_seconds: float) -> None:
-        self._depth, self._window, self._chunk_seconds = depth, window, chunk_seconds
+    def __init__(self, window: int, chunk_seconds: float) -> None:
+        self._window, self._chunk_seconds = window, chunk_seconds
         self._sink: tuple[Tokens, list[KeysValues]] | None = None
         self._chunks: deque[tuple[int, list[KeysValues]]] = deque(maxlen=window)
-        self._pending: list[KeysValues] = []
 
     @property
     def chunks(self) -> list[int]:
         """Those in the window."""
         return [chunk for chunk, _ in self._chunks]
 
+    @property
+    def wants_sink(self) -> bool:
+        """Whether the chunk that is committed now is the sink."""
+        return self._sink is None
+
     def sink(self, chunk: int) -> Tokens | None:
-        """Places of the sink for chunk `chunk`, None when there is none."""
+        """Places of the sink for chunk `chunk`, None where there is none besides the window."""
         if self._sink is None:
             return None
-        return self._sink[0].replaced_sink(int(sink_shift(torch.tensor(chunk), self._window)), self._chunk_seconds)
+        tokens, _ = self._sink
+        own = sink_of(tokens)
+        if own != FIRST_FRAME_CHUNK and chunk <= own + self._window:
+            return None
+        return tokens.replaced_sink(int(sink_shift(torch.tensor(chunk), self._window, own)), self._chunk_seconds)
 
     def read(self, layer: int, sink_turn: Rotation | None) -> list[KeysValues]:
         """Rotated keys, and values, of the sink and of every chunk of the window; `sink_turn` rotates the sink to its place."""
@@ -47,21 +56,15 @@ class KVCache:
             found.insert(0, (rotate(k, sink_turn), v))
         return found
 
-    def write(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Remember a layer's keys and values of the chunk being committed; layers come in order."""
-        if layer != len(self._pending):
-            raise AssertionError(f"cache: layer {layer} written after {len(self._pending)} layers")
-        self._pending.append((k, v))
+    def commit(self, chunk: int, tokens: Tokens, turned: list[KeysValues], unturned: list[KeysValues]) -> None:
+        """A chunk becomes the past, by its keys and values in every layer; the oldest chunk leaves a full window.
 
-    def commit(self, chunk: int, tokens: Tokens) -> None:
-        """All layers of a chunk are written: it becomes the past; the oldest chunk leaves a full window."""
-        if len(self._pending) != self._depth:
-            raise AssertionError(f"cache: {len(self._pending)} of {self._depth} layers written")
-        written, self._pending = self._pending, []
-        if chunk == FIRST_FRAME_CHUNK:
-            self._sink = tokens, written
-        else:
-            self._chunks.append((chunk, written))
+        turned, unturned: with keys rotated to the chunk's time, and as they were before; the latter are kept where `wants_sink`.
+        """
+        if self._sink is None:
+            self._sink = tokens, unturned
+        if chunk != FIRST_FRAME_CHUNK:
+            self._chunks.append((chunk, turned))
 
 
 class Window:
@@ -79,7 +82,7 @@ class Window:
         """Keys and values of the past and of the present, `k` rotated and `v`, [B, N, M, D]; without gradient."""
         if layer in self._held:
             for every, now in zip(self._held[layer], (k, v), strict=True):
-                every[:, -now.shape[1] :] = now
+                every[:, every.shape[1] - now.shape[1] :] = now
             return self._held[layer]
         past = self._cache.read(layer, self._sink_turn)
         if not past:

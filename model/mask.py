@@ -5,8 +5,8 @@ Training runs all chunks in parallel over two copies of a clip, the clean *conte
     noisy   token of chunk k  ->  context chunks [k - window, k), the sink, and the noisy tokens of chunk k
     context token of chunk k  ->  context chunks [k - window, k] and the sink
 
-The sink is the first frame (chunk -1), always visible. Once the window has rolled past it, it is re-placed directly before the window
-(`sink_shift`), so no relative time exceeds training's; a query sees exactly one copy of it. Clips without a picture have no sink.
+The sink is the first frame (chunk -1), always visible; in a clip without a picture it is its first chunk. Once the window has rolled past
+it, it is re-placed directly before the window (`sink_shift`), so no relative time exceeds training's; a query sees exactly one copy of it.
 """
 
 from __future__ import annotations
@@ -52,23 +52,29 @@ class Tokens:
         return self.chunk_N.shape[0]
 
 
-def sink_shift(chunk_N: Tensor, window: int) -> Tensor:
+def sink_of(tokens: Tokens) -> int:
+    """The chunk that is the sink of a clip with these tokens: the earliest."""
+    return int(tokens.chunk_N.min()) if len(tokens) else 0
+
+
+def sink_shift(chunk_N: Tensor, window: int, sink: int) -> Tensor:
     """Chunks by which the sink is moved for a query of each chunk: 0 until the window has rolled."""
-    return (chunk_N - window).clamp(min=0)
+    return (chunk_N - window - 1 - sink).clamp(min=0)
 
 
-def may_attend(query: Tokens, key: Tokens, window: int) -> Tensor:
-    """Whether a query may attend to a key, for any shapes that broadcast: what every back-end asks."""
-    in_window = (key.chunk_N >= query.chunk_N - window) & (key.chunk_N >= 0)
+def may_attend(query: Tokens, key: Tokens, window: int, sink: int) -> Tensor:
+    """Whether a query may attend to a key, for any shapes that broadcast: what every back-end asks. sink: the chunk that it is."""
+    in_window = (key.chunk_N >= query.chunk_N - window) & (key.chunk_N >= 0) & (key.shift_N == 0)
     past = key.clean_N & in_window & ((key.chunk_N < query.chunk_N) | (query.clean_N & (key.chunk_N == query.chunk_N)))
     present = ~query.clean_N & ~key.clean_N & (key.chunk_N == query.chunk_N)
-    sink = (key.chunk_N == FIRST_FRAME_CHUNK) & (key.shift_N == sink_shift(query.chunk_N, window))
-    return past | present | sink
+    placed = key.clean_N & (key.chunk_N == sink) & (key.shift_N == sink_shift(query.chunk_N, window, sink))
+    outside = placed & (query.chunk_N > sink + window)  # in the window, it is a chunk as others are
+    return past | present | (placed if sink == FIRST_FRAME_CHUNK else outside)
 
 
 def dense_mask(queries: Tokens, keys: Tokens, window: int) -> Tensor:
     """[N_queries, N_keys], True where the query may attend."""
-    return may_attend(queries.select((slice(None), None)), keys.select((None, slice(None))), window)
+    return may_attend(queries.select((slice(None), None)), keys.select((None, slice(None))), window, sink_of(keys))
 
 
 def word_mask(chunk_N: Tensor, words_time_BW2: Tensor, chunk_seconds: float, window: int, lookahead_s: float) -> Tensor:

@@ -7,13 +7,13 @@ that was read (`present`), or over one chunk of a stream (`spots_of_chunk`).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .attention import Attention, AttentionKind, masked
-from .mask import Tokens
+from .mask import Tokens, sink_of, sink_shift
 from .patches import places
 from .rope import RopeConfig, Rotation, rotation
 from .timeline import FIRST_FRAME_CHUNK, Layout, Timeline
@@ -35,7 +35,9 @@ class Spot:
 
 @dataclass(frozen=True)
 class Plan:
-    """A parallel pass. keys: places of all keys; which: the token that each key is, where the sink has copies."""
+    """A parallel pass. keys: places of all keys; which: the token that each key is, where the sink has copies; last: the same for the last
+    layer, after which nobody reads the context copy.
+    """
 
     spots: dict[str, Spot]
     keys: Tokens
@@ -43,6 +45,7 @@ class Plan:
     turn: Rotation
     key_turn: Rotation
     attention: Attention
+    last: Plan | None = None
 
     def copied(self, x: Tensor) -> Tensor:
         """Keys or values of the tokens -> of all keys."""
@@ -82,8 +85,11 @@ class Planner:
 
         def make() -> Plan:
             pasts = {name: self._past(before.get(name), layout) for name, _ in noisy.items()}
-            spots = {n: self._spot(pasts[n].cat(self._places(x, layout, clean=False)), layout.first, like) for n, x in noisy.items()}
-            return self._plan(spots, *self._with_sink_copies(joint(spots), layout, like), like)
+            now = {name: self._places(x, layout, clean=False) for name, x in noisy.items()}
+            spots = {name: self._spot(pasts[name].cat(places), layout.first, like) for name, places in now.items()}
+            keys = self._with_sink_copies(joint(spots), layout, like)
+            last = {name: self._spot(places, layout.first, like) for name, places in now.items()}
+            return replace(self._plan(spots, *keys, like), last=self._plan(last, *keys, like))
 
         return self._once("both", layout, (before, noisy), like, make)
 
@@ -140,8 +146,10 @@ class Planner:
 
     def _with_sink_copies(self, tokens: Tokens, layout: Layout, like: Tensor) -> tuple[Tokens, Tensor | None]:
         """The tokens, then the sink once for every place that it takes while the window rolls; and which token each of them is."""
-        sink = torch.nonzero(tokens.chunk_N == FIRST_FRAME_CHUNK)[:, 0]
-        copies = [tokens.select(sink).replaced_sink(s, float(self._timeline.chunk)) for s in range(1, _last(layout) - self._window + 1)]
+        chunk = sink_of(tokens)
+        sink = torch.nonzero(tokens.clean_N & (tokens.chunk_N == chunk))[:, 0]
+        low, high = (int(sink_shift(torch.tensor(k), self._window, chunk)) for k in (layout.first, _last(layout)))
+        copies = [tokens.select(sink).replaced_sink(shift, float(self._timeline.chunk)) for shift in range(max(1, low), high + 1)]
         if not len(sink) or not copies:
             return tokens, None
         which = torch.cat([torch.arange(len(tokens)), *(sink for _ in copies)])

@@ -55,7 +55,7 @@ class Rotation:
 def rotation(time_N: Tensor, row_N: Tensor, column_N: Tensor, head_dim: int, config: RopeConfig, like: Tensor) -> Rotation:
     """The rotation of tokens at (seconds, row, column), each [N] or [B, N], on the device of `like` and in fp32 or its wider type."""
     pairs = head_dim // 2
-    space = int(pairs * (1 - config.time_share)) // 2
+    space = int(pairs * (1 - config.time_share) + 1e-9) // 2  # shares like 34/100 are no binary fractions
     time = pairs - 2 * space
     axes = ((time_N, time, config.time_wavelengths), (row_N, space, config.space_wavelengths), (column_N, space, config.space_wavelengths))
     turns = torch.cat([x.double()[..., None] * _frequencies(n, w).to(x.device) for x, n, w in axes], dim=-1)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .attention import attention
 from .branch import Text
-from .cache import KVCache, Window
+from .cache import KeysValues, KVCache, Window
 from .mask import Tokens, word_mask
 from .patches import grid
 from .plan import joint
@@ -38,7 +38,7 @@ class Stream:
     def __init__(self, net: Trunk, controls: Controls, modalities: tuple[str, ...] = MODALITIES) -> None:
         self._net, self._words_time_BW2 = net, controls.words_time_BW2.cpu()
         self.text = {name: net.text(name, controls) for name in modalities}
-        self.cache = KVCache(net.config.depth, net.config.window, float(net.timeline.chunk))
+        self.cache = KVCache(net.config.window, float(net.timeline.chunk))
         self.moving: _Moving | None = None
 
     @torch.no_grad()
@@ -49,18 +49,20 @@ class Stream:
             ValueError: the chunk does not follow the last one, a modality is missing, or the latents are of another rate or codec.
         """
         zero = clean.map(lambda x: torch.zeros(x.shape[0], 1, device=x.device))
-        now, turned = self._at(clean, chunk, once=True), list[Tensor]()  # what its evaluations shared serves once more
+        now = self._at(clean, chunk, once=True)  # what its evaluations shared serves once more
+        turned, unturned, is_sink = list[KeysValues](), list[KeysValues](), self.cache.wants_sink
 
         def remember(layer: int, k: Tensor, v: Tensor) -> None:
-            turned.append(rotate(k, now.turn))
-            self.cache.write(layer, k if chunk == FIRST_FRAME_CHUNK else turned[layer], v)
+            turned.append((rotate(k, now.turn), v))
+            if is_sink:
+                unturned.append((k, v))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(rotate(q, now.turn), *now.window.read(layer, turned[layer], v))
+            return attention(rotate(q, now.turn), *now.window.read(layer, *turned[layer]))
 
         patches = {name: self._net.embedded(x, name) for name, x in clean.items()}
         self._net.layers(patches, pairs(zero, zero), now.seats, now.text, attend, remember)
-        self.cache.commit(chunk, now.tokens)
+        self.cache.commit(chunk, now.tokens, turned, unturned)
         self.moving = None
 
     @torch.no_grad()
@@ -87,9 +89,10 @@ class Stream:
         self.moving = None  # first: it holds as much as the cache
         if self.cache.chunks and chunk != (following := self.cache.chunks[-1] + 1):
             raise ValueError(f"chunk {chunk}: the stream's last is {following - 1}; give chunk {following}, or start another stream")
-        given, wanted = [name for name, _ in x.items()], ["video"] if chunk == FIRST_FRAME_CHUNK else list(self.text)
+        given, wanted = [name for name, _ in x.items()], [m for m in self.text if m == "video" or chunk != FIRST_FRAME_CHUNK]
         if given != wanted:
-            raise ValueError(f"chunk {chunk}: has latents of {', '.join(given)}, this stream of {', '.join(wanted)}; give these")
+            others = ", ".join(wanted) or "sound alone"
+            raise ValueError(f"chunk {chunk}: has latents of {', '.join(given)}, this stream of {others}; give these")
         spots = self._net.planner.spots_of_chunk(x, chunk, self._net.like)
         for name, x_m in x.items():
             rows, columns = grid(x_m, self._net.config.patch)

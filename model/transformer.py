@@ -34,10 +34,15 @@ class AVTransformer(Trunk):
         text = {name: self.text(name, controls) for name, _ in noisy.items()}
         x = {name: torch.cat([self.embedded(before.get(name), name), self.embedded(n, name)], dim=1) for name, n in noisy.items()}
 
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return plan.attention(rotate(q, plan.turn), rotate(plan.copied(k), plan.key_turn), plan.copied(v))
+        assert plan.last is not None
+        last, ways = plan.last, [plan] * (self.config.depth - 1) + [plan.last]
 
-        return self.velocities(noisy, t, r, layout, self.layers(x, self._times(t, r), self.seats(plan.spots, text), text, attend))
+        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            way = ways[layer]
+            return way.attention(rotate(q, way.turn), rotate(plan.copied(k), plan.key_turn), plan.copied(v))
+
+        seats, last_seats = self.seats(plan.spots, text), self.seats(last.spots, text)
+        return self.velocities(noisy, t, r, layout, self.layers(x, self._times(t, r), seats, text, attend, last=last_seats))
 
     @torch.no_grad()
     def read(self, context: AV, controls: Controls, layout: Layout) -> Reading:

@@ -123,23 +123,28 @@ class Trunk(nn.Module):
         text: dict[str, Text],
         attend: Attend,
         remember: Callable[[int, Tensor, Tensor], None] | None = None,
+        last: dict[str, Seat] | None = None,
     ) -> dict[str, Tensor]:
-        """Tokens [B, N, D] of each modality -> outputs; with `remember`, only as far as the last layer's keys and values."""
+        """Tokens [B, N, D] of each modality -> outputs; with `remember`, only as far as the last layer's keys and values.
+
+        last: the last tokens of each modality, if only those are read in the end: the others give the last layer keys and values alone.
+        """
         x = dict(x)
         features = {name: self._branch(name).time(*times[name]) for name in seats}
         shared = {name: self._branch(name).modulation(f) for name, f in features.items()}
         every = self.execution.checkpoint_every if torch.is_grad_enabled() else 0
         for layer in range(self.config.depth):
             if remember is not None and layer + 1 == self.config.depth:
-                _, k, v = self._projected(layer, x, shared, seats)[0]
+                _, k, v = (torch.cat(parts, dim=1) for parts in self._projected(layer, x, self._mods(layer, shared, seats)))
                 remember(layer, k, v)
                 return {}
-            step = partial(self._layer, layer, seats=seats, text=text, attend=attend, remember=remember)
+            left = last if last is not None and layer + 1 == self.config.depth else seats
+            step = partial(self._layer, layer, seats=seats, left=left, text=text, attend=attend, remember=remember)
             if every and (layer + 1) % every == 0:
                 x = checkpoint(step, x, shared, use_reentrant=False, preserve_rng_state=False)  # nothing in a layer is random
             else:
                 x = step(x, shared)
-        return {name: self._branch(name).output(x[name], features[name], seat.spot.row) for name, seat in seats.items()}
+        return {name: self._branch(name).output(x[name], features[name], seat.spot.row) for name, seat in (last or seats).items()}
 
     def _layer(
         self,
@@ -147,30 +152,37 @@ class Trunk(nn.Module):
         x: dict[str, Tensor],
         shared: dict[str, Tensor],
         seats: dict[str, Seat],
+        left: dict[str, Seat],
         text: dict[str, Text],
         attend: Attend,
         remember: Callable[[int, Tensor, Tensor], None] | None,
     ) -> dict[str, Tensor]:
-        """One layer of all branches around their joint self-attention."""
-        (q, k, v), mods = self._projected(layer, x, shared, seats)
+        """One layer of all branches around their joint self-attention; left: the tokens that go on, all or the last of each modality."""
+        mods = self._mods(layer, shared, seats)
+        queries, keys, values = self._projected(layer, x, mods)
+        counts = [len(seat.spot.tokens) for seat in left.values()]
+        if left is not seats:
+            queries = [q[:, q.shape[1] - n :] for q, n in zip(queries, counts, strict=True)]
+            x = {name: x[name][:, x[name].shape[1] - n :] for name, n in zip(left, counts, strict=True)}
+            mods = self._mods(layer, shared, left)
+        k, v = torch.cat(keys, dim=1), torch.cat(values, dim=1)
         if remember is not None:
             remember(layer, k, v)
-        attended = attend(layer, q, k, v).split([len(seat.spot.tokens) for seat in seats.values()], dim=1)
+        attended = attend(layer, torch.cat(queries, dim=1), k, v).split(counts, dim=1)
         made = {}
-        for (name, seat), a in zip(seats.items(), attended, strict=True):
+        for (name, seat), a in zip(left.items(), attended, strict=True):
             read = (*text[name].keys_values[layer], seat.text_BNW, seat.spot.rotation)
             made[name] = self._after(self._block(name, layer), x[name], a, mods[name], read)
         return made
 
-    def _projected(
-        self, layer: int, x: dict[str, Tensor], shared: dict[str, Tensor], seats: dict[str, Seat]
-    ) -> tuple[tuple[Tensor, Tensor, Tensor], dict[str, tuple[Tensor, ...]]]:
-        """Queries, keys and values of all tokens, and the modulation of each branch."""
-        blocks = {name: self._block(name, layer) for name in seats}
-        mods = {name: b.offset(shared[name])[:, seats[name].spot.row].unbind(dim=2) for name, b in blocks.items()}
-        qkv = [self._before(b, x[name], mods[name]) for name, b in blocks.items()]
-        q, k, v = (torch.cat(parts, dim=1) for parts in zip(*qkv, strict=True))
-        return (q, k, v), mods
+    def _mods(self, layer: int, shared: dict[str, Tensor], seats: dict[str, Seat]) -> dict[str, tuple[Tensor, ...]]:
+        """The modulation of the tokens of each branch."""
+        return {name: self._block(name, layer).offset(shared[name])[:, seat.spot.row].unbind(dim=2) for name, seat in seats.items()}
+
+    def _projected(self, layer: int, x: dict[str, Tensor], mods: dict[str, tuple[Tensor, ...]]) -> list[list[Tensor]]:
+        """Queries, keys and values, each of every branch."""
+        qkv = [self._before(self._block(name, layer), x[name], mod) for name, mod in mods.items()]
+        return [list(parts) for parts in zip(*qkv, strict=True)]
 
     def velocities(self, noisy: AV, t: AV, r: AV, layout: Layout, out: dict[str, Tensor]) -> AV:
         """The outputs of the noisy tokens, which stand last, as velocities."""

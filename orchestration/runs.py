@@ -21,6 +21,7 @@ from .recipes import recipe
 from .samples import Generator, clip_controls, open_generator
 
 MAX_SECONDS = 600.0
+MAX_WORDS_PER_SECOND = 20
 
 Words = tuple[tuple[str, float, float], ...]
 
@@ -83,7 +84,7 @@ def generate_clip(
         sidecar = parse_sidecar(read_json(local_path("--text", text), "--text"), text)
         caption, words = sidecar.caption, sidecar.words
     chunks = max(1, ceil(seconds / float(config.data.timeline.chunk)))
-    words = _readable(words, config, chunks, warn)
+    words = _sounding(words, config, chunks)
     sampler = _sampler(generator, mode, moves, guidance, warn)
     first = generator.dataset.collate([record], [0]).latents.get("video")[:, :1]
     controls = clip_controls(generator, caption, words)
@@ -115,17 +116,17 @@ def _sampler(generator: Generator, mode: str, moves: int | None, guidance: float
     return generator.few(moves or trained)
 
 
-def _readable(words: Words, config: RunConfig, chunks: int, warn: Callable[[str], None]) -> Words:
-    """The words of the time that is generated, as many as the model reads."""
+def _sounding(words: Words, config: RunConfig, chunks: int) -> Words:
+    """The words of the time that is generated. There may be more than a training clip has: a chunk reads those near it.
+
+    Raises:
+        ValueError: more than anybody speaks.
+    """
     seconds = config.data.timeline.seconds(chunks) + config.model.word_lookahead_s
     sounding = tuple(word for word in words if word[1] < seconds)
-    most = config.model.text.max_words
-    if len(sounding) > most:
-        warn(
-            f"the last {len(sounding) - most} of {len(sounding)} words are left out: the model reads {most} a clip (model.text.max_words); "
-            f"from {sounding[most][1]:.1f} s on, nothing tells it what to say"
-        )
-    return sounding[:most]
+    if len(sounding) > MAX_WORDS_PER_SECOND * seconds:
+        raise ValueError(f"--text: {len(sounding)} words in {seconds:g} s; at most {MAX_WORDS_PER_SECOND} a second are read")
+    return sounding
 
 
 def outcome(run_dir: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -151,8 +151,9 @@ def _tell(progress: Progress, stage: str, clips: int, chunks: int, made: int) ->
 
 
 def clip_controls(generator: Generator, caption: str, words: Sequence[tuple[str, float, float]]) -> Controls:
-    """Controls of one clip."""
-    return make_controls([caption], [[Word(*w) for w in words]], generator.config.model.text)
+    """Controls of one clip, with all its words: a clip may be longer than those of training."""
+    text = generator.config.model.text
+    return make_controls([caption], [[Word(*w) for w in words]], replace(text, max_words=max(text.max_words, len(words))))
 
 
 def _write_clip(folder: Path, i: int, record: ClipRecord, made: dict[str, list[Media]], dataset: LatentDataset) -> dict[str, Any]:

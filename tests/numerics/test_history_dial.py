@@ -93,15 +93,22 @@ class Own:
     def __init__(self, known: Known) -> None:
         self.law = Law((0.0, known[0], 0.0), known[1])
 
-    def start(self, controls: object, modalities: object) -> dict[str, Tensor]:
-        return {}
+    def start(self, controls: object, modalities: object) -> KnownStream:
+        return KnownStream(self.law)
 
-    def commit(self, clean: AV, chunk: int, stream: dict[str, Tensor]) -> None:
-        stream["past"] = clean.get("video")
 
-    def velocity(self, noisy: AV, t: AV, r: AV, chunk: int, stream: dict[str, Tensor]) -> AV:
+class KnownStream:
+    """A stream of it."""
+
+    def __init__(self, law: Law) -> None:
+        self.law, self.past = law, torch.empty(0)
+
+    def commit(self, clean: AV, chunk: int) -> None:
+        self.past = clean.get("video")
+
+    def velocity(self, noisy: AV, t: AV, r: AV, chunk: int) -> AV:
         x = noisy.get("video")
-        z = features(x, torch.cat([stream["past"], x], dim=1), torch.zeros(x.shape[0], dtype=F64))
+        z = features(x, torch.cat([self.past, x], dim=1), torch.zeros(x.shape[0], dtype=F64))
         return AV(video=(self.law.average(t.get("video").to(F64), r.get("video").to(F64)) * z).sum(-1).view_as(x))
 
 

@@ -1,6 +1,8 @@
 """The counted arithmetic is what PyTorch counts, a chunk without a cache is the chunk with one, and the benchmark keeps its contract."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,14 +20,16 @@ from mutual_forcing.benchmarks._decoding import decoded, embedded
 from mutual_forcing.benchmarks._speed import DECODED, FEW4, MODES, Amount, Way, long, roofline, stream, times_of, training
 from mutual_forcing.benchmarks._streams import Case, Stage
 from mutual_forcing.benchmarks.model import codecs_of
+from mutual_forcing.model.losses import Models, flow_matching
 from mutual_forcing.model.mask import dense_mask
+from mutual_forcing.model.objective import ObjectiveConfig
 from mutual_forcing.model.plan import joint
 from mutual_forcing.model.presets import WAN, Preset, preset
 from mutual_forcing.model.sampler import chunk_latents
 from mutual_forcing.model.text import TextConfig
 from mutual_forcing.model.timeline import Layout, Timeline
 from mutual_forcing.model.trunk import TransformerConfig
-from mutual_forcing.model.types import AV
+from mutual_forcing.model.types import AV, AVBatch
 from mutual_forcing.orchestration.main import app
 
 # Branches of two widths, a window that rolls, 7 or 8 audio latents a chunk, 3 x 5 latents in patches of 2: no two terms look alike.
@@ -45,6 +49,7 @@ CASE = Case(Preset(NETWORK, Timeline(audio_hop=1024)), 24, 40, torch.device("cpu
 FEATURED = replace(WAN, caption_features=12)
 LIKE_WAN = replace(CASE, preset=replace(CASE.preset, network=replace(NETWORK, video=FEATURED, audio=FEATURED)))
 CEILINGS = Ceilings(1e11, 1e10)
+SHOWN = DECODED.format("few4")
 
 
 def counted(work) -> int:
@@ -94,7 +99,7 @@ def test_a_chunk_without_a_cache_is_the_chunk_with_one() -> None:
 
 
 def test_training_counts_allowed_pairs_alone() -> None:
-    """Against a loop over all pairs of tokens under the dense mask."""
+    """Against the pairs of the dense mask: of all tokens, and of the noisy ones, which alone go through the last layer."""
     chunks, sums = 4, CASE.arithmetic()
     stage = Stage(CASE)
     plan = stage.net.planner.both(  # the same places that a forward has
@@ -103,11 +108,24 @@ def test_training_counts_allowed_pairs_alone() -> None:
         Layout(CASE.preset.clock, chunks),
         stage.first,
     )
-    pairs = int(dense_mask(joint(plan.spots), plan.keys, NETWORK.window).sum())
-    dense = len(joint(plan.spots)) * len(plan.keys)
-    words = len(CASE.words())
-    without = sums.parallel(0, chunks, words) - NETWORK.depth * dense * 2 * sums.inner
-    assert sums.training(chunks) == 3 * (without + NETWORK.depth * pairs * 2 * sums.inner)
+    words, without, allowed = len(CASE.words()), sums.parallel(0, chunks, len(CASE.words())), 0
+    assert plan.last is not None
+    for layers, spots in ((NETWORK.depth - 1, plan.spots), (1, plan.last.spots)):
+        without -= layers * len(joint(spots)) * len(plan.keys) * 2 * sums.inner
+        allowed += layers * int(dense_mask(joint(spots), plan.keys, NETWORK.window).sum()) * 2 * sums.inner
+    assert sums.training(chunks, words) == 3 * (without + allowed)
+
+
+def test_a_backward_is_twice_the_forward() -> None:
+    """As PyTorch counts both under the dense mask: what is left out is the gradient of the latents, which nobody takes."""
+    case = replace(CASE, clips=2)
+    stage, chunks = Stage(case), 4
+    layout = Layout(case.preset.clock, chunks)
+    batch = AVBatch(stage.clip(0, chunks), stage.text_near(layout), layout, (0, 1), ("", ""))
+    net = stage.net.train().requires_grad_(True)
+    made = counted(lambda: flow_matching(Models(net, net), batch, None, stage.noise, ObjectiveConfig()).value.backward())
+    forward = case.clips * case.arithmetic().parallel(0, chunks, len(case.words_near(layout)))
+    assert 0.97 < made / (3 * forward) <= 1
 
 
 def test_weights_of_an_evaluation_leave_out_what_is_read_once_a_clip() -> None:
@@ -169,13 +187,13 @@ def test_a_preset_has_the_codecs_of_its_latents_or_none(tmp_path: Path) -> None:
 
 def test_rows_have_their_figures() -> None:
     shown = stream(Case(preset("tiny"), 16, 16, torch.device("cpu"), codecs=embedded(preset("tiny"))), Amount(2, 2), CEILINGS, False)
-    assert shown[DECODED]["fps"] > 0
-    assert set(shown["first_chunk_ms"]) == {"few4", DECODED}
+    assert all(shown[DECODED.format(way)]["fps"] > 0 for way in MODES)
+    assert set(shown["first_chunk_ms"]) == {"few4", DECODED.format("few4")}
     made = stream(CASE, Amount(rounds=2, latency=3), CEILINGS, recompute=True)
     assert made["cached_vs_recompute"] > 0
     assert made["few4"]["runs"] == 2
     assert made["few4"]["p50_ms"] <= made["few4"]["p99_ms"]
-    assert "p50_ms" not in made["multi50"]
+    assert (made["few4"]["chunks"], made["multi50"]["chunks"]) == (3, 2), "MULTI has its rounds alone"
     assert set(made["first_chunk_ms"]) == {"few4"}
     assert set(long(CASE, 200)) == {"seconds_of_clip", "latency_growth", "rss_growth_mb"}
     trained = training(replace(CASE, clips=2), Amount(rounds=2, chunks=3), CEILINGS)
@@ -212,6 +230,19 @@ def test_it_prints_one_json_object_and_continues_from_its_files(
     }
 
 
+def test_it_runs_with_pytorch_alone(tmp_path: Path) -> None:
+    """From a checkout that is not installed, without NumPy: the embedded codecs need it, so nothing is decoded."""
+    code = (
+        "import runpy, sys; sys.modules['numpy'] = None; sys.argv[0] = sys.argv[1]; del sys.argv[1]; "
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    words = ["bench", "model", "--quick", "--minutes", "0", "--json", "--out", str(tmp_path)]
+    made = subprocess.run([sys.executable, "-c", code, str(bench.ROOT), *words], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, made.stderr
+    assert "not measured" in json.loads(made.stdout.splitlines()[-1])["rows"]["stream-64x64"]
+    assert json.loads((tmp_path / "tiny-cpu-quick" / "ceilings.json").read_text())["mark"]["codecs"] == "none"
+
+
 def test_a_row_that_fails_says_why_and_is_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tries: list[str] = []
 
@@ -233,11 +264,11 @@ def test_the_headline_of_a_gpu_is_of_the_compiled_rows_with_decoding() -> None:
     """In the order in which they are measured: eager is the baseline, and comes last."""
 
     def row(fps: float, predicted: float, **more: float) -> dict:
-        return {"few4": {"fps": fps}, DECODED: {"fps": fps - 1}, "few4_vs_predicted": predicted, **more}
+        return {"few4": {"fps": fps}, SHOWN: {"fps": fps - 1}, "few4_vs_predicted": predicted, **more}
 
     figures = {
         "stream-192x336": row(100, 0.9),
-        "stream-480x768": row(40, 0.8) | {DECODED: {"fps": 35}},
+        "stream-480x768": row(40, 0.8) | {SHOWN: {"fps": 35}},
         "stream-704x1280": {"not measured": "it does not fit", "failed": True},
         "stream-192x336-eager": row(50, 0.5, cached_vs_flop_ratio=0.7),
         "training-flex": {"mfu": 0.45},
@@ -246,6 +277,7 @@ def test_the_headline_of_a_gpu_is_of_the_compiled_rows_with_decoding() -> None:
     assert bench.headline(figures) == {
         "fps_192x336": 99,
         "fps_480x768": 35,
+        "codec": "included",
         "cached_vs_flop_ratio": 0.7,
         "few4_vs_predicted": 0.9,
         "mfu": 0.45,
@@ -267,13 +299,13 @@ def test_every_way_on_a_gpu_is_measured_by_itself(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(_speed, "forget", lambda device: alive.clear())
     monkeypatch.setattr(_speed, "memory", lambda device: len(alive))
     monkeypatch.setattr(_speed, "seconds", lambda work, device: float(work() is None))
-    ways = {"few4": way("few4", 1), DECODED: way(DECODED, 4)}
+    ways = {"few4": way("few4", 1), SHOWN: way(SHOWN, 4)}
     times = times_of(ways, Amount(rounds=2, latency=3), torch.device("cuda"))
-    assert times.held == {"few4": 1, DECODED: 1}
-    assert [name for name, _ in seen] == ["few4"] * (3 + 3) + [DECODED] * (3 * 4 + 3)
+    assert times.held == {"few4": 1, SHOWN: 1}
+    assert [name for name, _ in seen] == ["few4"] * (3 + 3) + [SHOWN] * (3 * 4 + 3)
     assert all(running == (name,) for name, running in seen)
     times = times_of(ways, Amount(rounds=2, latency=3), torch.device("cpu"))
-    assert times.held == {"few4": 2, DECODED: 2}, "on a CPU in turn: a ratio is of the same minutes"
+    assert times.held == {"few4": 2, SHOWN: 2}, "on a CPU in turn: a ratio is of the same minutes"
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

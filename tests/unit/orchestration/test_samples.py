@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from run_material import untrained_run
 
+from mutual_forcing.model.types import Controls
+from mutual_forcing.orchestration import runs
 from mutual_forcing.orchestration.config import RunConfig
 from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.report import build_report
@@ -106,8 +108,7 @@ LONG = [{"word": f"w{i}", "start": i / 4, "end": i / 4 + 0.2} for i in range(60)
         ({"moves": 3}, ["--moves=3: mode few was trained for 4 moves"]),
         ({"guidance": 1.5}, ["--guidance=1.5 is ignored"]),
         ({"mode": "multi", "moves": 3, "guidance": 1.5}, []),
-        ({"text": "long.json", "seconds": 1.0}, []),  # 60 words, but few of them within a second
-        ({"text": "long.json", "seconds": 9.0}, ["the last 7 of 39 words are left out: the model reads 32 a clip (model.text.max_words)"]),
+        ({"text": "long.json", "seconds": 9.0}, []),  # 39 words, where a training clip has 32 at most
     ],
 )
 def test_generate_warns_of_what_the_model_was_not_made_for(
@@ -121,6 +122,22 @@ def test_generate_warns_of_what_the_model_was_not_made_for(
     record = generate_clip(str(run_dir), str(tmp_path / "clip.mp4"), *words, warn=said.append)
     assert [line[: len(start)] for line, start in zip(said, warnings, strict=True)] == warnings
     assert record["evaluations_per_chunk"] == (6 if given["mode"] == "multi" else given["moves"] or 4)
+
+
+def test_words_beyond_those_of_a_training_clip_are_read(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Controls] = []
+    before = runs.clip_controls
+    monkeypatch.setattr(runs, "clip_controls", lambda *a: made.append(before(*a)) or made[-1])
+    (tmp_path / "words.json").write_text(json.dumps({"transcript": LONG}))
+    generate_clip(str(run_dir), str(tmp_path / "a.mp4"), 0, str(tmp_path / "words.json"), 9.0, "few", 4, None, 0)
+    assert int(made[0].words_mask_BW.sum()) == 39
+    assert float(made[0].words_time_BW2[0, 38, 0]) == 38 / 4
+
+
+def test_more_words_than_anybody_speaks_are_refused(run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.json").write_text(json.dumps({"transcript": LONG * 10}))
+    with pytest.raises(ValueError, match=r"--text: \d+ words in \d+\.\d+ s; at most 20 a second are read"):
+        generate_clip(str(run_dir), str(tmp_path / "a.mp4"), 0, str(tmp_path / "words.json"), 2.0, "few", 4, None, 0)
 
 
 def test_a_generated_clip_counts_its_chunks(run_dir: Path, tmp_path: Path) -> None:
