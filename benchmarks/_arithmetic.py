@@ -111,7 +111,7 @@ class Arithmetic:
 
     def _forward(self, now: Tokens, both: Tokens, pairs: int, last_pairs: int, words: int, chunks: int) -> int:
         """now: tokens of the noisy copy, which alone go through the last layer; pairs: in every other layer."""
-        of_all = dict.fromkeys(MODALITIES, words)
+        of_all: Tokens = dict.fromkeys(MODALITIES, words)
         total = self._pass(both, pairs, of_all, rows=1 + chunks) - (pairs - last_pairs) * 2 * self.inner
         skipped = self._after_values({m: both[m] - now[m] for m in MODALITIES}, of_all)
         return total - skipped + sum(self._text(m, words) for m in MODALITIES)
