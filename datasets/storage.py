@@ -40,12 +40,17 @@ def make_folder(name: str, path: Path) -> Path:
     return path
 
 
-def s3() -> Any:
-    """S3 as a filesystem, with credentials and endpoint of the environment. Listings are always fresh: kept ones hide new objects."""
+def s3(attempts: int = 3) -> Any:
+    """S3 as a filesystem, with credentials and endpoint of the environment. Listings are always fresh: kept ones hide new objects.
+
+    attempts: of each request inside the client; 1 where the caller makes them itself.
+    """
     import s3fs
 
-    patience = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 3}}
-    return s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=patience)
+    patience = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": attempts}}
+    made = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=patience)
+    made.retries = min(attempts, made.retries)
+    return made
 
 
 def sync(path: Path) -> None:

@@ -1,0 +1,110 @@
+"""The ledger: which clips each update was made of. Segments that only ever get longer as a chain, each naming the one before by its hash.
+
+A segment is written with every checkpoint and covers the updates since the one before, so what a checkpoint holds and what its chain of
+segments tells is the same, whatever was tried and lost in between. The first line is the header; each other line is an update:
+its step, its clips in the order of their positions, and whether the weights moved (1) or the step was skipped (0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .store import Store, write_bytes
+
+LIMIT = 2**30  # bytes of a segment that is read at all
+
+
+@dataclass(frozen=True)
+class Update:
+    """One optimizer step: the ids of its clips in the order of their positions, and whether it was applied."""
+
+    step: int
+    clips: tuple[str, ...]
+    applied: bool
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last segment of a chain: its name in the store, and its SHA-256."""
+
+    name: str
+    sha256: str
+
+
+def write_segment(store: Store, name: str, before: Head | None, updates: Sequence[Update]) -> Head:
+    """Write the updates since the segment `before`."""
+    header = {"before": None if before is None else asdict(before)}
+    lines = [header, *({"step": u.step, "clips": u.clips, "applied": int(u.applied)} for u in updates)]
+    content = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
+    write_bytes(store, name, content)
+    return Head(name, hashlib.sha256(content).hexdigest())
+
+
+def read_chain(store: Store, head: Head | None) -> list[Update]:
+    """All updates up to a segment, first ones first.
+
+    Raises:
+        ValueError: a segment is missing, or is not what the one after it says that it is.
+    """
+    segments: list[list[Update]] = []
+    seen: set[str] = set()
+    while head is not None:
+        if head.name in seen:
+            raise ValueError(f"ledger {store.uri}/{head.name}: damaged (the chain leads back to it)")
+        seen.add(head.name)
+        before, updates = _segment(store, head)
+        segments.append(updates)
+        head = before
+    return [update for segment in reversed(segments) for update in segment]
+
+
+def head_of(record: Any) -> Head | None:
+    """From its JSON form."""
+    return None if record is None else Head(record["name"], record["sha256"])
+
+
+def _segment(store: Store, head: Head) -> tuple[Head | None, list[Update]]:
+    where = f"ledger {store.uri}/{head.name}"
+    try:
+        path = store.fetch(head.name)
+    except FileNotFoundError as error:
+        raise ValueError(f"{where}: missing; updates before it cannot be accounted for") from error
+    content = path.read_bytes() if path.stat().st_size <= LIMIT else b""
+    if hashlib.sha256(content).hexdigest() != head.sha256:
+        raise ValueError(f"{where}: damaged (its hash is not the one that the next segment or the checkpoint names)")
+    first, *lines = (json.loads(line) for line in content.splitlines())
+    return head_of(first["before"]), [Update(line["step"], tuple(line["clips"]), bool(line["applied"])) for line in lines]
+
+
+def faults(updates: Sequence[Update], steps: int, batch: int, train: Sequence[str], wanted: Iterator[str] | None = None) -> Iterator[str]:
+    """What is wrong with the account of a stage of `steps` updates of `batch` clips, in words; nothing if every clip of every epoch was
+    trained on exactly once. train: ids of all training clips; wanted: the ids that the order of training gives, position by position.
+    """
+    if [u.step for u in updates] != list(range(steps)):
+        at = next((i for i, u in enumerate(updates) if u.step != i), len(updates))
+        found = f"step {updates[at].step}" if at < len(updates) else "the end"
+        yield f"step {at} is expected, and {found} follows"
+        return
+    for u in updates:
+        if len(u.clips) != batch:
+            yield f"step {u.step}: {len(u.clips)} clips instead of {batch}"
+    order = [clip for u in updates for clip in u.clips]
+    known, n = set(train), len(train)
+    for epoch in range(0, -(-len(order) // n)):
+        clips = order[epoch * n : (epoch + 1) * n]
+        if strangers := sorted(set(clips) - known):
+            yield f"epoch {epoch}: {strangers[0]} is no training clip"
+        if len(set(clips)) != len(clips):
+            twice = next(clip for clip in clips if clips.count(clip) > 1)
+            yield f"epoch {epoch}: {twice} was trained on {clips.count(twice)} times"
+        if len(clips) == n and (left_out := sorted(known - set(clips))):
+            yield f"epoch {epoch}: {left_out[0]} was left out"
+    if wanted is not None:
+        for position, (clip, other) in enumerate(zip(order, wanted, strict=False)):
+            if clip != other:
+                yield f"position {position}: {clip} was trained on, the order of training gives {other}"
+                return

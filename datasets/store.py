@@ -1,0 +1,189 @@
+"""A folder on a disk or in S3, behind one interface: files come into being whole or not at all, and are listed as they are now.
+
+A name is a path below the folder, with slashes. S3 has no rename and no folders, so nothing here needs them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from .storage import atomic_path, s3, sync
+
+T = TypeVar("T")
+
+ATTEMPTS = 6  # of a request to S3, over about half a minute
+FIRST_PAUSE = 0.5  # seconds before the second attempt; twice as long before each next one
+
+
+class Store(Protocol):
+    """See the module docstring. Errors of a disk or of S3 are OSErrors."""
+
+    @property
+    def uri(self) -> str:
+        """The folder, as a user writes it."""
+        ...
+
+    def writing(self, name: str) -> Any:
+        """A context: a path to write to, which becomes the file `name` when the block ends well."""
+        ...
+
+    def fetch(self, name: str) -> Path:
+        """A local file with the content of `name`, to be read. Raises FileNotFoundError where there is none."""
+        ...
+
+    def names(self, prefix: str = "") -> dict[str, int]:
+        """Names that begin with `prefix`, which ends with a slash or is empty, and their sizes in bytes."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        ...
+
+
+def store_of(uri: str | Path) -> Store:
+    """The store of a local path or an s3:// URI.
+
+    Raises:
+        ValueError: a URI of another kind.
+    """
+    text = str(uri)
+    if text.startswith("s3://"):
+        return S3Store(text)
+    if "://" in text:
+        raise ValueError(f"{text!r}: neither a local path nor s3://BUCKET/FOLDER; give one of the two")
+    return LocalStore(Path(text))
+
+
+def write_bytes(store: Store, name: str, content: bytes) -> None:
+    """Write a small file."""
+    with store.writing(name) as path:
+        path.write_bytes(content)
+
+
+class LocalStore:
+    """A folder on a disk that all processes share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def uri(self) -> str:
+        return str(self._folder)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as temporary:
+            yield temporary
+        sync(path.parent)
+
+    def fetch(self, name: str) -> Path:
+        path = self._folder / name
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return path
+
+    def names(self, prefix: str = "") -> dict[str, int]:
+        found = {}
+        for folder, _, files in os.walk(self._folder / prefix):
+            for file in files:
+                path = Path(folder, file)
+                try:
+                    found[path.relative_to(self._folder).as_posix()] = path.stat().st_size
+                except FileNotFoundError:
+                    continue  # removed meanwhile
+        return found
+
+    def remove(self, name: str) -> None:
+        path = self._folder / name
+        path.unlink(missing_ok=True)
+        for folder in path.parents:  # a folder without files is no folder in S3 either
+            if folder == self._folder or not folder.is_relative_to(self._folder):
+                break
+            try:
+                folder.rmdir()
+            except OSError:
+                break
+
+
+class S3Store:
+    """A prefix of a bucket. Uploads are one request, or parts that count when the last request completes them: nothing is seen before."""
+
+    def __init__(self, uri: str) -> None:
+        self._root = uri.removeprefix("s3://").strip("/")
+        if not self._root:
+            raise ValueError(f"{uri!r}: names no bucket; give s3://BUCKET/FOLDER")
+        self._fs = s3(attempts=1)
+        self._fetched: Path | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"s3://{self._root}"
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="mf-put-") as folder:
+            path = Path(folder, "file")
+            yield path
+            size = path.stat().st_size
+
+            def put() -> None:
+                self._fs.put_file(str(path), self._at(name))
+                if (found := self._fs.info(self._at(name))["size"]) != size:
+                    raise OSError(errno.EIO, f"has {found} of {size} bytes after the upload", f"{self.uri}/{name}")
+
+            self._tried(put)
+
+    def fetch(self, name: str) -> Path:
+        if self._fetched is None:
+            self._fetched = Path(tempfile.mkdtemp(prefix="mf-get-"))
+        path = self._fetched / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._tried(lambda: self._fs.get_file(self._at(name), str(path)))
+        return path
+
+    def names(self, prefix: str = "") -> dict[str, int]:
+        at = self._at(prefix).rstrip("/")
+        try:
+            found = self._tried(lambda: self._fs.find(at, detail=True))
+        except FileNotFoundError:
+            return {}
+        return {key.removeprefix(f"{self._root}/"): int(about["size"]) for key, about in found.items()}
+
+    def remove(self, name: str) -> None:
+        self._tried(lambda: self._fs.rm_file(self._at(name)))
+
+    def close(self) -> None:
+        """Remove what was fetched."""
+        if self._fetched is not None:
+            shutil.rmtree(self._fetched, ignore_errors=True)
+            self._fetched = None
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _tried(self, request: Callable[[], T]) -> T:
+        """Have it answered, at the latest by the last attempt; a missing object is an answer, the first time and the second."""
+        missing = 0
+        for attempt in range(ATTEMPTS):
+            try:
+                return request()
+            except OSError as error:
+                missing += isinstance(error, FileNotFoundError)
+                if missing > 1 or attempt + 1 == ATTEMPTS:
+                    raise
+            except Exception as error:
+                if attempt + 1 == ATTEMPTS:
+                    raise OSError(errno.EIO, f"S3 does not answer ({type(error).__name__}: {error})", self.uri) from error
+            time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0))
+        raise AssertionError("unreachable")

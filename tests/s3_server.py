@@ -1,0 +1,98 @@
+"""An S3 of this machine: moto's server, real HTTP, in front of which requests can go wrong."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+import pytest
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
+
+Kind = Literal["503", "denied", "missing", "reset", "slow"]
+ERRORS = {"503": ("503 Slow Down", "SlowDown"), "denied": ("403 Forbidden", "AccessDenied"), "missing": ("404 Not Found", "NoSuchKey")}
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests of this method whose path contains `part`."""
+
+    kind: Kind
+    method: str
+    part: str
+    times: int
+
+
+@dataclass
+class S3:
+    """uri: of an empty bucket; faults: to come; met: those that came; hold: no request is answered while it is cleared."""
+
+    uri: str
+    faults: list[Fault] = field(default_factory=list)
+    met: list[tuple[str, str]] = field(default_factory=list)
+    up: threading.Event = field(default_factory=threading.Event)
+
+    def next_for(self, method: str, path: str) -> Fault | None:
+        for fault in self.faults:
+            if fault.times and fault.method == method and fault.part in path:
+                fault.times -= 1
+                self.met.append((fault.kind, f"{method} {path}"))
+                return fault
+        return None
+
+
+@contextmanager
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
+    """The server, and an environment in which everything finds it."""
+    backend = DomainDispatcherApplication(create_backend_app)
+    bucket = f"bucket-{secrets.token_hex(4)}"  # moto keeps what a server had for the next one
+    place = S3(f"s3://{bucket}/runs")
+    place.up.set()
+
+    def app(environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        if not place.up.is_set():
+            _reset(environ)
+        fault = place.next_for(environ["REQUEST_METHOD"], environ["PATH_INFO"])
+        if fault is None:
+            return backend(environ, start)
+        if fault.kind == "slow":
+            time.sleep(1.0)
+            return backend(environ, start)
+        if fault.kind == "reset":
+            environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)  # in the middle of what it sends
+            _reset(environ)
+        status, code = ERRORS[fault.kind]
+        start(status, [("Content-Type", "application/xml")])
+        return [f"<Error><Code>{code}</Code><Message>made to fail</Message></Error>".encode()]
+
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket)
+    try:
+        yield place
+    finally:
+        server.shutdown()
+
+
+def _reset(environ: dict[str, Any]) -> NoReturn:
+    connection: socket.socket = environ["werkzeug.socket"]
+    connection.shutdown(socket.SHUT_RDWR)
+    raise ConnectionResetError
