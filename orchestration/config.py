@@ -17,6 +17,7 @@ from ..datasets.stages import DataConfig
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
 from ..model.trunk import TransformerConfig
+from ..workers.checkpoint_writer import CheckpointConfig
 from ..workers.engine import EngineConfig
 from ..workers.pretrained import InitConfig
 from ..workers.train_loop import StageConfig
@@ -24,17 +25,23 @@ from ..workers.train_loop import StageConfig
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """count: Ray Train workers; threads: torch threads a process; max_failures: restarts of the training before the run fails;
-    max_bad_steps: steps in a row that may be skipped because a loss or gradient is not finite.
+    """count: Ray Train workers; threads: torch threads a process; max_failures: restarts of the training within `failure_window_s`
+    seconds before the run fails; step_deadline_s: seconds after which a step counts as hung (0 = never); max_bad_steps: steps in a row
+    that may be skipped because a loss or gradient is not finite.
     """
 
     count: int = 2
     threads: int = 1
     use_gpu: bool = False
-    max_failures: int = 1
+    max_failures: int = 3
+    failure_window_s: float = 3600.0
+    step_deadline_s: float = 1800.0
     max_bad_steps: int = 5
 
     def __post_init__(self) -> None:
+        for name in ("failure_window_s", "step_deadline_s"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"workers.{name}={getattr(self, name)}: must be 0 or more seconds")
         if self.use_gpu:
             raise ValueError("workers.use_gpu=true: training on GPUs is not supported yet (batches stay on the CPU); leave it false")
         for name, low in (("count", 1), ("threads", 1), ("max_failures", 0), ("max_bad_steps", 0)):
@@ -89,6 +96,7 @@ class RunConfig:
     samples: SamplesConfig = field(default_factory=SamplesConfig)
     init: InitConfig = InitConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -153,9 +161,11 @@ class RunConfig:
             raise ValueError(f"execution.compile=true with {other}: compiled code does not notice its hooks; set compile=false")
 
     def settings(self) -> str:
-        """Hash of everything that shapes the trained weights (not of what merely reports on them, or of how they are computed)."""
+        """Hash of what shapes the trained weights (not of what merely reports on them, guards them, or of how they are computed)."""
         value = asdict(replace(self, samples=SamplesConfig()))
-        del value["execution"]
+        del value["execution"], value["checkpoint"]
+        for name in ("max_failures", "failure_window_s", "step_deadline_s"):
+            del value["workers"][name]
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

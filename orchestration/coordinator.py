@@ -1,6 +1,6 @@
 """The coordinator: an actor between the trainers and the rollout pool. It holds references and rules, never tensors.
 
-    trainer rank 0 --begin()--> the attempt's number, which all ranks get and every later call carries
+    trainer rank 0 --begin(first step)--> the attempt's number, which all ranks get and every later call carries
     trainer rank 0 --publish(version, snapshot ref)--> coordinator --load(ref)--> each actor, between clips
                                                             |  admits while i < (held + 1 + max_age) * per_step   (rollout_buffer)
                                                             |  generate(positions)  ------------------------->  actor
@@ -51,19 +51,19 @@ class Coordinator:
         self._actor_config, self._ranks, self._local, self._max_failures = actor, ranks, local, max_failures
         self._count, self._max_age, self._total = actors, max_age, ranks * steps
         self._changed = asyncio.Condition()
-        self._attempt = self._new_attempt(0)
+        self._attempt = self._new_attempt(0, 0)
 
-    def _new_attempt(self, number: int) -> _Attempt:
-        return _Attempt(number, RolloutBuffer(self._ranks, self._max_age, self._total))
+    def _new_attempt(self, number: int, first: int) -> _Attempt:
+        return _Attempt(number, RolloutBuffer(self._ranks, self._max_age, self._total, first))
 
-    async def begin(self) -> int:
-        """Trainers start, for the first time or again: their number, which `publish` and `take` carry. Earlier attempts end."""
+    async def begin(self, first: int) -> int:
+        """Trainers start at step `first`: their number, which `publish` and `take` carry. Earlier attempts end."""
         async with self._changed:
             earlier = self._attempt
             earlier.error = f"attempt {earlier.number} of the training is over: attempt {earlier.number + 1} has begun"
             for task in earlier.tasks:
                 task.cancel()  # its actors end with it
-            self._attempt = self._new_attempt(earlier.number + 1)
+            self._attempt = self._new_attempt(earlier.number + 1, first)
             self._changed.notify_all()
             return self._attempt.number
 

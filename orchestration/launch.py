@@ -3,35 +3,37 @@
 from __future__ import annotations
 
 import datetime
+import json
 import shlex
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray.train
+from ray.train import TrainingFailedError
 from ray.train.torch import TorchTrainer
 
-from ..datasets.adopt import prepared_dataset
 from ..datasets.lock import locked
 from ..datasets.manifest import MANIFEST
 from ..datasets.pipeline import prepare, require_unchanged
 from ..datasets.progress import Progress
-from ..datasets.sources import list_sources
-from ..datasets.storage import local_path, make_folder, read_json, write_json
+from ..datasets.storage import make_folder, read_json, write_json
 from ..model.types import MODALITIES
-from ..workers.checkpoint import discard_unfinished, is_finished, stage_record
-from ..workers.pretrained import find_pretrained
+from ..workers.checkpoint import is_finished, stage_record
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import TrainLoopConfig, train_stages
 from .config import RunConfig, from_tree
+from .failure_policy import Failure, Verdict, curable, decide_run, summary
 from .machine import git_state, machine, versions
+from .preflight import examine
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
+from .root_cause import root_cause
 from .run_folder import RUN, require_ours
 from .samples import make_samples, open_generator
 from .session import kept_signals, ray_session, uninterrupted
@@ -43,7 +45,7 @@ from .tracking import Tracker, redacted
 class NoRollouts:
     """The source of a run without a mutual stage."""
 
-    def join(self, rank: int) -> None:
+    def join(self, rank: int, first: int) -> None:
         pass
 
     def publish(self, snapshot: Any) -> None:
@@ -68,6 +70,8 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         threads=config.workers.threads,
         init=config.init.absolute(),
         execution=config.execution,
+        checkpoint=config.checkpoint,
+        step_deadline_s=config.workers.step_deadline_s,
     )
 
 
@@ -98,18 +102,28 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
     Raises:
         ValueError: bad input, or the folder holds a run of another configuration, or of data that have changed.
     """
-    if not (run_dir / RUN).is_file():  # a mistyped folder must not claim the run folder
-        if config.data.prepared:
-            prepared_dataset(config.data, verify=False)
-        elif config.data.media != "synthetic":
-            list_sources(local_path("data.media", config.data.media))
-    loop = loop_config(config, run_dir)
-    if not is_finished(loop.checkpoints, config.stages[0].name):  # before minutes of preparing data
-        find_pretrained(loop.init, loop.network, loop.timeline)
+    preflight(config, run_dir, warn)  # before minutes of preparing data, and before a mistyped folder claims the run folder
     make_folder("run", run_dir)
     require_ours(run_dir)
     with locked("run folder", run_dir):
         return _train(config, run_dir, commands, progress, warn)
+
+
+def preflight(config: RunConfig, run_dir: Path, warn: Callable[[str], None]) -> None:
+    """See that the run can start.
+
+    Raises:
+        ValueError: it cannot; all problems are named.
+    """
+    findings = examine(config, run_dir)
+    problems = [f.text for f in findings if f.kind == "problem"]
+    for finding in findings:
+        if finding.kind == "warning":
+            warn(finding.text)
+    if len(problems) == 1:
+        raise ValueError(problems[0])
+    if problems:
+        raise ValueError(f"{len(problems)} problems: " + " ".join(f"({i}) {text}." for i, text in enumerate(problems, 1)))
 
 
 def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> bool:
@@ -144,11 +158,9 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
             with ray_session():
                 prepare(config.data, loop.data, progress)
                 if todo:
-                    for name in todo:  # left by an interrupted attempt: the stage begins again
-                        (run_dir / "metrics" / f"{name}.jsonl").unlink(missing_ok=True)
-                        discard_unfinished(loop.checkpoints, name)
                     tracker.follow()
-                    _fit(config, loop, run_dir, progress, warn)
+                    about = {"config": asdict(config), "mlflow_run_id": tracker.run_id, **_code(record)}
+                    _fit(config, replace(loop, about=json.loads(json.dumps(about))), run_dir, progress, warn)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
         keep()
@@ -165,7 +177,37 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
             keep()
 
 
+def _code(record: dict[str, Any]) -> dict[str, Any]:
+    """What the run was begun with: commit and versions."""
+    return {name: record[name] for name in ("git_commit", "git_dirty", "versions") if name in record}
+
+
 def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None]) -> None:
+    """Train, and start again after failures that another start may cure.
+
+    Raises:
+        RuntimeError: it failed for good; the causes of all failures are named.
+    """
+    failures: list[Failure] = []
+    most, window = config.workers.max_failures, config.workers.failure_window_s
+    while True:
+        try:
+            return _fit_once(config, loop, run_dir, progress, warn)
+        except TrainingFailedError as error:
+            cause = root_cause(error)
+            failures.append(Failure(time.monotonic(), _one_line(cause), curable(cause)))
+            if decide_run(failures, most, window) is Verdict.STOP:
+                if len(failures) == 1:
+                    raise
+                raise RuntimeError(summary(failures, window)) from error
+            warn(f"training failed ({failures[-1].cause}); it goes on from its last checkpoint (failure {len(failures)})")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _fit_once(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None]) -> None:
     workers, name = config.workers, f"fit-{time.time_ns()}"  # the same name would silently resume
     storage = make_folder("run", run_dir / "ray")
     trainer = TorchTrainer(
@@ -180,7 +222,7 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=workers.max_failures),
+            failure_config=ray.train.FailureConfig(max_failures=0),  # `_fit` decides; nodes that are taken back count apart
             worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},
         ),
     )

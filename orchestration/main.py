@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import signal
-import traceback
-from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,18 +11,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from .checkpoint_verbs import audit, checkpoint_app
+from .command import Debug, Json, Set, console, print_record, run_verb
 from .progress import plain_console, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and run Mutual Forcing models.")
 data_app = typer.Typer(no_args_is_help=True, help="Turn media files into aligned latents, and look at them.")
 app.add_typer(data_app, name="data")
+app.add_typer(checkpoint_app, name="checkpoint")
+app.command(epilog="Example: mutual-forcing audit runs/demo")(audit)
 
-console = plain_console(stderr=True)
-NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS))
-
-Set = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: section.key=value (repeatable).")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback on failure.")]
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
@@ -40,12 +34,17 @@ def train(
     data: Data = None,
     out: Out = None,
     set_: Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run needs and what stands against it, and start nothing.")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run a recipe end to end: data, all stages, held-out clips, report. Rerunning continues what is there."""
+    stands = False
 
     def run() -> None:
+        nonlocal stands
         from ..datasets.storage import local_path
         from . import launch
         from .progress import Terminal
@@ -53,13 +52,17 @@ def train(
 
         config = configured(recipe, media, set_ or [], data)
         run_dir = local_path("--out", out) if out else default_run_dir(config)
+        if dry_run:
+            stands = _show_preflight(config, run_dir, as_json)
+            return
         with Terminal(console) as terminal:
             worked = launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
         if not worked:
             console.print("nothing to do: this run is finished, and its settings and data have not changed")
         _show_outcome(run_dir, as_json)
 
-    _run(run, debug, KEPT)
+    run_verb(run, debug, KEPT)
+    raise typer.Exit(int(stands))
 
 
 @data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --recipe demo --out prepared/mine")
@@ -85,7 +88,7 @@ def data_prepare(
             prepare(config.data, folder, terminal.progress)
         _show_dataset(folder, as_json)
 
-    _run(run, debug, "no dataset is left; the same command begins it again, and reuses the characters that it drew")
+    run_verb(run, debug, "no dataset is left; the same command begins it again, and reuses the characters that it drew")
 
 
 @data_app.command("inspect", epilog="Example: mutual-forcing data inspect runs/demo/data")
@@ -104,7 +107,7 @@ def data_inspect(folder: Annotated[str, typer.Argument(help="Dataset folder.")],
             draw_contact_sheet(path, manifest, terminal.progress)
         _show_dataset(path, as_json)
 
-    _run(run, debug)
+    run_verb(run, debug)
 
 
 @app.command(epilog="Example: mutual-forcing generate runs/demo --out clip.mp4 --seconds 5 --like 0")
@@ -130,9 +133,9 @@ def generate(
 
         with Terminal(console) as terminal:
             record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, set_ or [], terminal.progress, terminal.warn)
-        _print(record, as_json)
+        print_record(record, as_json)
 
-    _run(work, debug)
+    run_verb(work, debug)
 
 
 @app.command(epilog="Example: mutual-forcing report runs/demo")
@@ -148,7 +151,7 @@ def report(run: Annotated[str, typer.Argument(help="Run folder.")], debug: Debug
             made = build_report(local_path("run", run), terminal.progress)
         typer.echo(str(made))
 
-    _run(work, debug)
+    run_verb(work, debug)
 
 
 @app.command(epilog="Example: mutual-forcing replay runs/demo/bad-steps/joint-120-rank0.safetensors")
@@ -170,7 +173,7 @@ def replay(
         else:
             _show_replay(record)
 
-    _run(run, debug)
+    run_verb(run, debug)
 
 
 @app.command(epilog="Example: mutual-forcing doctor --json")
@@ -182,11 +185,11 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 
         record = examine()
         problems = [] if as_json else record.pop("problems")
-        _print(record, as_json)
+        print_record(record, as_json)
         for problem in problems:
             plain_console().print(Text.assemble((f"{problem['kind']}:", "yellow"), " ", problem["text"]), soft_wrap=True)
 
-    _run(run, debug)
+    run_verb(run, debug)
 
 
 @app.command(
@@ -217,7 +220,7 @@ def bench(
             [*(option for option, given in options.items() if given), *context.args]
         )
 
-    _run(run, debug, "rows that were finished are kept where the benchmark keeps any; the same command goes on")
+    run_verb(run, debug, "rows that were finished are kept where the benchmark keeps any; the same command goes on")
     raise typer.Exit(status)
 
 
@@ -226,60 +229,22 @@ def app_entry() -> None:
     app()
 
 
-def _run(action: Any, debug: bool, kept: str = "nothing was finished; give the command again to start over") -> None:
-    """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130, SIGTERM 143."""
-    code = 128 + signal.SIGINT
+def _show_preflight(config: Any, run_dir: Path, as_json: bool) -> bool:
+    """Whether something stands against the run."""
+    from .preflight import examine, needs_of
 
-    def stop(number: int, _: object) -> None:
-        nonlocal code
-        code = 128 + number  # kept here: Ray raises a KeyboardInterrupt of its own in place of this one
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        action()
-    except KeyboardInterrupt:
-        console.print(Text.assemble(("stopped:", "red"), " ", kept), soft_wrap=True)
-        raise typer.Exit(code) from None
-    except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
-        if debug:
-            traceback.print_exc()
-        typer.echo(f"error: {_one_line(error)}", err=True)
-        raise typer.Exit(1) from None
-
-
-def _one_line(error: BaseException) -> str:
-    """The cause at the root of the chain Ray wraps it in, in one line."""
-    from .runs import root_cause
-
-    cause = root_cause(error)
-    text = " ".join(str(cause).split()) or type(cause).__name__
-    known = isinstance(cause, ValueError | FloatingPointError)
-    # By its words: ffmpeg and safetensors find it too, and raise no OSError. Some of our own errors name the remedy already.
-    if any(reason in text for reason in NO_ROOM) and "choose another" not in text:
-        return f"{text[:600]}; make room or choose another folder; the same command continues"
-    return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
-
-
-def _print(record: dict[str, Any], as_json: bool) -> None:
+    needs, findings = needs_of(config), examine(config, run_dir)
     if as_json:
-        typer.echo(json.dumps(record))
-        return
-    rows = dict(_rows(record))
-    width = max(map(len, rows))
-    for key, value in rows.items():  # lines, not a table: a terminal wraps a long path, a table would cut it
-        plain_console().print(Text.assemble((f"{key:<{width}}", "bold"), "  ", printable(value)), soft_wrap=True)
-
-
-def _rows(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """A record as names and texts; the fields of a record in it are rows of their own."""
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _rows(value)
-        elif isinstance(value, list):
-            yield key, ", ".join(map(str, value)) or "none"
-        else:
-            yield key, "unknown" if value is None else str(value)
+        typer.echo(json.dumps({"needs": asdict(needs), "findings": [asdict(f) for f in findings]}))
+    else:
+        megabytes = {"a training process": needs.worker, "a rollout actor": needs.actor, "a checkpoint": needs.checkpoint}
+        rows = {f"{name} holds": f"{size / 1e6:.0f} MB" for name, size in megabytes.items() if size}
+        print_record({"parameters": f"{needs.parameters / 1e6:.2f} M", **rows, "problems": len(findings)}, False)
+        for f in findings:
+            plain_console().print(
+                Text.assemble((f"{f.kind}:", "red" if f.kind == "problem" else "yellow"), " ", printable(f.text)), soft_wrap=True
+            )
+    return any(f.kind == "problem" for f in findings)
 
 
 def _show_dataset(folder: Path, as_json: bool) -> None:

@@ -24,13 +24,15 @@ class Ready(Generic[Payload]):
 
 
 class RolloutBuffer(Generic[Payload]):
-    """Which request goes out next, and which rollout is ready. per_step: requests an optimizer step; total: of the whole stage."""
+    """Which request goes out next, and which rollout is ready. per_step: requests an optimizer step; total: of the whole stage; first:
+    the step that training goes on from.
+    """
 
-    def __init__(self, per_step: int, max_age: int, total: int) -> None:
-        if per_step < 1 or max_age < 0 or total < 0:
-            raise ValueError(f"rollouts: per_step={per_step} must be >= 1, max_age={max_age} and total={total} >= 0")
+    def __init__(self, per_step: int, max_age: int, total: int, first: int = 0) -> None:
+        if per_step < 1 or max_age < 0 or total < 0 or first < 0:
+            raise ValueError(f"rollouts: per_step={per_step} must be >= 1, max_age={max_age}, total={total} and first={first} >= 0")
         self._per_step, self._max_age, self._total = per_step, max_age, total
-        self._next = 0
+        self._next = first * per_step
         self._returned: list[int] = []
         self._in_flight: set[int] = set()
         self._ready: dict[int, Ready[Payload]] = {}

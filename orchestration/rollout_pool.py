@@ -20,9 +20,11 @@ class RolloutClient:
         self._coordinator = coordinator
         self._attempt = 0
 
-    def join(self, rank: int) -> None:
-        """Begin an attempt of the training: all ranks call it together, first of all. Nothing of an earlier attempt is seen after it."""
-        number = [ray.get(self._coordinator.begin.remote()) if rank == 0 else 0]
+    def join(self, rank: int, first: int) -> None:
+        """Begin an attempt of the training at step `first` of the mutual stage: all ranks call it together, first of all. Nothing of an
+        earlier attempt is seen after it.
+        """
+        number = [ray.get(self._coordinator.begin.remote(first)) if rank == 0 else 0]
         dist.broadcast_object_list(number)
         self._attempt = number[0]
 

@@ -26,7 +26,7 @@ from ..model.sampler import SamplerConfig, few_mode, generate
 from ..model.text import Word, make_controls
 from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
-from ..workers.checkpoint import is_finished, load_stage
+from ..workers.checkpoint import is_finished, stage_weights
 from ..workers.train_loop import TrainLoopConfig
 from .config import RunConfig
 
@@ -88,9 +88,9 @@ def open_generator(loop: TrainLoopConfig, config: RunConfig) -> Generator:
     if not finished:
         raise ValueError(f"run {str(loop.run_dir)!r}: no stage is finished; train it first: mutual-forcing train {config.name}")
     torch.set_num_threads(config.workers.threads)  # more threads than free cores wait for each other at every operation
-    checkpoint = load_stage(loop.checkpoints, finished[-1], loop.architecture(), ("ema",))
+    weights = stage_weights(loop.checkpoints, finished[-1], loop.architecture(), "ema")
     network = AVTransformer(loop.network, loop.timeline, loop.execution).eval().requires_grad_(False)
-    network.load_state_dict(checkpoint.weights["ema"])
+    network.load_state_dict(weights)
     return Generator(network, LatentDataset(loop.data, loop.network.text, verify=True), finished[-1], config)
 
 

@@ -1,38 +1,79 @@
-"""Follows a metric spool that a training process writes meanwhile, and may begin again."""
+"""Follows a metric spool that a training process writes meanwhile, and may cut back."""
 
 from __future__ import annotations
 
+import json
+import os
+from dataclasses import dataclass
 from pathlib import Path
 
 
-class SpoolReader:
-    """Gives each whole line once: `pending` lines stay pending until `confirm`.
+@dataclass(frozen=True)
+class _Line:
+    content: bytes
+    end: int
+    step: int | None
 
-    Restarted trainers begin their file again, under its old name and perhaps longer than it was: what tells the two apart is the first
-    line, which holds the time.
+
+class SpoolReader:
+    """Gives the line of each step once: `pending` lines stay pending until `confirm`.
+
+    Restarted trainers cut their file back to their checkpoint, in a new file under the old name, and do its steps again: what was given of
+    those is not given again. after: the last step that was given by an earlier reader.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._head, self._offset = path, b"", 0
+    def __init__(self, path: Path, after: int = -1) -> None:
+        self._path, self._after = path, after
+        self._file: tuple[int, int] | None = None
+        self._offset = 0
+        self._waiting: list[_Line] = []
+        self._others: set[bytes] = set()  # lines without a step of their own: notes, and broken ones
+
+    def skip(self, after: int) -> None:
+        """Steps up to this one were given."""
+        self._after = max(self._after, after)
 
     def pending(self) -> list[bytes]:
         """The whole lines that are not confirmed yet, in order."""
         try:
             with self._path.open("rb") as file:
-                head = file.readline()
-                if not head.endswith(b"\n"):
-                    return []
-                if head != self._head:
-                    self._head, self._offset = head, 0
+                about = _about(file.fileno())
+                if about != self._file:
+                    self._file, self._offset = about, 0
                 file.seek(self._offset)
                 lines = file.readlines()
-                file.seek(0)
-                if file.readline() != head:  # begun again while it was read: these lines are of both
-                    return []
         except FileNotFoundError:
             return []
-        return [line for line in lines if line.endswith(b"\n")]
+        self._waiting, end = [], self._offset
+        for content in lines:
+            if not content.endswith(b"\n"):
+                break
+            end += len(content)
+            step = _step(content)
+            if content not in self._others if step is None else step > self._after:
+                self._waiting.append(_Line(content, end, step))
+        return [line.content for line in self._waiting]
 
     def confirm(self, lines: list[bytes]) -> None:
         """The first of the pending lines have been dealt with."""
-        self._offset += sum(map(len, lines))
+        done, self._waiting = self._waiting[: len(lines)], self._waiting[len(lines) :]
+        for line in done:
+            self._offset = line.end
+            if line.step is None:
+                self._others.add(line.content)
+            else:
+                self._after = max(self._after, line.step)
+
+
+def _about(descriptor: int) -> tuple[int, int]:
+    about = os.fstat(descriptor)
+    return about.st_dev, about.st_ino
+
+
+def _step(line: bytes) -> int | None:
+    """The step that a line has the metrics of."""
+    try:
+        record = json.loads(line)
+        return int(record["step"]) if record["metrics"] else None
+    except (ValueError, TypeError, KeyError):
+        return None

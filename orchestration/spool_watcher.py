@@ -52,6 +52,9 @@ class SpoolWatcher:
             record = json.loads(line)
         except ValueError:
             return  # a torn line; the report counts it
+        if "note" in record:
+            self._warn(f"{stage}: {record['note']}")
+            return
         self._steps[stage] = record["step"] + 1
         for metric, text in alerts(record["metrics"]).items():
             if (stage, metric) not in self._given:

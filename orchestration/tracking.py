@@ -1,7 +1,8 @@
 """MLflow, the only file that imports it: stages as nested runs of one parent, fed from the metric spool in the background.
 
 Tracking can fail, and a store can be away or silent: training goes on, one warning says so, and the run's own files stay complete.
-One thread makes all calls, in order; a run waits for it at its start and at its end, and no longer than its patience.
+One thread makes all calls, in order; a run waits for it at its start and at its end, and no longer than its patience. Which runs of the
+store are whose is written beside the spools, so a command that goes on with a run goes on with them, after the last step that they have.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from ..datasets.storage import write_json
 from .spool_reader import SpoolReader
 
 PARAM_LIMIT = 500
@@ -63,7 +65,10 @@ class Tracker:
         self._spools = run_dir / "metrics"
         self._readers = {stage: SpoolReader(self._spools / f"{stage}.jsonl") for stage in stages}
         self._broken: set[bytes] = set()
-        self._stages: dict[str, str] = {}
+        self._notes = self._spools / "mlflow.json"
+        known = _known(self._notes) if run_id is not None else {}
+        self._stages: dict[str, str] = {stage: known[stage] for stage in stages if stage in known}
+        self._resumed = set(self._stages)  # whose last step the store has not been asked for yet
         self._closed: set[str] = set()
         self._params: dict[str, Any] = {}
         self._params_sent = run_id is not None
@@ -165,6 +170,8 @@ class Tracker:
     def _forward(self) -> None:
         if not self._opened:
             self._open()
+        for stage in sorted(self._resumed):
+            self._continue(stage)
         for stage, reader in self._readers.items():
             ended = self._finished(stage)  # asked first: whatever comes after the answer is read below
             lines: list[bytes] = []
@@ -182,6 +189,14 @@ class Tracker:
             if ended and stage in self._stages:
                 self._close(stage, "FINISHED")
 
+    def _continue(self, stage: str) -> None:
+        """Take up the stage's run of an earlier command: what it has is not sent again."""
+        run_id = self._stages[stage]
+        history = self._use().get_metric_history(run_id, "lr")  # every step has one
+        self._readers[stage].skip(max((m.step for m in history), default=-1))
+        self._use().update_run(run_id, status="RUNNING")
+        self._resumed.discard(stage)
+
     def _close(self, stage: str, status: str) -> None:
         if stage not in self._closed:
             self._use().set_terminated(self._stages[stage], status)
@@ -196,6 +211,8 @@ class Tracker:
         try:
             record = json.loads(line)
             at, step = int(record["time"] * 1000), int(record["step"])
+            if "note" in record:
+                return []
             return [Metric(k.replace("/", "."), float(v), at, step) for k, v in record["metrics"].items() if v is not None]
         except (ValueError, TypeError, KeyError, AttributeError):
             self._broken.add(line)
@@ -205,6 +222,8 @@ class Tracker:
         if stage not in self._stages:
             tags = {"mlflow.parentRunId": self._require()}
             self._stages[stage] = self._use().create_run(self._experiment, run_name=f"{self._name} {stage}", tags=tags).info.run_id
+            self._spools.mkdir(parents=True, exist_ok=True)
+            write_json(self._notes, _known(self._notes) | self._stages)
         return self._stages[stage]
 
     def _use(self) -> MlflowClient:
@@ -234,6 +253,15 @@ class Tracker:
         if not self._warned:
             self._warned = True
             self._warn(f"MLflow at {redacted(self.uri)} {what}, metrics stay in {self._spools}")
+
+
+def _known(notes: Path) -> dict[str, str]:
+    """Runs of the store by stage, as an earlier command wrote them down."""
+    try:
+        found = json.loads(notes.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
 
 
 def unreachable(error: BaseException | None) -> str:

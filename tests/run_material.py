@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
+from checkpoint_material import save_stage
 
 from mutual_forcing.datasets import pipeline
 from mutual_forcing.datasets.sources import list_sources
@@ -15,7 +16,6 @@ from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig
 from mutual_forcing.orchestration.launch import loop_config
 from mutual_forcing.orchestration.recipes import recipe
-from mutual_forcing.workers.checkpoint import StageCheckpoint, save_stage
 
 
 def untrained_run(folder: Path) -> RunConfig:
@@ -34,6 +34,6 @@ def untrained_run(folder: Path) -> RunConfig:
     manifest.write(out)
     loop, stage = loop_config(config, folder), config.stages[-1]
     network = AVTransformer(loop.network, loop.timeline)
-    save_stage(loop.checkpoints, StageCheckpoint(stage.name, stage.steps, loop.architecture(), {"ema": network.state_dict()}))
+    save_stage(loop.checkpoints, stage.name, stage.steps, loop.architecture(), {"ema": network.state_dict()})
     write_json(folder / "run.json", {"name": "tiny", "config": asdict(config), "stages": []})
     return config

@@ -1,137 +1,248 @@
-"""What a stage leaves behind: weights as safetensors with hashes, in a folder that appears whole or not at all.
+"""What a checkpoint is: a folder that counts from the moment its last file is there, or not at all.
 
-The folder is written under a temporary name, its manifest last, and is on the disk before it is renamed: the rename is the commit. A
-reader verifies sizes and hashes before it trusts a file.
+    STAGE/00000120-1f0c9a3e/            stage, step, and the attempt that wrote it: two attempts never write the same file
+        live.00000.safetensors ...      pieces of a network and of its optimizer's state, a file a role and rank
+        rank.00000.json ...             sizes and hashes of a rank's files, written after them
+        manifest.json                   what the whole is: written when all ranks' records are there
+        COMMIT                          the hash of the manifest, written last
+    STAGE/ledger/00000120-1f0c9a3e.jsonl    which clips the updates since the checkpoint before were made of (datasets.ledger)
+
+A reader trusts COMMIT, then the manifest of that hash, then files of those hashes. Nothing is a pickle. Pieces can be read by any number of
+processes, at any ZeRO stage. A stage is finished when there is a checkpoint of its last step; that one has no optimizer state.
 """
 
 from __future__ import annotations
 
-import glob
-import os
-import shutil
+import hashlib
+import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..datasets.storage import read_json, sha256_file, sync, write_json
+from ..datasets.storage import sha256_file
+from ..datasets.store import Store
+from .pieces import Source
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-FIELDS = {"stage", "steps", "network", "files"}
+FORMAT = 2
+MANIFEST, COMMIT = "manifest.json", "COMMIT"
+NAME = re.compile(r"(?P<stage>[a-z0-9-]+)/(?P<step>\d{8,})-(?P<attempt>[0-9a-f]{8})/(?P<file>[^/]+)")
+FIELDS = {"stage", "step", "steps", "network", "roles", "files", "updates", "seconds", "samples", "row", "ledger"}
+LIMIT = 64 * 2**20  # bytes of a manifest that is read at all
 
 Weights = dict[str, Tensor]
 
 
+def folder_of(stage: str, step: int, attempt: str) -> str:
+    return f"{stage}/{step:08d}-{attempt}"
+
+
 @dataclass(frozen=True)
-class StageCheckpoint:
-    """A finished stage: `weights` by role ("live", "ema", and "fake" after a mutual stage), what it was made with, and what it took."""
+class Found:
+    """A checkpoint in a store, as its name tells it; complete: it was committed, and may be damaged since. files: names and sizes."""
 
+    path: str
     stage: str
-    steps: int
-    network: dict[str, Any]
-    weights: dict[str, Weights]
-    seconds: float = 0.0
-    samples: int = 0
+    step: int
+    attempt: str
+    complete: bool
+    files: dict[str, int]
 
 
-def save_stage(folder: Path, checkpoint: StageCheckpoint) -> Path:
-    """Write `folder`/<stage> atomically, replacing an older one. Nobody else may write that stage meanwhile: a run locks its folder."""
-    final = folder / checkpoint.stage
-    discard_unfinished(folder, checkpoint.stage)
-    temporary = folder / f".{checkpoint.stage}.{os.getpid()}.tmp"
-    temporary.mkdir(parents=True)
-    files = {}
-    for role, weights in checkpoint.weights.items():
-        path = temporary / f"{role}.safetensors"
-        save_file({name: x.detach().cpu().contiguous() for name, x in weights.items()}, str(path))
-        sync(path)
-        files[role] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    about = {name: getattr(checkpoint, name) for name in ("stage", "steps", "seconds", "samples", "network")}
-    write_json(temporary / MANIFEST, {"format": FORMAT, **about, "files": files})
-    sync(temporary)
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(temporary, final)
-    sync(folder)
-    return final
+def found_in(store: Store, stage: str = "") -> list[Found]:
+    """All checkpoints of a stage, or of all stages, complete or not: later steps last, and of one step the complete ones last."""
+    files: dict[tuple[str, int, str], dict[str, int]] = {}
+    for name, size in store.names(f"{stage}/" if stage else "").items():
+        if match := NAME.fullmatch(name):
+            files.setdefault((match["stage"], int(match["step"]), match["attempt"]), {})[match["file"]] = size
+    found = [Found(folder_of(*key), *key, COMMIT in names, names) for key, names in files.items()]
+    return sorted(found, key=lambda f: (f.stage, f.step, f.complete, f.attempt))
 
 
-def discard_unfinished(folder: Path, stage: str) -> None:
-    """Remove what killed writers of the stage, of whatever process number, have left: each is a whole set of weights."""
-    for leftover in folder.glob(f".{glob.escape(stage)}.[0-9]*.tmp"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def is_finished(folder: Path, stage: str) -> bool:
-    """Whether the stage has a committed checkpoint."""
-    return (folder / stage / MANIFEST).is_file()
-
-
-def stage_record(folder: Path, stage: str) -> dict[str, Any]:
-    """What a finished stage was: name, steps, seconds, samples.
+class Checkpoint:
+    """A complete checkpoint, its manifest read and verified.
 
     Raises:
-        ValueError: missing or damaged.
+        ValueError: COMMIT or the manifest is missing, damaged, or of another format.
     """
-    manifest = _manifest(folder / stage, stage)
-    return {"name": manifest["stage"], "steps": manifest["steps"]} | {k: manifest.get(k, 0) for k in ("seconds", "samples")}
 
-
-def load_stage(folder: Path, stage: str, network: dict[str, Any], roles: tuple[str, ...]) -> StageCheckpoint:
-    """Load the weights of the named roles, verified.
-
-    Raises:
-        ValueError: missing, damaged, or of another architecture than `network` (the first field that differs is named).
-    """
-    path = folder / stage
-    manifest = _manifest(path, stage)
-    _same_network(path, manifest["network"], network)
-    weights = {}
-    for role in roles:
-        file = _verified(path, manifest, role)
-        try:
-            weights[role] = load_file(str(file))
-        except SafetensorError as error:
-            raise ValueError(f"checkpoint {file}: not a safetensors file ({error}); train the stage again") from error
-    about = {name: manifest[name] for name in ("stage", "steps", "network")}
-    return StageCheckpoint(**about, weights=weights, seconds=manifest.get("seconds", 0.0), samples=manifest.get("samples", 0))
-
-
-def stage_file(path: Path, role: str) -> tuple[dict[str, Any], Path]:
-    """The manifest of a finished stage in the folder `path`, of whatever network, and its verified file of the named role.
-
-    Raises:
-        ValueError: missing or damaged.
-    """
-    manifest = _manifest(path, path.name)
-    return manifest, _verified(path, manifest, role)
-
-
-def _verified(path: Path, manifest: dict[str, Any], role: str) -> Path:
-    files = manifest["files"]
-    entry, file = files.get(role) if isinstance(files, dict) else None, path / f"{role}.safetensors"
-    if not isinstance(entry, dict) or not entry.keys() >= {"bytes", "sha256"} or not file.is_file():
-        raise ValueError(f"checkpoint {path}: has no {role!r} weights; it has {sorted(files) if isinstance(files, dict) else 'none'}")
-    if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
-        raise ValueError(f"checkpoint {file}: damaged (its hash differs from the manifest); remove {path} and train the stage again")
-    return file
-
-
-def _manifest(path: Path, stage: str) -> dict[str, Any]:
-    manifest = read_json(path / MANIFEST, f"checkpoint of stage {stage!r} (train it first)")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not manifest.keys() >= FIELDS:
-        raise ValueError(f"checkpoint {path}: its {MANIFEST} is not of format {FORMAT}; remove {path} and train the stage again")
-    return manifest
-
-
-def _same_network(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for key in sorted(found.keys() | wanted.keys()):
-        if found.get(key) != wanted.get(key):
+    def __init__(self, store: Store, path: str) -> None:
+        self._store, self.path = store, path
+        self.uri = f"{store.uri}/{path}"
+        commit = _json(self._read(COMMIT), f"{self.uri}/{COMMIT}")
+        content = self._read(MANIFEST)
+        if not isinstance(commit, dict) or commit.get("manifest") != hashlib.sha256(content).hexdigest():
+            raise self._damaged(MANIFEST, f"its hash is not the one in {COMMIT}")
+        self.manifest = _json(content, f"{self.uri}/{MANIFEST}")
+        if not _sound(self.manifest):
             raise ValueError(
-                f"checkpoint {path}: made with {key}={found.get(key)!r}, this run has {key}={wanted.get(key)!r}; "
-                "use the recipe it was made with, or another run folder"
+                f"checkpoint {self.uri}: its {MANIFEST} is not of format {FORMAT}; remove {self.uri} and train the stage again"
             )
+
+    @property
+    def stage(self) -> str:
+        return self.manifest["stage"]
+
+    @property
+    def step(self) -> int:
+        """Updates of the stage that it has seen."""
+        return self.manifest["step"]
+
+    @property
+    def finished(self) -> bool:
+        return self.step == self.manifest["steps"]
+
+    def verify(self, rank: int = 0, world: int = 1) -> None:
+        """Compare sizes and hashes of this rank's share of all files; all ranks together verify all of them.
+
+        Raises:
+            ValueError: a file is missing or damaged.
+        """
+        for i, name in enumerate(sorted(self.manifest["files"])):
+            if i % world == rank:
+                self._verified(name)
+        for role in sorted(self.manifest["roles"]):
+            self._checked(role, ())
+
+    def source(self, role: str) -> Source:
+        """The pieces of one network, not verified: of a checkpoint that was.
+
+        Raises:
+            ValueError: it has no such network, or not all of it.
+        """
+        paths = {name: self._store.fetch(f"{self.path}/{name}") for name in self._files(role)}
+        return self._checked(role, paths.items())
+
+    def weights(self, role: str) -> Weights:
+        """Weights of one network, whole and verified.
+
+        Raises:
+            ValueError: it has no such network, or a file is missing or damaged.
+        """
+        paths = [(name, self._verified(name)) for name in self._files(role)]
+        return self._checked(role, paths).weights()
+
+    def require(self, network: dict[str, Any]) -> None:
+        """Raises ValueError unless it is of this architecture, with the first field that differs."""
+        theirs = self.manifest["network"]
+        for key in sorted(theirs.keys() | network.keys()):
+            if theirs.get(key) != network.get(key):
+                raise ValueError(
+                    f"checkpoint {self.uri}: made with {key}={theirs.get(key)!r}, this run has {key}={network.get(key)!r}; "
+                    "use the recipe it was made with, or another run folder"
+                )
+
+    def _files(self, role: str) -> list[str]:
+        if role not in self.manifest["roles"]:
+            raise ValueError(f"checkpoint {self.uri}: has no {role!r} weights; it has {sorted(self.manifest['roles'])}")
+        return [name for name, about in self.manifest["files"].items() if about["role"] == role]
+
+    def _checked(self, role: str, paths: Iterable[tuple[str, Path]]) -> Source:
+        shapes = {name: tuple(shape) for name, shape in self.manifest["roles"][role].items()}
+        lengths = {key: n for name in self._files(role) for key, n in self.manifest["files"][name]["tensors"].items()}
+        of = {key: path for name, path in paths for key in self.manifest["files"][name]["tensors"]}
+
+        def read(key: str) -> Tensor:
+            try:
+                with safe_open(str(of[key]), "pt") as file:
+                    return file.get_tensor(key)
+            except SafetensorError as error:
+                raise self._damaged(of[key].name, str(error)) from error
+
+        source = Source(shapes, lengths, read)
+        try:
+            source.check()
+        except ValueError as error:
+            raise ValueError(f"checkpoint {self.uri}: {role}: {error}; remove {self.uri} and train the stage again") from error
+        return source
+
+    def _verified(self, name: str) -> Path:
+        about = self.manifest["files"][name]
+        try:
+            path = self._store.fetch(f"{self.path}/{name}")
+        except FileNotFoundError as error:
+            raise self._damaged(name, "it is missing") from error
+        if path.stat().st_size != about["bytes"] or sha256_file(path) != about["sha256"]:
+            raise self._damaged(name, "its hash differs from the manifest")
+        return path
+
+    def _read(self, name: str) -> bytes:
+        try:
+            path = self._store.fetch(f"{self.path}/{name}")
+        except FileNotFoundError as error:
+            raise self._damaged(name, "it is missing") from error
+        if path.stat().st_size > LIMIT:
+            raise self._damaged(name, f"it has more than {LIMIT} bytes")
+        return path.read_bytes()
+
+    def _damaged(self, name: str, why: str) -> ValueError:
+        return ValueError(f"checkpoint {self.uri}/{name}: damaged ({why}); remove {self.uri} and train on from the one before")
+
+
+def newest(store: Store, stage: str) -> Checkpoint | None:
+    """The last complete checkpoint of a stage, whatever its files hold now.
+
+    Raises:
+        ValueError: its manifest is damaged.
+    """
+    complete = [f for f in found_in(store, stage) if f.complete]
+    return Checkpoint(store, complete[-1].path) if complete else None
+
+
+def finished(store: Store, stage: str) -> Checkpoint | None:
+    """The checkpoint that a finished stage left."""
+    last = newest(store, stage)
+    return last if last is not None and last.finished else None
+
+
+def is_finished(store: Store, stage: str) -> bool:
+    """Whether a stage has a checkpoint of its last step; one whose manifest is damaged does not count."""
+    try:
+        return finished(store, stage) is not None
+    except ValueError:
+        return False
+
+
+def stage_record(store: Store, stage: str) -> dict[str, Any]:
+    """What a finished stage was: name, steps, seconds, samples."""
+    last = finished(store, stage)
+    assert last is not None, f"stage {stage!r} is finished"
+    return {"name": stage} | {name: last.manifest[name] for name in ("steps", "seconds", "samples")}
+
+
+def stage_weights(store: Store, stage: str, network: dict[str, Any], role: str) -> Weights:
+    """Weights of a finished stage.
+
+    Raises:
+        ValueError: the stage is not finished, or its checkpoint is damaged or of another architecture.
+    """
+    last = finished(store, stage)
+    if last is None:
+        raise ValueError(f"checkpoint of stage {stage!r}: there is none of its last step in {store.uri}; train it first")
+    last.require(network)
+    return last.weights(role)
+
+
+def _sound(manifest: Any) -> bool:
+    """Whether a manifest has the fields that are read, in the form that they are read in."""
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not manifest.keys() >= FIELDS:
+        return False
+    files, roles = manifest["files"], manifest["roles"]
+    return (
+        isinstance(files, dict)
+        and isinstance(roles, dict)
+        and all(isinstance(about, dict) and about.keys() >= {"role", "bytes", "sha256", "tensors"} for about in files.values())
+        and all(isinstance(shapes, dict) for shapes in roles.values())
+        and not any("/" in name for name in files)
+    )
+
+
+def _json(content: bytes, what: str) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"checkpoint {what}: damaged (not JSON: {error}); remove its folder and train on from the one before") from error

@@ -1,4 +1,4 @@
-"""DeepSpeed, the only file that imports it: its configuration, one engine a trained network, steps and gathered weights."""
+"""DeepSpeed, the only file that imports it: its configuration, one engine a trained network, steps, gathered weights and its state."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, Literal
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # batches stay on the CPU (workers.use_gpu is refused)
 
 import deepspeed
+import torch
 from deepspeed import ops
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -18,6 +19,7 @@ from torch import distributed as dist
 from ..model.branch import Placement, stay
 from ..model.losses import Loss
 from .optimizer import OptimizerConfig, ParameterGroups, set_rate
+from .pieces import WEIGHT, Piece, Source, share
 from .train_step import Update
 
 
@@ -55,6 +57,20 @@ def shard(config: EngineConfig) -> Placement:
         return module
 
     return place
+
+
+@dataclass(frozen=True)
+class _Home:
+    """Where a piece lies: elements `offset` to `offset + length` of `flat`, which are those from `start` on of their parameter."""
+
+    flat: Tensor
+    offset: int
+    length: int
+    start: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """The same elements of `flat`, or of a moment that is as long."""
+        return x.detach().view(-1)[self.offset : self.offset + self.length]
 
 
 class Engine:
@@ -113,6 +129,57 @@ class Engine:
         parameters = list(self.network.parameters())
         with deepspeed.zero.GatheredParameters(parameters) if self._stage == 3 else nullcontext():
             yield [p.data for p in parameters]
+
+    @property
+    def steps(self) -> int:
+        """Updates so far, as the optimizer counts them: skipped ones do not count."""
+        counts = [int(state["step"]) for state in self._states.values() if "step" in state]
+        return counts[0] if counts else 0
+
+    def pieces(self) -> list[Piece]:
+        """This process's pieces of the network and of what its optimizer knows, as views: copy what must outlive the next step."""
+        made = []
+        for name, p in self.network.named_parameters():
+            for home in self._homes(p, divided=True):
+                known = {kind: home.of(x) for kind, x in self._states.get(home.flat, {}).items() if kind != "step"}
+                made.append(Piece(name, home.start, home.of(home.flat), known))
+        return made
+
+    @torch.no_grad()
+    def restore(self, saved: Source, steps: int) -> None:
+        """Take up the state that the pieces of any number of processes were saved from, after so many updates. The network must have been
+        made with those weights: in bf16 they are rounded here, and only the optimizer's own are restored.
+        """
+        for name, p in self.network.named_parameters():
+            for home in self._homes(p, divided=False):
+                end = home.start + home.length
+                home.of(home.flat).copy_(saved.stretch(name, WEIGHT, home.start, end))
+                for kind in saved.moments(name) if steps else ():
+                    state = self._states.setdefault(home.flat, {"step": torch.tensor(float(steps))})
+                    home.of(state.setdefault(kind, torch.zeros_like(home.flat))).copy_(saved.stretch(name, kind, home.start, end))
+
+    @property
+    def _states(self) -> dict[Tensor, dict[str, Tensor]]:
+        """What the optimizer knows, by the tensor that it updates."""
+        return (self._optimizer if self._stage == 0 else self._optimizer.optimizer).state
+
+    def _homes(self, p: Any, divided: bool) -> list[_Home]:
+        """Where this process keeps elements of a parameter: one place, or none. divided: its share alone of what all keep whole."""
+        rank, world = dist.get_rank(), dist.get_world_size()
+        if self._stage == 3:
+            start = rank * p.ds_tensor.numel()  # all shares are as long; the last ones may reach beyond the parameter
+            length, home = min(p.ds_tensor.numel(), p.ds_numel - start), (p.ds_tensor, 0)
+            if p.requires_grad:
+                group, offset, _ = self._optimizer.grad_position[self._optimizer.get_param_id(p)]
+                home = self._optimizer.fp32_partitioned_groups_flat[group], offset
+            return [_Home(*home, length, start)] if length > 0 else []
+        if self._stage == 0 or not p.requires_grad:
+            start, end = share(p.numel(), rank, world) if divided else (0, p.numel())
+            return [_Home(p, start, end - start, start)] if start < end else []
+        if (held := p._hp_mapping) is None:
+            return []
+        flat, at, mine = self._optimizer.single_partition_of_fp32_groups, held.hp_fragment_address, held.lp_fragment_address
+        return [_Home(flat[held.param_group_index], at.start, at.numel, mine.start)]
 
     def close(self) -> None:
         """Release hooks and buffers, so that the next stage can wrap the same network."""

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ..datasets.storage import local_path
+from ..datasets.store import store_of
 from ..model.blocks import BranchConfig
 from ..model.pretrained import Copy, check, fill, same_names
 from ..model.timeline import Timeline
@@ -26,7 +27,8 @@ from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES
 from ..model.wan import wan_shape
 from ..model.weights import SafetensorsSource, open_weights, read_json, refuse_pickles
-from .checkpoint import MANIFEST, stage_file
+from .checkpoint import COMMIT, MANIFEST, finished
+from .pieces import Source
 
 WAN_CONFIG = "config.json"
 WAN_FILE = "diffusion_pytorch_model.safetensors"
@@ -61,7 +63,7 @@ class Pretrained:
     modality: str
     folder: Path
     copies: list[Copy]
-    source: SafetensorsSource
+    source: SafetensorsSource | Source
 
     def fill(self, network: AVTransformer) -> None:
         """Write them into their branch of the network.
@@ -98,7 +100,7 @@ def find_pretrained(init: InitConfig, config: TransformerConfig, timeline: Timel
     return found
 
 
-_Opened = tuple[list[Copy], SafetensorsSource]
+_Opened = tuple[list[Copy], SafetensorsSource | Source]
 _Opener = Callable[[str, Path, TransformerConfig, Timeline], _Opened]
 
 
@@ -106,8 +108,10 @@ def _opener(modality: str, folder: Path) -> _Opener:
     """What a folder is, by its content."""
     if not folder.is_dir():
         raise ValueError(f"{'is a file' if folder.exists() else 'does not exist'}; give the folder RUN/checkpoints/STAGE of another run")
-    if (folder / MANIFEST).is_file():
+    if any(folder.glob(f"*/{COMMIT}")):
         return _stage
+    if (folder / COMMIT).is_file() or (folder / MANIFEST).is_file():
+        raise ValueError("is one checkpoint of a stage; give the folder of the stage, RUN/checkpoints/STAGE")
     refuse_pickles(folder)
     if (folder / WAN_CONFIG).is_file():
         if modality == "audio":
@@ -115,22 +119,25 @@ def _opener(modality: str, folder: Path) -> _Opener:
         return _wan
     inner = next((name for name in ("transformer", "checkpoints") if (folder / name).is_dir()), None)
     hint = f"give a folder below its {inner}/" if inner == "checkpoints" else f"give its {inner}/" if inner else "see docs/pretrained.md"
-    raise ValueError(f"holds neither {MANIFEST} (a stage of another run) nor {WAN_CONFIG} (a Wan network); {hint}")
+    raise ValueError(f"holds neither a stage of another run nor {WAN_CONFIG} (a Wan network); {hint}")
 
 
 def _stage(modality: str, folder: Path, config: TransformerConfig, timeline: Timeline) -> _Opened:
     """A stage's averaged weights. Clock, window and bounds of the text may differ: they are no part of a branch."""
-    manifest, file = stage_file(folder, "ema")
+    last = finished(store_of(folder.parent), folder.name)
+    if last is None:
+        raise ValueError("is a stage that is not finished; train it to its end first")
     mine = _settings(config)
     own = [f"model.{modality}_channels", f"model.{modality}_width", *(["model.patch"] if modality == "video" else [])]
     fields = [*own, *(f"model.{name}" for name in ("depth", "heads", "head_dim", "ffn_ratio", "rope", modality))]
-    theirs = manifest["network"] if isinstance(manifest["network"], dict) else {}
+    theirs = last.manifest["network"] if isinstance(last.manifest["network"], dict) else {}
     before_options = {f"model.{modality}": _plain(BranchConfig())}  # a release that had none of them
     _same_settings({name: (before_options | theirs).get(name) for name in fields}, {name: mine[name] for name in fields})
     with torch.device("meta"):
         branch = config.build(modality)
     prefix = f"branches.{modality}."
-    copies, source = same_names(branch, prefix), SafetensorsSource([file], lambda name: name.startswith(prefix))
+    last.verify()
+    copies, source = same_names(branch, prefix), last.source("ema").below(prefix)
     check(copies, source.shapes)
     if not bool(source.read(f"{prefix}out.weight").any()):
         raise ValueError(f"its {modality} branch was never trained; give a stage that trained it")

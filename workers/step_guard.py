@@ -36,12 +36,15 @@ class Blame:
 class StepGuard:
     """Watches one stage on one rank; every rank calls `see` after every step.
 
-    weights: the stage's weights by role. It is collective, so all ranks call it; it returns nothing where `keep` is False.
+    weights: the stage's weights by role. It is collective, so all ranks call it; it returns nothing where `keep` is False. row: steps
+    skipped in a row so far.
     """
 
-    def __init__(self, run_dir: Path, origin: Origin, max_bad_steps: int, weights: Callable[[bool], dict[str, Weights]]) -> None:
+    def __init__(
+        self, run_dir: Path, origin: Origin, max_bad_steps: int, weights: Callable[[bool], dict[str, Weights]], row: int = 0
+    ) -> None:
         self._run_dir, self._origin, self._most, self._weights = run_dir, origin, max_bad_steps, weights
-        self._row = 0
+        self.row = row
 
     def see(self, step: int, metrics: Metrics, skipped: bool, batch: AVBatch, rollout: Rollout | None) -> None:
         """Count a step. metrics: this rank's own; skipped: theta's step or one of the fake score's, on all ranks alike.
@@ -49,18 +52,18 @@ class StepGuard:
         Raises:
             FloatingPointError: more than `max_bad_steps` were skipped in a row; it names the parts, the clips and the files.
         """
-        self._row = self._row + 1 if skipped else 0
-        if self._row <= self._most:
+        self.row = self.row + 1 if skipped else 0
+        if self.row <= self._most:
             return
         own = offending(metrics)
-        if not any(_of_all(own)):  # every loss is finite: the gradients are sums over all ranks, so any of them may be to blame
+        if not any(of_all(own)):  # every loss is finite: the gradients are sums over all ranks, so any of them may be to blame
             own = _not_finite(metrics, ("grad_norm",)) or ("grad_norm",)
         weights = self._weights(bool(own))
         blame = Blame(self._origin.rank, own, batch.sample_ids)
         if own:
             header = Header(self._origin, step, own, batch.positions, batch.sample_ids, batch.layout.chunks, batch.chunks_B)
             blame = self._save(blame, BadStep(header, batch, rollout, weights))
-        raise FloatingPointError(self._told(step, [b for b in _of_all(blame) if b.bad]))
+        raise FloatingPointError(self._told(step, [b for b in of_all(blame) if b.bad]))
 
     def _save(self, blame: Blame, bad: BadStep) -> Blame:
         """The file's fate is told and never raised: a full disk must not hide why the run stops."""
@@ -82,7 +85,7 @@ class StepGuard:
             beside = f" (beside it: {', '.join(others[:3])}{' and more' if len(others) > 3 else ''})" if others else ""
             file = f"find the cause with: {shlex.join(['mutual-forcing', 'replay', str(saved)])}{beside}"
         return (
-            f"stage {self._origin.stage!r}, step {step}, rank {one.rank}: {', '.join(one.bad)} not finite, {self._row} steps in a row "
+            f"stage {self._origin.stage!r}, step {step}, rank {one.rank}: {', '.join(one.bad)} not finite, {self.row} steps in a row "
             f"skipped (workers.max_bad_steps={self._most}); clips {clips}; {file}; then lower stages.{self._origin.stage}.optimizer.lr or "
             "repair the data"
         )
@@ -97,7 +100,7 @@ def _not_finite(metrics: Metrics, prefixes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(n for n in sorted(metrics) if n.startswith(prefixes) and not math.isfinite(float(metrics[n])))
 
 
-def _of_all(value: T) -> list[T]:
+def of_all(value: T) -> list[T]:
     """The values of all ranks; every rank must call it."""
     gathered: list[T] = [value] * dist.get_world_size()
     dist.all_gather_object(gathered, value)

@@ -1,26 +1,31 @@
 """THE training loop, one a Ray Train worker: all stages in one process, each starting from the weights of the one before.
 
-    for each stage that has no committed checkpoint
+    for each stage from the last checkpoint on
         for each step:  positions -> batch (+ rollout, in a mutual stage) -> train_step -> EMA -> publish weights -> metric spool
-        commit the stage's checkpoint
+                        -> at every n-th, and at the last: checkpoint
 
-Positions alone decide what is trained on and with which noise, so any world size sees the same global batches.
+Positions alone decide what is trained on and with which noise, so any world size sees the same global batches, and a step is the same
+whether the process before it was killed or not.
 """
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from ..datasets.ledger import Update, head_of
 from ..datasets.loader import LatentDataset
 from ..datasets.order import rank_positions
+from ..datasets.store import Store, store_of
 from ..model.ema import ema_decay, ema_update
 from ..model.execution import ExecutionConfig
 from ..model.health import GradientMeter, few_health
@@ -33,13 +38,16 @@ from ..model.transformer import AVTransformer
 from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES, AVBatch, Rollout
 from .bad_step import Origin, Setup
-from .checkpoint import StageCheckpoint, Weights, is_finished, load_stage, save_stage
+from .checkpoint import Checkpoint, Weights, stage_weights
+from .checkpoint_writer import CheckpointConfig, CheckpointWriter, Share, State, resume_from
 from .engine import Engine, EngineConfig
 from .metrics import MetricSpool
 from .optimizer import OptimizerConfig
+from .pieces import Piece, Shapes, shapes_of, whole_pieces
 from .pretrained import InitConfig, initialise
-from .step_guard import StepGuard
+from .step_guard import StepGuard, of_all
 from .train_step import Metrics, Networks, flow_step, mutual_step, probe
+from .watchdog import Watchdog
 from .wire import Snapshot, pack_weights
 
 Objective = Literal["flow", "mutual"]
@@ -76,7 +84,7 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TrainLoopConfig:
-    """Everything a worker needs, besides the source of rollouts."""
+    """Everything a worker needs, besides the source of rollouts. about: what a checkpoint says of its run, as JSON has it."""
 
     data: Path
     run_dir: Path
@@ -90,10 +98,13 @@ class TrainLoopConfig:
     threads: int
     init: InitConfig = InitConfig()
     execution: ExecutionConfig = ExecutionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    step_deadline_s: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def checkpoints(self) -> Path:
-        return self.run_dir / "checkpoints"
+    def checkpoints(self) -> Store:
+        return store_of(self.checkpoint.uri or self.run_dir / "checkpoints")
 
     def architecture(self) -> dict:
         """What a checkpoint must agree with."""
@@ -105,8 +116,8 @@ class TrainLoopConfig:
 class RolloutSource(Protocol):
     """Where a mutual stage gets its rollouts from."""
 
-    def join(self, rank: int) -> None:
-        """Begin an attempt of the training: all ranks call it together, first of all."""
+    def join(self, rank: int, first: int) -> None:
+        """Begin an attempt of the training, the mutual stage's at its step `first`: all ranks call it together, first of all."""
         ...
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -119,25 +130,43 @@ class RolloutSource(Protocol):
 
 
 def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int) -> None:
-    """Run every stage that is not finished, each from the averaged weights of the one before it, the first from those of `init`."""
+    """Run every stage that is not finished, each from the averaged weights of the one before it, the first from those of `init`. What a
+    checkpoint has is not done again.
+    """
     torch.set_num_threads(config.threads)
     for stage in config.stages:
         if stage.batch % world:
             raise ValueError(f"stage {stage.name!r}: batch={stage.batch} is not a multiple of the {world} workers; change one of them")
-    rollouts.join(rank)
+    store, attempt = config.checkpoints, of_all(secrets.token_hex(4))[0]
+    warnings: list[str] = []
+    at, resumed = _position(config, store, rank, world, warnings.append)
+    rollouts.join(rank, resumed.step if resumed is not None and at < len(config.stages) and config.stages[at].objective == "mutual" else 0)
     dataset = LatentDataset(config.data, config.network.text, verify=True)
     weights: Weights | None = None
-    for before, stage in zip((None, *config.stages), config.stages, strict=False):
-        if is_finished(config.checkpoints, stage.name):
-            weights = None
-            continue
-        if before is None:
-            weights = first_weights(config) if config.init.folders() else None
-        elif weights is None:
-            weights = load_stage(config.checkpoints, before.name, config.architecture(), ("ema",)).weights["ema"]
-        run = _StageRun(config, stage, dataset, rollouts, rank, world, weights)
-        weights = run.finish(run.train())
+    for before, stage in list(zip((None, *config.stages), config.stages, strict=False))[at:]:
+        if weights is None:
+            weights = _start(config, store, before)
+        run = _StageRun(config, stage, dataset, rollouts, _Place(store, attempt, rank, world), weights, resumed, warnings)
+        resumed, warnings = None, []
+        weights = run.train()
         dist.barrier()
+
+
+def _position(config: TrainLoopConfig, store: Store, rank: int, world: int, warn: Callable[[str], None]) -> tuple[int, Checkpoint | None]:
+    """Which stage to go on with, and the checkpoint that it is resumed from, if it is one of its own."""
+    for i in reversed(range(len(config.stages))):
+        found = resume_from(store, config.stages[i].name, of_all, rank, world, warn)
+        if found is not None:
+            found.require(config.architecture())
+            return (i + 1, None) if found.finished else (i, found)
+    return 0, None
+
+
+def _start(config: TrainLoopConfig, store: Store, before: StageConfig | None) -> Weights | None:
+    """What a stage starts from; None stands for the random weights of the run's seed."""
+    if before is not None:
+        return stage_weights(store, before.name, config.architecture(), "ema")
+    return first_weights(config) if config.init.folders() else None
 
 
 def first_weights(config: TrainLoopConfig) -> Weights:
@@ -160,8 +189,18 @@ def _network(config: TrainLoopConfig, weights: Weights | None) -> AVTransformer:
     return network
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a process stands: in an attempt of the training, and among its ranks."""
+
+    store: Store
+    attempt: str
+    rank: int
+    world: int
+
+
 class _StageRun:
-    """One stage on one rank: its networks, and the loop over its steps."""
+    """One stage on one rank: its networks, and the loop over its steps. start: the weights that the stage began with."""
 
     def __init__(
         self,
@@ -169,59 +208,93 @@ class _StageRun:
         stage: StageConfig,
         dataset: LatentDataset,
         rollouts: RolloutSource,
-        rank: int,
-        world: int,
-        weights: Weights | None,
+        place: _Place,
+        start: Weights | None,
+        resumed: Checkpoint | None,
+        warnings: Sequence[str],
     ) -> None:
         self._config, self._stage, self._dataset, self._rollouts = config, stage, dataset, rollouts
-        self._rank, self._world = rank, world
-        self._ema = _network(config, weights).requires_grad_(False)
-        local = stage.batch // world
+        self._rank, self._world = place.rank, place.world
+        self._ema = _network(config, start).requires_grad_(False)
+        local = stage.batch // place.world
         mutual, objective = stage.objective == "mutual", config.objective
         self._rolls = mutual and objective.needs_rollouts
-        self._theta = live = _network(config, weights)
-        fake = self._fake_score(weights) if mutual and objective.w_dmd > 0 else None
+        self._probed = self._probe_rollout()  # of the weights that the stage began with, before those of a checkpoint
+        if resumed is not None:
+            self._ema.load_state_dict(resumed.source("ema").weights())
+        saved = {} if resumed is None else {role: resumed.source(role) for role in resumed.manifest["roles"]}
+        self._theta = live = _network(config, saved["live"].weights() if saved else start)
+        fake = self._fake_score(start) if mutual and objective.w_dmd > 0 else None
+        if fake is not None and saved:
+            fake.load_state_dict(saved["fake"].weights())
         groups = live.parameter_groups(stage.modalities, objective.few.lr_ratio if mutual else 1.0)
         self._live = Engine(live, groups, stage.optimizer, config.engine, local)
         self._fake = None if fake is None else Engine(fake, [(1.0, list(fake.parameters()))], stage.optimizer, config.engine, local)
-        frozen = _network(config, weights).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
+        self._engines = {"live": self._live} | ({} if self._fake is None else {"fake": self._fake})
+        self._first, about = 0, {"seconds": 0.0, "row": 0, "ledger": None}
+        if resumed is not None:
+            self._first, about = resumed.step, resumed.manifest
+            for role, engine in self._engines.items():
+                engine.restore(saved[role], about["updates"][role])
+        frozen = _network(config, start).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
         self._networks = Networks(self._live, self._ema, self._fake, frozen)
-        self._probed: Rollout | None = None
-        origin = Origin(stage.name, stage.objective, config.seed, rank, Setup(config.network, config.timeline, objective))
-        self._guard = StepGuard(config.run_dir, origin, config.max_bad_steps, self._all_weights)
-        self._spool = MetricSpool(config.run_dir / "metrics", stage.name) if rank == 0 else None
+        origin = Origin(stage.name, stage.objective, config.seed, place.rank, Setup(config.network, config.timeline, objective))
+        self._guard = StepGuard(config.run_dir, origin, config.max_bad_steps, self._all_weights, about["row"])
+        self._spool = MetricSpool(config.run_dir / "metrics", stage.name, self._first) if place.rank == 0 else None
+        self._writer = CheckpointWriter(
+            place.store, config.checkpoint, place.rank, place.world, place.attempt, self._first, head_of(about["ledger"]), self._warn
+        )
+        self._shapes: dict[str, Shapes] = {role: shapes_of(e.network.named_parameters()) for role, e in self._engines.items()}
+        self._shapes["ema"] = shapes_of(self._ema.named_parameters())
+        self._updates: list[Update] = []
+        self._stalled = 0.0  # seconds that the checkpoint before this step took from training
+        self._began, self._spent = time.monotonic(), float(about["seconds"])
+        for text in warnings:
+            self._warn(text)
 
-    def train(self) -> dict:
-        start = time.monotonic()
-        if self._rolls:
-            self._publish(0)
-        for step in range(self._stage.steps):
-            self._step(step)
-        return {
-            "name": self._stage.name,
-            "steps": self._stage.steps,
-            "seconds": round(time.monotonic() - start, 2),
-            "samples": self._stage.steps * self._stage.batch,
-        }
-
-    def finish(self, record: dict) -> Weights:
-        """Commit the stage's checkpoint and record (rank 0) and release the engines; returns the averaged weights for the next stage."""
-        ema = {name: x.detach().clone() for name, x in self._ema.state_dict().items()}
-        roles = {"ema": ema, "live": self._whole(self._live)}
-        if self._fake is not None:
-            roles["fake"] = self._whole(self._fake)
+    def train(self) -> Weights:
+        """All steps that are left; returns the averaged weights for the next stage when its checkpoint is committed."""
+        every = self._config.checkpoint.every
+        with Watchdog(self._config.run_dir / "stacks", self._rank, self._config.step_deadline_s) as watchdog:
+            if self._rolls:
+                self._publish(self._first)
+            for step in range(self._first, self._stage.steps):
+                self._step(step)
+                watchdog.beat()
+                if step + 1 == self._stage.steps or (every and (step + 1) % every == 0):
+                    self._save(step + 1)
+        self._writer.finish()
         if self._spool is not None:
             self._spool.close()
-            save_stage(
-                self._config.checkpoints,
-                StageCheckpoint(
-                    self._stage.name, self._stage.steps, self._config.architecture(), roles, record["seconds"], record["samples"]
-                ),
-            )
-        self._live.close()
-        if self._fake is not None:
-            self._fake.close()
+        ema = {name: x.detach().clone() for name, x in self._ema.state_dict().items()}
+        for engine in self._engines.values():
+            engine.close()
         return ema
+
+    def _save(self, step: int) -> None:
+        """Have a checkpoint written of the state after `step` steps."""
+        start = time.monotonic()
+        pieces: dict[str, list[Piece]] = {role: engine.pieces() for role, engine in self._engines.items()}
+        pieces["ema"] = whole_pieces(self._ema.named_parameters(), self._rank, self._world)
+        updates, self._updates = self._updates, []
+        state = State(
+            stage=self._stage.name,
+            step=step,
+            steps=self._stage.steps,
+            batch=self._stage.batch,
+            network=self._config.architecture(),
+            updates={role: engine.steps for role, engine in self._engines.items()},
+            seconds=round(self._spent + start - self._began, 2),
+            samples=step * self._stage.batch,
+            row=self._guard.row,
+            about=self._config.about,
+        )
+        self._writer.save(state, Share(pieces, self._shapes, updates))
+        self._stalled = time.monotonic() - start
+
+    def _warn(self, text: str) -> None:
+        if self._spool is not None:
+            self._spool.note(self._first, text)
 
     def _step(self, step: int) -> None:
         measured = self._probe() if step == 0 else {}
@@ -243,11 +316,14 @@ class _StageRun:
         self._average(step, skipped=bool(metrics["skipped"]))
         if self._rolls and step + 1 < self._stage.steps:
             self._publish(step + 1)
-        local = {"lr": rate, "rollout_wait_s": waited, "step_s": time.monotonic() - start}
+        local = {"lr": rate, "rollout_wait_s": waited, "checkpoint_s": self._stalled, "step_s": time.monotonic() - start}
+        self._stalled = 0.0
         if step + 1 == self._stage.steps:
             measured = self._probe()
         values = self._record(step, metrics | measured, local, ages)
-        self._guard.see(step, metrics, values["skipped"] + values.get("skipped_fake", 0) > 0, batch, rollout)
+        skipped = values["skipped"] + values.get("skipped_fake", 0) > 0
+        self._updates.append(Update(step, batch.sample_ids, applied=not skipped))
+        self._guard.see(step, metrics, skipped, batch, rollout)
 
     def _mutual(self, step: int, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, rate: float) -> Metrics:
         """A dual-mode step, with its health signals at every `health_every`-th."""
@@ -266,12 +342,21 @@ class _StageRun:
         key = (self._config.seed, self._stage.name) if use == "train" else (self._config.seed, self._stage.name, use)
         return replace(batch, latents=batch.latents.only(self._stage.modalities)), PositionalNoise([(*key, p) for p in positions])
 
+    def _probe_rollout(self) -> Rollout | None:
+        """Histories of the stage's first clips, made once by the weights that it began with."""
+        objective = self._config.objective
+        if self._stage.objective != "mutual" or not objective.generated_history:
+            return None
+        batch, noise = self._probe_clips()
+        return roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
+
+    def _probe_clips(self) -> tuple[AVBatch, PositionalNoise]:
+        return self._clips(rank_positions(0, self._stage.batch, self._rank, self._world), "probe")
+
     def _probe(self) -> Metrics:
-        """The averaged weights on the stage's first clips, with noise of their own and histories that are made once, before the stage."""
+        """The averaged weights on the stage's first clips, with noise and histories of their own."""
         objective, mutual = self._config.objective, self._stage.objective == "mutual"
-        batch, noise = self._clips(rank_positions(0, self._stage.batch, self._rank, self._world), "probe")
-        if mutual and objective.generated_history and self._probed is None:
-            self._probed = roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
+        batch, noise = self._probe_clips()
         models = replace(self._networks.models(objective.teacher if mutual else "ema"), live=self._ema)
         return probe(models, batch, self._probed, noise, objective, mutual)
 

@@ -177,9 +177,12 @@ def test_a_stop_during_the_clean_up_of_a_training_that_ended_well(folder: Path, 
 def test_an_interrupted_save_and_old_attempts_leave_nothing(folder: Path) -> None:
     point = POINTS["joint"]
     stop(point, folder, Running.interrupt, SENT["Ctrl-C"][1])
-    (folder / "checkpoints" / ".joint.41.tmp").mkdir()
+    torn = folder / "checkpoints" / "joint" / "00000003-deadbeef" / "live.00000.safetensors"
+    torn.parent.mkdir(parents=True, exist_ok=True)
+    torn.write_bytes(b"torn")
     (attempt,) = (folder / "ray").glob("fit-*")
     assert_finishes(point, folder)
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == sorted(STAGES)
+    assert not torn.parent.exists()
     (left,) = (folder / "ray").glob("fit-*")
     assert left != attempt

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_material import save_stage
 from command_material import Running, Said, command
 
 from mutual_forcing.datasets.storage import write_json
@@ -18,7 +19,6 @@ from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.launch import loop_config
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.runs import generate_clip
-from mutual_forcing.workers.checkpoint import StageCheckpoint, save_stage
 
 CONFIG = recipe("tiny")
 CHECK_PORTS = (sys.executable, "-c", "from mutual_forcing.orchestration.session import check_ports; check_ports()")
@@ -102,7 +102,7 @@ def run(tmp_path: Path) -> Path:
     loop = loop_config(CONFIG, tmp_path)
     weights = AVTransformer(CONFIG.model, CONFIG.data.timeline).state_dict()
     write_json(tmp_path / "run.json", {"config": asdict(CONFIG)})
-    save_stage(loop.checkpoints, StageCheckpoint("joint", 6, loop.architecture(), {"ema": weights}))
+    save_stage(loop.checkpoints, "joint", 6, loop.architecture(), {"ema": weights})
     return tmp_path
 
 
@@ -120,7 +120,7 @@ def test_an_undamaged_checkpoint_is_not_what_is_refused(run: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated"])
 def test_generate_from_a_damaged_checkpoint(run: Path, damage: str) -> None:
-    file = run / "checkpoints" / "joint" / "ema.safetensors"
+    (file,) = (run / "checkpoints" / "joint").glob("*/ema.*.safetensors")
     content = bytearray(file.read_bytes())
     if damage == "truncated":
         os.truncate(file, len(content) // 2)
@@ -130,20 +130,20 @@ def test_generate_from_a_damaged_checkpoint(run: Path, damage: str) -> None:
     said = refusal(run)
     assert str(file) in said
     assert "damaged" in said
-    assert f"remove {file.parent} and train the stage again" in said
+    assert f"remove {file.parent} and train on from the one before" in said
 
 
 def test_generate_from_a_checkpoint_of_another_architecture(run: Path) -> None:
     loop = loop_config(CONFIG, run)
     other = loop.architecture() | {"model.depth": 5}
-    save_stage(loop.checkpoints, StageCheckpoint("joint", 6, other, {"ema": {"x": torch.zeros(1)}}))
+    save_stage(loop.checkpoints, "joint", 6, other, {"ema": {"x": torch.zeros(1)}}, attempt="ffffffff")
     said = refusal(run)
     assert f"model.depth=5, this run has model.depth={CONFIG.model.depth}" in said
     assert "another run folder" in said
 
 
 def test_the_command_says_so_in_one_line(run: Path) -> None:
-    (run / "checkpoints" / "joint" / "ema.safetensors").write_bytes(b"")
+    next((run / "checkpoints" / "joint").glob("*/ema.*.safetensors")).write_bytes(b"")
     answer = command("generate", str(run), "--out", str(run / "clip.mp4"))
-    assert_refused(answer, "damaged", "train the stage again")
+    assert_refused(answer, "damaged", "train on from the one before")
     assert not (run / "clip.mp4").exists()

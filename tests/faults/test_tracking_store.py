@@ -26,8 +26,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(folder: Path, stage: str) -> dict[str, str]:
-    files = json.loads((folder / "checkpoints" / stage / "manifest.json").read_text())["files"]
-    return {role: entry["sha256"] for role, entry in files.items()}
+    (manifest,) = (folder / "checkpoints" / stage).glob("*/manifest.json")
+    return {name: entry["sha256"] for name, entry in json.loads(manifest.read_text())["files"].items()}
 
 
 def warnings(said: Said) -> list[str]:

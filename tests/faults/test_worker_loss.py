@@ -25,18 +25,18 @@ def workers(running: Running) -> list[int]:
 
 
 @pytest.mark.parametrize("victim", [0, -1])
-def test_killed_trainers_begin_the_mutual_stage_again(tmp_path: Path, victim: int) -> None:
+def test_killed_trainers_go_on_with_the_mutual_stage(tmp_path: Path, victim: int) -> None:
     folder = tmp_path / "run"
     spool = folder / "metrics" / "mutual.jsonl"
-    with Running("train", "tiny", "--out", str(folder), "--set", f"stages.mutual.steps={STEPS}") as running:
-        running.until(lambda: spool.is_file() and spool.read_bytes().count(b"\n") >= 2, 300)
+    with Running("train", "tiny", "--out", str(folder), "--set", f"stages.mutual.steps={STEPS}", "--set", "checkpoint.every=2") as running:
+        running.until(lambda: spool.is_file() and spool.read_bytes().count(b"\n") >= 5, 300)
         first = spool.read_bytes().splitlines()[0]
         os.kill(workers(running)[victim], signal.SIGKILL)
         answer = running.wait(400)
     assert answer.code == 0, answer.error
     lines = [json.loads(line) for line in spool.read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(STEPS))
-    assert lines[0] != json.loads(first)
+    assert lines[0] == json.loads(first), "what a checkpoint has is not done again"
     record = json.loads((folder / "run.json").read_text())
     assert [stage["name"] for stage in record["stages"]] == ["pretrain-video", "pretrain-audio", "joint", "mutual"]
     client = MlflowClient(tracking_uri=record["mlflow"]["tracking_uri"])
@@ -44,6 +44,4 @@ def test_killed_trainers_begin_the_mutual_stage_again(tmp_path: Path, victim: in
     assert {run.info.status for run in runs} == {"FINISHED"}
     (mutual,) = [run for run in runs if run.info.run_name == "tiny mutual"]
     sent = client.get_metric_history(mutual.info.run_id, "loss")
-    times = {int(line["time"] * 1000): line["metrics"]["loss"] for line in lines}
-    assert {m.timestamp: m.value for m in sent if m.timestamp in times} == times  # the steps of the second attempt, each of them once
-    assert len({(m.timestamp, m.step) for m in sent}) == len(sent)
+    assert sorted(m.step for m in sent) == list(range(STEPS)), "each step once"

@@ -16,7 +16,7 @@ from mutual_forcing.datasets.lock import LOCK
 from mutual_forcing.datasets.media import decode, probe
 from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.recipes import recipe
-from mutual_forcing.workers.checkpoint import load_stage
+from mutual_forcing.workers.checkpoint import finished
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -73,9 +73,11 @@ def test_every_stage_left_a_verified_checkpoint(run: Trained) -> None:
     loop = loop_config(config, run.folder)
     for stage in config.stages:
         roles = ("live", "ema", "fake") if stage.objective == "mutual" else ("live", "ema")
-        checkpoint = load_stage(loop.checkpoints, stage.name, loop.architecture(), roles)
-        assert checkpoint.steps == stage.steps
-        assert all(bool(x.isfinite().all()) for weights in checkpoint.weights.values() for x in weights.values())
+        checkpoint = finished(loop.checkpoints, stage.name)
+        assert checkpoint is not None
+        checkpoint.require(loop.architecture())
+        assert (checkpoint.step, set(checkpoint.manifest["roles"])) == (stage.steps, set(roles))
+        assert all(bool(x.isfinite().all()) for role in roles for x in checkpoint.weights(role).values())
 
 
 def test_every_step_of_every_stage_is_recorded_and_finite(run: Trained) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from mutual_forcing.orchestration.alerts import RULES, alerts
 from mutual_forcing.orchestration.spool_watcher import SpoolWatcher
+from mutual_forcing.workers.metrics import MetricSpool
 
 HEALTHY = {"skipped": 0.0, "health/loudness": 0.9, "health/motion": 1.2, "health/saturation_video": 0.001, "health/mode_disagreement": 0.4}
 
@@ -49,3 +50,10 @@ def test_the_watcher_gives_each_alert_once_and_counts_steps(tmp_path: Path) -> N
         file.write("{torn\n")
     assert said == ["mutual, step 0: " + alerts({"skipped": 1.0})["skipped"]]
     assert steps[-1] == ("train mutual", 3, 3)
+
+
+def test_the_watcher_passes_on_what_the_workers_note(tmp_path: Path) -> None:
+    said: list[str] = []
+    with SpoolWatcher(tmp_path, {"mutual": 3}, lambda *_: None, said.append):
+        MetricSpool(tmp_path, "mutual", 2).note(2, "checkpoint x: damaged")
+    assert said == ["mutual: checkpoint x: damaged"]

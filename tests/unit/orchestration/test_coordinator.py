@@ -69,7 +69,7 @@ def run(work: Coroutine) -> Any:
 
 async def attempt(pool: Coordinator, name: str) -> list[Any]:
     """A whole stage of restarted or first trainers; returns what each rank took."""
-    number, taken = await pool.begin(), []
+    number, taken = await pool.begin(0), []
     for step in range(STEPS):
         snapshot: Any = (name, step)
         await pool.publish(number, step, [snapshot])
@@ -84,7 +84,7 @@ def test_every_rank_takes_its_own_positions_in_order() -> None:
 def test_a_take_left_by_a_killed_trainer_takes_nothing_from_the_next_attempt() -> None:
     async def work() -> None:
         pool = Stubbed()
-        first = await pool.begin()
+        first = await pool.begin(0)
         stale = asyncio.create_task(pool.take(first, 0, 0))
         await asyncio.sleep(0)
         assert await attempt(pool, "second") == [("second", [i]) for i in range(RANKS * STEPS)]
@@ -97,11 +97,11 @@ def test_a_take_left_by_a_killed_trainer_takes_nothing_from_the_next_attempt() -
 def test_the_error_of_an_attempt_ends_with_it() -> None:
     async def work() -> None:
         pool = Stubbed()
-        first = await pool.begin()
+        first = await pool.begin(0)
         await pool.publish(first, 0, [ValueError("these weights are torn")])  # type: ignore[list-item]
         with pytest.raises(RuntimeError, match="these weights are torn"):
             await pool.take(first, 0, 1)
-        second = await pool.begin()
+        second = await pool.begin(0)
         early = asyncio.create_task(pool.take(second, 0, 1))  # before rank 0 has published anything
         await asyncio.sleep(0.05)
         assert not early.done()
@@ -116,8 +116,8 @@ def test_the_error_of_an_attempt_ends_with_it() -> None:
 def test_a_trainer_of_an_earlier_attempt_is_refused(late: str) -> None:
     async def work() -> None:
         pool = Stubbed()
-        first = await pool.begin()
-        await pool.begin()
+        first = await pool.begin(0)
+        await pool.begin(0)
         snapshot: Any = ("first", 0)
         with pytest.raises(ValueError, match="attempt 1 of the training is over, attempt 2 has begun"):
             await (pool.publish(first, 0, [snapshot]) if late == "publish" else pool.take(first, 0, 0))
@@ -129,7 +129,7 @@ def test_a_trainer_of_an_earlier_attempt_is_refused(late: str) -> None:
 def test_a_rollout_is_taken_once() -> None:
     async def work() -> None:
         pool = Stubbed()
-        number = await pool.begin()
+        number = await pool.begin(0)
         snapshot: Any = ("first", 0)
         await pool.publish(number, 0, [snapshot])
         await pool.take(number, 0, 0)
@@ -142,7 +142,7 @@ def test_a_rollout_is_taken_once() -> None:
 def test_a_lost_actor_is_replaced_until_its_budget_is_spent() -> None:
     async def work() -> None:
         pool = Stubbed()
-        number = await pool.begin()
+        number = await pool.begin(0)
         await pool.publish(number, 0, [RayActorError()])  # type: ignore[list-item]
         with pytest.raises(RuntimeError, match="rollout actor failed"):
             await pool.take(number, 0, 0)
@@ -154,7 +154,7 @@ def test_a_lost_actor_is_replaced_until_its_budget_is_spent() -> None:
 def test_weights_that_died_with_their_trainer_are_waited_out() -> None:
     async def work() -> None:
         pool = Stubbed(actors=3)
-        number = await pool.begin()
+        number = await pool.begin(0)
         await pool.publish(number, 0, [OwnerDiedError("00" * 28, "", "")])  # type: ignore[list-item]
         waiting = asyncio.create_task(pool.take(number, 1, 0))
         await asyncio.sleep(0.05)
@@ -208,7 +208,7 @@ def test_rays_own_word_for_a_dead_owner_is_understood() -> None:
         snapshot = await trainer.weights.remote()
         ray.kill(trainer)
         pool = Loading()
-        number = await pool.begin()
+        number = await pool.begin(0)
         await asyncio.sleep(2)  # the store keeps the weights until Ray has noticed the death
         await pool.publish(number, 0, snapshot)
         while not pool.errors:

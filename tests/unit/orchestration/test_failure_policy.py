@@ -1,11 +1,22 @@
-"""What a failure of a rollout actor leads to."""
+"""What a failure of a rollout actor, or of the training, leads to."""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.exceptions import ActorDiedError
 
-from mutual_forcing.orchestration.failure_policy import Decision, PoolStatus, decide
+from mutual_forcing.orchestration.failure_policy import (
+    Decision,
+    Failure,
+    PoolStatus,
+    Verdict,
+    curable,
+    decide,
+    decide_run,
+    summary,
+)
 
 counts = st.integers(0, 20)
 
@@ -32,3 +43,51 @@ def test_any_sequence_of_losses_ends(max_failures: int) -> None:
 @given(counts, counts, st.booleans())
 def test_weights_that_died_with_their_trainer_fail_no_actor(failures: int, max_failures: int, lost: bool) -> None:
     assert decide(PoolStatus(failures, lost, orphaned=True), max_failures) is Decision.WAIT
+
+
+# --- the training itself ----------------------------------------------------------------------------------------------------
+
+
+def lost(*at: float, last_curable: bool = True) -> list[Failure]:
+    made = [Failure(t, "ActorDiedError: gone", True) for t in at]
+    return [*made[:-1], Failure(at[-1], made[-1].cause, last_curable)]
+
+
+@pytest.mark.parametrize(
+    ("failures", "verdict"),
+    [
+        (lost(0.0), Verdict.RESTART),
+        (lost(0.0, 1.0), Verdict.RESTART),
+        (lost(0.0, 1.0, 2.0), Verdict.STOP),
+        (lost(0.0, 1.0, 200.0), Verdict.RESTART),  # the first two are long ago
+        (lost(0.0, 150.0, 200.0, 240.0), Verdict.STOP),
+        (lost(*[101.0 * i for i in range(50)]), Verdict.RESTART),  # a long run on machines that come and go
+        (lost(0.0, last_curable=False), Verdict.STOP),
+    ],
+)
+def test_restarts_are_counted_by_time_and_only_where_they_may_help(failures: list[Failure], verdict: Verdict) -> None:
+    assert decide_run(failures, 2, 100.0) is verdict
+
+
+@pytest.mark.parametrize(
+    ("error", "helps"),
+    [
+        (ActorDiedError(), True),
+        (RuntimeError("Connection closed by peer [127.0.0.1]:4321"), True),
+        (ConnectionResetError(), True),
+        (MemoryError(), True),
+        (ValueError("checkpoint: made with another model"), False),
+        (FloatingPointError("5 steps in a row"), False),
+        (AssertionError(), False),
+        (TypeError(), False),
+        (NotImplementedError(), False),
+    ],
+)
+def test_what_another_start_may_cure(error: Exception, helps: bool) -> None:
+    assert curable(error) is helps
+
+
+def test_a_crash_loop_ends_with_all_its_causes() -> None:
+    failures = [Failure(0.0, "a", True), Failure(500.0, "b", True), Failure(510.0, "c", True), Failure(520.0, "b", True)]
+    assert summary(failures, 100.0) == "training failed 3 times within 20 s: 2 x b; c"
+    assert summary(failures[:1], 100.0) == "a"

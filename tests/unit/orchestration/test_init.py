@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -12,17 +13,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_material import save_stage
 from run_material import untrained_run
 from torch import Tensor
 from torch.multiprocessing.spawn import spawn
 from wan_material import TINY, State, random_state, wan_folder
 
+from mutual_forcing.datasets.store import store_of
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.launch import NoRollouts, loop_config, train
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.runs import configured
-from mutual_forcing.workers.checkpoint import StageCheckpoint, load_stage, save_stage
+from mutual_forcing.workers.checkpoint import stage_weights
 from mutual_forcing.workers.pretrained import InitConfig
 from mutual_forcing.workers.train_loop import TrainLoopConfig, first_weights, train_stages
 
@@ -38,7 +41,8 @@ def trained(config: TrainLoopConfig, seed: int = 5) -> State:
 
 def saved_stage(run: Path, config: RunConfig, stage: str, weights: State | None = None) -> Path:
     loop = loop_config(config, run)
-    return save_stage(loop.checkpoints, StageCheckpoint(stage, 3, loop.architecture(), {"ema": weights or trained(loop)}))
+    save_stage(loop.checkpoints, stage, 3, loop.architecture(), {"ema": weights or trained(loop)})
+    return run / "checkpoints" / stage
 
 
 def started(settings: list[str], run: Path, base: RunConfig | None = None) -> dict[str, Tensor]:
@@ -111,7 +115,7 @@ def test_a_value_that_is_not_finite_is_refused_by_its_tensor(tmp_path: Path) -> 
 
 
 def flip(folder: Path) -> None:
-    file = folder / "ema.safetensors"
+    (file,) = folder.glob("*/ema.*.safetensors")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
@@ -121,8 +125,10 @@ def edit(**changes: object) -> Callable[[Path], None]:
     """Other values in the manifest."""
 
     def apply(folder: Path) -> None:
-        file = folder / "manifest.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+        (file,) = folder.glob("*/manifest.json")
+        content = json.dumps(json.loads(file.read_text()) | changes).encode()
+        file.write_bytes(content)
+        (file.parent / "COMMIT").write_text(json.dumps({"manifest": hashlib.sha256(content).hexdigest()}))
 
     return apply
 
@@ -131,12 +137,15 @@ def edit(**changes: object) -> Callable[[Path], None]:
     ("damage", "words"),
     [
         (flip, "damaged"),
-        (lambda f: (f / "ema.safetensors").unlink(), "no 'ema' weights"),
-        (lambda f: (f / "manifest.json").write_text("[" * 100_000), "not JSON"),
-        (lambda f: (f / "manifest.json").write_text('{"format": ' + "1" * 5000 + "}"), "not JSON"),
-        (edit(format=2), "not of format 1"),
-        (edit(files=3), "no 'ema' weights; it has none"),
-        (edit(files={"ema": 3}), "no 'ema' weights"),
+        (lambda f: next(f.glob("*/ema.*.safetensors")).unlink(), "damaged"),
+        (lambda f: next(f.glob("*/manifest.json")).write_text("[" * 100_000), "its hash is not the one in COMMIT"),
+        (lambda f: next(f.glob("*/COMMIT")).write_text("[" * 100_000), "not JSON"),
+        (lambda f: next(f.glob("*/COMMIT")).write_text('{"format": ' + "1" * 5000 + "}"), "not JSON"),
+        (edit(format=1), "not of format 2"),
+        (edit(files=3), "not of format 2"),
+        (edit(files={"ema": 3}), "not of format 2"),
+        (edit(roles={}), "no 'ema' weights; it has"),
+        (edit(steps=4), "is a stage that is not finished"),
         (edit(network=3), "other settings"),
         (edit(network={"model.depth": {"a": 1, "b": 2}}), "other settings"),
     ],
@@ -205,8 +214,10 @@ def one_worker(rank: int, folder: str) -> None:
 def test_a_run_trains_on_from_the_stage_of_another(tmp_path: Path) -> None:
     spawn(one_worker, (str(tmp_path),), nprocs=1)
     loop = loop_config(recipe("tiny"), tmp_path)
-    first = load_stage(tmp_path / "one" / "checkpoints", "pretrain-video", loop.architecture(), ("ema", "live")).weights
-    second = load_stage(tmp_path / "two" / "checkpoints", "joint", loop.architecture(), ("ema", "live")).weights
+    first, second = (
+        {role: stage_weights(store_of(tmp_path / run / "checkpoints"), stage, loop.architecture(), role) for role in ("ema", "live")}
+        for run, stage in (("one", "pretrain-video"), ("two", "joint"))
+    )
     fresh = started([], tmp_path)
     for role in ("ema", "live"):
         for name, x in second[role].items():

@@ -11,7 +11,7 @@ from test_cli import say
 
 from mutual_forcing.datasets.manifest import SOURCES, Manifest
 from mutual_forcing.model.timeline import Timeline
-from mutual_forcing.orchestration import main
+from mutual_forcing.orchestration import command, main
 from mutual_forcing.orchestration.progress import Terminal, plain_console, printable
 
 NAMES = ["Talk [abc].mp4", "a[/b].mp4", "[red]x[/red].mp4", ":smile:.mp4", "[link=http://x]y.mp4"]
@@ -40,7 +40,7 @@ def test_names_in_the_table_of_sources_are_printed_as_they_are(
 
 
 def test_the_record_of_a_verb_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    main._print({"file": "/tmp/a[/b].mp4", "caption": "[bold]loud[/bold] :smile:"}, as_json=False)
+    command.print_record({"file": "/tmp/a[/b].mp4", "caption": "[bold]loud[/bold] :smile:"}, as_json=False)
     said = capsys.readouterr().out
     assert "/tmp/a[/b].mp4" in said
     assert "[bold]loud[/bold] :smile:" in said

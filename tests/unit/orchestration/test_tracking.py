@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from mutual_forcing.orchestration import tracking
 from mutual_forcing.orchestration.tracking import Tracker
@@ -73,7 +74,7 @@ def write(run_dir: Path, steps: range, loss: float, spool: MetricSpool | None = 
     return spool
 
 
-def test_each_line_is_sent_once_an_attempt(tmp_path: Path, store: Store, tracker: Stubbed) -> None:
+def test_each_step_is_sent_once_whatever_is_done_again(tmp_path: Path, store: Store, tracker: Stubbed) -> None:
     write(tmp_path, range(3), 1.0)
     tracker._forward()
     restarted = write(tmp_path, range(2), 2.0)
@@ -81,7 +82,7 @@ def test_each_line_is_sent_once_an_attempt(tmp_path: Path, store: Store, tracker
     write(tmp_path, range(2, 5), 2.0, restarted)
     tracker._forward()
     tracker.finish("FINISHED")
-    assert store.metrics["joint"] == [(s, 1.0) for s in range(3)] + [(s, 2.0) for s in range(5)]
+    assert store.metrics["joint"] == [(s, 1.0) for s in range(3)] + [(s, 2.0) for s in range(3, 5)]
     assert tracker.warnings == []
 
 
@@ -137,3 +138,34 @@ def test_a_slow_store_gets_no_second_forwarder(tmp_path: Path, store: Store, tra
     assert store.most_inside == 1
     assert store.metrics["joint"] == [(s, 1.0) for s in range(3)]
     assert ["is slow" in line for line in tracker.warnings] == [True]
+
+
+def test_a_command_that_goes_on_with_a_run_sends_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real store in files. The first command dies with steps 0 to 4 sent; the second goes on from a checkpoint after step 2."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    said: list[str] = []
+
+    def command(first: int, end: int, run_id: str | None, dies: bool) -> str:
+        tracker = Tracker(tmp_path, "tiny", ["joint"], lambda stage: not dies, said.append, run_id)
+        tracker.open({"seed": 1})
+        spool = MetricSpool(tmp_path / "metrics", "joint", first)
+        for step in range(first, end):
+            spool.write(step, {"loss": float(step), "lr": 0.1})
+        spool.note(end, "look")
+        tracker._forward()
+        if dies:
+            tracker._over.set()  # as after `kill -9`: no call ever again
+        else:
+            tracker.finish("FINISHED")
+        assert tracker.run_id is not None
+        return tracker.run_id
+
+    run_id = command(0, 5, None, dies=True)
+    assert command(3, 9, run_id, dies=False) == run_id
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert sorted((r.info.run_name, r.info.status) for r in runs) == [("tiny", "FINISHED"), ("tiny joint", "FINISHED")]
+    (joint,) = [r for r in runs if r.info.run_name == "tiny joint"]
+    sent = client.get_metric_history(joint.info.run_id, "loss")
+    assert sorted((m.step, m.value) for m in sent) == [(s, float(s)) for s in range(9)]
+    assert said == []

@@ -1,96 +1,99 @@
-"""A stage's checkpoint: it comes back whole, or it is refused with its cause named."""
+"""A checkpoint: it comes back whole, or it is refused with its cause named, and the one before is taken."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_material import ATTEMPT, save_checkpoint, save_stage
 
-from mutual_forcing.workers.checkpoint import StageCheckpoint, discard_unfinished, is_finished, load_stage, save_stage, stage_record
+from mutual_forcing.datasets.ledger import Update
+from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.workers.checkpoint import (
+    COMMIT,
+    MANIFEST,
+    Checkpoint,
+    Found,
+    Weights,
+    finished,
+    found_in,
+    is_finished,
+    newest,
+    stage_record,
+    stage_weights,
+)
+from mutual_forcing.workers.checkpoint_writer import CheckpointConfig, prune, resume_from
 
 NETWORK = {"model.depth": 2, "model.text": {"max_words": 4}, "timeline.fps": 24}
 ROLES = ("live", "ema")
 
 
-def checkpoint(seed: int = 0, steps: int = 9) -> StageCheckpoint:
+def weights(seed: int = 0) -> dict[str, Weights]:
     g = torch.Generator().manual_seed(seed)
-    weights = {role: {"a.weight": torch.randn(4, 3, generator=g), "b": torch.randn(5, generator=g)} for role in ROLES}
-    return StageCheckpoint("joint", steps, NETWORK, weights, seconds=1.25, samples=36)
+    return {role: {"a.weight": torch.randn(4, 3, generator=g), "b": torch.randn(5, generator=g)} for role in ROLES}
 
 
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    save_stage(tmp_path, checkpoint())
-    return tmp_path
+def store(tmp_path: Path) -> LocalStore:
+    """A stage `joint` of nine steps: checkpoints after six steps and at its end; the one after three is gone by then."""
+    for step in (3, 6, 9):
+        save_checkpoint(tmp_path, "joint", step, 9, NETWORK, weights(step))
+    return LocalStore(tmp_path)
 
 
-def test_everything_comes_back(saved: Path) -> None:
-    assert is_finished(saved, "joint")
-    loaded, sent = load_stage(saved, "joint", NETWORK, ROLES), checkpoint()
-    assert (loaded.stage, loaded.steps, loaded.network) == (sent.stage, sent.steps, sent.network)
-    assert (loaded.seconds, loaded.samples) == (sent.seconds, sent.samples)
+def files_of(store: LocalStore, step: int) -> dict[str, Path]:
+    folder = Path(store.uri, f"joint/{step:08d}-{ATTEMPT}")
+    return {path.name: path for path in folder.iterdir()}
+
+
+def resumed(store: LocalStore) -> tuple[int | None, list[str]]:
+    """The step that one process goes on from, and what it warns of."""
+    said: list[str] = []
+    found = resume_from(store, "joint", lambda word: [word], 0, 1, said.append)
+    return (None if found is None else found.step), said
+
+
+# --- whole ------------------------------------------------------------------------------------------------------------------
+
+
+def test_everything_comes_back(store: LocalStore) -> None:
+    last = finished(store, "joint")
+    assert last is not None
+    assert (last.stage, last.step, last.finished) == ("joint", 9, True)
     for role in ROLES:
-        assert loaded.weights[role].keys() == sent.weights[role].keys()
-        assert all(torch.equal(loaded.weights[role][name], x) for name, x in sent.weights[role].items())
+        loaded, sent = last.weights(role), weights(9)[role]
+        assert loaded.keys() == sent.keys()
+        assert all(torch.equal(loaded[name], x) for name, x in sent.items())
+        assert all(torch.equal(last.source(role).read(name), x) for name, x in sent.items())
+    assert stage_record(store, "joint") == {"name": "joint", "steps": 9, "seconds": 1.25, "samples": 36}
+    assert all(torch.equal(x, weights(9)["ema"][name]) for name, x in stage_weights(store, "joint", NETWORK, "ema").items())
 
 
-def test_the_record_of_a_stage_is_read_without_its_weights(saved: Path) -> None:
-    for role in ROLES:
-        (saved / "joint" / f"{role}.safetensors").unlink()
-    assert stage_record(saved, "joint") == {"name": "joint", "steps": 9, "seconds": 1.25, "samples": 36}
-    with pytest.raises(ValueError, match="checkpoint of stage 'mutual'"):
-        stage_record(saved, "mutual")
+def test_what_is_there_is_listed_and_what_is_not_committed_is_told_apart(store: LocalStore) -> None:
+    files_of(store, 6)[COMMIT].unlink()
+    assert [(f.stage, f.step, f.complete) for f in found_in(store)] == [("joint", 6, False), ("joint", 9, True)]
+    assert found_in(store, "mutual") == []
+    last = newest(store, "joint")
+    assert last is not None
+    assert last.path == f"joint/00000009-{ATTEMPT}"
 
 
-def test_only_the_roles_asked_for_are_read(saved: Path) -> None:
-    (saved / "joint" / "live.safetensors").unlink()
-    assert load_stage(saved, "joint", NETWORK, ("ema",)).weights.keys() == {"ema"}
+def test_a_stage_that_was_never_trained_or_not_to_its_end_is_named(store: LocalStore) -> None:
+    assert not is_finished(store, "mutual")
+    with pytest.raises(ValueError, match=r"stage 'mutual': there is none of its last step in .*; train it first"):
+        stage_weights(store, "mutual", NETWORK, "ema")
+    save_checkpoint(Path(store.uri), "mutual", 3, 9, NETWORK, weights())
+    assert not is_finished(store, "mutual")
+    with pytest.raises(ValueError, match="stage 'mutual'"):
+        stage_weights(store, "mutual", NETWORK, "ema")
 
 
-def test_a_later_checkpoint_replaces_an_earlier_one(saved: Path) -> None:
-    save_stage(saved, checkpoint(seed=1, steps=10))
-    loaded = load_stage(saved, "joint", NETWORK, ("ema",))
-    assert loaded.steps == 10
-    assert torch.equal(loaded.weights["ema"]["b"], checkpoint(seed=1).weights["ema"]["b"])
-    assert [p.name for p in saved.iterdir()] == ["joint"]
-
-
-@pytest.mark.parametrize("where", [0, 0.5, 1])
-def test_a_flipped_bit_is_found(saved: Path, where: float) -> None:
-    file = saved / "joint" / "ema.safetensors"
-    content = bytearray(file.read_bytes())
-    content[round(where * (len(content) - 1))] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"ema\.safetensors: damaged.*train the stage again"):
-        load_stage(saved, "joint", NETWORK, ("ema",))
-
-
-def test_a_truncated_file_is_found(saved: Path) -> None:
-    file = saved / "joint" / "ema.safetensors"
-    os.truncate(file, file.stat().st_size - 1)
-    with pytest.raises(ValueError, match=r"ema\.safetensors: damaged"):
-        load_stage(saved, "joint", NETWORK, ("ema",))
-
-
-def test_a_missing_file_is_named(saved: Path) -> None:
-    (saved / "joint" / "ema.safetensors").unlink()
-    with pytest.raises(ValueError, match="'ema'"):
-        load_stage(saved, "joint", NETWORK, ("ema",))
-
-
-def test_a_role_that_was_never_saved_is_named(saved: Path) -> None:
+def test_a_role_that_was_never_saved_is_named(store: LocalStore) -> None:
     with pytest.raises(ValueError, match=r"no 'fake' weights; it has \['ema', 'live'\]"):
-        load_stage(saved, "joint", NETWORK, ("fake",))
-
-
-def test_a_stage_that_was_never_trained_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"stage 'mutual' \(train it first\)"):
-        load_stage(tmp_path, "mutual", NETWORK, ("ema",))
+        stage_weights(store, "joint", NETWORK, "fake")
 
 
 @pytest.mark.parametrize(
@@ -101,71 +104,135 @@ def test_a_stage_that_was_never_trained_is_named(tmp_path: Path) -> None:
         ({"model.window": 8}, r"model\.window=None, this run has model\.window=8"),
     ],
 )
-def test_another_architecture_is_refused_by_its_first_field(saved: Path, change: dict, named: str) -> None:
+def test_another_architecture_is_refused_by_its_first_field(store: LocalStore, change: dict, named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        load_stage(saved, "joint", NETWORK | change, ("ema",))
+        stage_weights(store, "joint", NETWORK | change, "ema")
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 99}', '{"format": 1}', '{"format": 1, "network": {}}'])
-def test_a_damaged_manifest_is_refused(saved: Path, damage: str) -> None:
-    (saved / "joint" / "manifest.json").write_text(damage)
-    with pytest.raises(ValueError, match=r"joint.*again"):
-        load_stage(saved, "joint", NETWORK, ("ema",))
+# --- damaged ----------------------------------------------------------------------------------------------------------------
+
+NAMES = ["live.00000.safetensors", "ema.00000.safetensors", MANIFEST, COMMIT]
 
 
-def test_an_interrupted_write_is_not_trusted(saved: Path) -> None:
-    """Until the rename, the folder has another name; a folder without its manifest, the last file, does not count either."""
-    whole = saved / "joint"
-    shutil.copytree(whole, saved / ".late.123.tmp")
-    shutil.copytree(whole, saved / "early")
-    (saved / "early" / "manifest.json").unlink()
-    for stage in ("late", "early"):
-        assert not is_finished(saved, stage)
-        with pytest.raises(ValueError, match=f"stage '{stage}'"):
-            load_stage(saved, stage, NETWORK, ("ema",))
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("damage", ["deleted", "cut", "emptied", "first bit", "middle bit", "last bit"])
+def test_whatever_is_damaged_the_one_before_is_taken_and_said(store: LocalStore, name: str, damage: str) -> None:
+    file = files_of(store, 9)[name]
+    content = bytearray(file.read_bytes())
+    if damage == "deleted":
+        file.unlink()
+    elif damage in ("cut", "emptied"):
+        file.write_bytes(content[: -1 if damage == "cut" else 0])
+    else:
+        content[{"first bit": 0, "middle bit": len(content) // 2, "last bit": -1}[damage]] ^= 1
+        file.write_bytes(content)
+    step, said = resumed(store)
+    assert step == 6
+    if (name, damage) == (COMMIT, "deleted"):  # it was never one
+        assert said == []
+    else:
+        (line,) = said
+        assert name in line or (name == MANIFEST and COMMIT in line)
+        assert "going on from the checkpoint before it" in line
+        assert "\n" not in line
 
 
-def test_a_write_that_fails_leaves_the_earlier_checkpoint(saved: Path) -> None:
-    broken = StageCheckpoint("joint", 11, {"model.depth": {1, 2}}, checkpoint(seed=1).weights)  # a set is not JSON
-    with pytest.raises(TypeError, match="JSON"):
-        save_stage(saved, broken)
-    assert load_stage(saved, "joint", NETWORK, ("ema",)).steps == 9
+def test_one_rank_that_finds_damage_is_enough(store: LocalStore) -> None:
+    """The other ranks verify other files, and go on from the same checkpoint as it does."""
+    heard = iter([["", "checkpoint x: damaged"], ["", ""]])
+    found = resume_from(store, "joint", lambda word: next(heard), 1, 2, lambda _: None)
+    assert found is not None
+    assert found.step == 6
 
 
-def test_the_manifest_accounts_for_every_file(saved: Path) -> None:
-    manifest = json.loads((saved / "joint" / "manifest.json").read_text())
-    sizes = {p.stem: p.stat().st_size for p in (saved / "joint").glob("*.safetensors")}
-    assert sizes == {role: entry["bytes"] for role, entry in manifest["files"].items()}
+def test_where_all_are_damaged_there_is_none(store: LocalStore) -> None:
+    for step in (6, 9):
+        files_of(store, step)["ema.00000.safetensors"].unlink()
+    step, said = resumed(store)
+    assert step is None
+    assert len(said) == 2
 
 
-def test_what_killed_writers_left_goes_when_the_stage_is_saved_or_begun(saved: Path) -> None:
-    """Of any process number, and of that stage alone."""
-    others = [".joint-2.41.tmp", ".mutual.41.tmp", ".joint.tmp"]
-    for name in (".joint.41.tmp", ".joint.42.tmp", *others):
-        shutil.copytree(saved / "joint", saved / name)
-    save_stage(saved, checkpoint(seed=1))
-    assert sorted(p.name for p in saved.iterdir()) == sorted(["joint", *others])
-    discard_unfinished(saved, "mutual")
-    assert sorted(p.name for p in saved.iterdir()) == sorted(["joint", ".joint-2.41.tmp", ".joint.tmp"])
-    assert is_finished(saved, "joint")
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_all_ranks_together_verify_every_file(store: LocalStore, world: int) -> None:
+    last = newest(store, "joint")
+    assert last is not None
+    for name in NAMES[:2]:
+        file = files_of(store, 9)[name]
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        found = 0
+        for rank in range(world):
+            try:
+                last.verify(rank, world)
+            except ValueError:
+                found += 1
+        assert found == 1
+        file.write_bytes(content)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file a descriptor is of")
-def test_everything_is_on_the_disk_before_the_rename_commits_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[str] = []
-    fsync, replace = os.fsync, os.replace
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"format": 99}', '{"format": 2}', '{"format": 2, "network": {}}'])
+def test_a_manifest_that_was_never_whole_is_refused(store: LocalStore, damage: str) -> None:
+    files_of(store, 9)[MANIFEST].write_text(damage)
+    with pytest.raises(ValueError, match=r"joint.*damaged"):
+        stage_weights(store, "joint", NETWORK, "ema")
 
-    def noted(descriptor: int) -> None:
-        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
-        fsync(descriptor)
 
-    def committed(source: Path, target: Path) -> None:
-        synced.append(f"{Path(source).name} -> {Path(target).name}")
-        replace(source, target)
+def test_damage_to_weights_that_are_read_alone_is_found(store: LocalStore) -> None:
+    file = files_of(store, 9)["ema.00000.safetensors"]
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    stage_weights(store, "joint", NETWORK, "live")
+    with pytest.raises(ValueError, match=r"ema\.00000\.safetensors: damaged \(its hash differs.*remove .* and train on from"):
+        stage_weights(store, "joint", NETWORK, "ema")
 
-    monkeypatch.setattr(os, "fsync", noted)
-    monkeypatch.setattr(os, "replace", committed)
-    save_stage(tmp_path, checkpoint())
-    folder, manifest = f".joint.{os.getpid()}.tmp", f".manifest.json.{os.getpid()}.tmp"
-    weights = [f"{role}.safetensors" for role in ROLES]
-    assert synced == [*weights, manifest, f"{manifest} -> manifest.json", folder, f"{folder} -> joint", tmp_path.name]
+
+# --- what stays -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_newest_every_nth_and_the_last_of_a_stage_stay() -> None:
+    found = [Found("", "joint", step, "a", True, {}) for step in range(10, 101, 10)]
+    found = [Found(f"joint/{f.step}", f.stage, f.step, f.attempt, True, {}) for f in found]
+
+    def kept(config: CheckpointConfig, finished: int = 100) -> list[int]:
+        return sorted(int(path.rpartition("/")[2]) for path in config.keeps(found, finished))
+
+    assert kept(CheckpointConfig(keep_last=2)) == [90, 100]
+    assert kept(CheckpointConfig(keep_last=1, keep_every=40)) == [40, 80, 100]
+    assert kept(CheckpointConfig(keep_last=1), finished=30) == [30, 100]
+
+
+def test_pruning_removes_old_ones_and_what_others_left_half_done(store: LocalStore) -> None:
+    folder = Path(store.uri, "joint")
+    shutil.copytree(folder / f"00000006-{ATTEMPT}", folder / "00000006-99999999")
+    (folder / "00000006-99999999" / COMMIT).unlink()
+    shutil.copytree(folder / f"00000006-{ATTEMPT}", folder / "00000007-aaaaaaaa")
+    (folder / "00000007-aaaaaaaa" / COMMIT).unlink()
+    gone = prune(store, CheckpointConfig(keep_last=1), "joint", 9, "aaaaaaaa")
+    assert gone == ["joint/00000006-99999999", f"joint/00000006-{ATTEMPT}"]
+    assert sorted(p.name for p in folder.iterdir() if p.name != "ledger") == ["00000007-aaaaaaaa", f"00000009-{ATTEMPT}"]
+    assert is_finished(store, "joint")
+
+
+def test_the_manifest_accounts_for_every_file(store: LocalStore) -> None:
+    last = Checkpoint(store, f"joint/00000009-{ATTEMPT}")
+    sizes = {name: path.stat().st_size for name, path in files_of(store, 9).items() if name.endswith(".safetensors")}
+    assert sizes == {name: about["bytes"] for name, about in last.manifest["files"].items()}
+    assert json.loads(json.dumps(last.manifest)) == last.manifest
+
+
+def test_no_pickle_is_written(store: LocalStore) -> None:
+    assert {Path(name).suffix for name in store.names()} == {".safetensors", ".json", ".jsonl", ""}
+
+
+def test_a_stage_saved_again_is_the_later_attempts(tmp_path: Path) -> None:
+    for attempt in ("00000001", "00000002"):
+        save_stage(tmp_path, "joint", 9, NETWORK, weights(int(attempt)), attempt)
+    assert torch.equal(stage_weights(LocalStore(tmp_path), "joint", NETWORK, "ema")["b"], weights(2)["ema"]["b"])
+
+
+def test_updates_of_a_stage_are_in_its_ledger(tmp_path: Path) -> None:
+    updates = [Update(step, ("a", "b"), True) for step in range(3)]
+    save_checkpoint(tmp_path, "joint", 3, 9, NETWORK, weights(), updates=updates)
+    (segment,) = (tmp_path / "joint" / "ledger").iterdir()
+    assert len(segment.read_text().splitlines()) == 4

@@ -39,7 +39,7 @@ def import_wan(folder: Path, config: TransformerConfig = WIDE) -> AVTransformer:
     [
         (lambda f: None, "does not exist; give the folder RUN/checkpoints/STAGE"),
         (lambda f: f.write_text("x"), "is a file"),
-        (lambda f: f.mkdir(), r"neither manifest\.json .* nor config\.json"),
+        (lambda f: f.mkdir(), r"neither a stage of another run nor config\.json"),
         (lambda f: (f / "transformer").mkdir(parents=True), "give its transformer/"),
         (lambda f: (f / "checkpoints").mkdir(parents=True), "give a folder below its checkpoints/"),
     ],

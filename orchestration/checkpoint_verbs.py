@@ -1,0 +1,130 @@
+"""The verbs `checkpoint list | verify | prune | export` and `audit`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from .command import Debug, Json, run_verb
+from .progress import plain_console, printable
+
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Look after the checkpoints of a run.")
+Run = Annotated[str, typer.Argument(help="Run folder, or the local folder or s3://BUCKET/FOLDER that holds its checkpoints.")]
+
+
+@checkpoint_app.command("list", epilog="Example: mutual-forcing checkpoint list runs/demo --json")
+def list_(run: Run, as_json: Json = False, debug: Debug = False) -> None:
+    """List what is there: complete checkpoints, and what was never committed."""
+
+    def work() -> None:
+        from .checkpoints import listed
+
+        _show(listed(run), as_json)
+
+    run_verb(work, debug)
+
+
+@checkpoint_app.command("verify", epilog="Example: mutual-forcing checkpoint verify runs/demo")
+def verify(run: Run, as_json: Json = False, debug: Debug = False) -> None:
+    """Compare every file of every checkpoint with its hash; exits 1 if one is damaged."""
+    damaged = False
+
+    def work() -> None:
+        nonlocal damaged
+        from .checkpoints import verified
+
+        records = verified(run)
+        damaged = any(record["damage"] for record in records)
+        _show(records, as_json)
+
+    run_verb(work, debug)
+    raise typer.Exit(int(damaged))
+
+
+@checkpoint_app.command("prune", epilog="Example: mutual-forcing checkpoint prune runs/demo --keep-last 1 --dry-run")
+def prune(
+    run: Run,
+    keep_last: Annotated[int, typer.Option("--keep-last", help="So many of each stage stay, besides that of its end.")] = 2,
+    keep_every: Annotated[int, typer.Option("--keep-every", help="Those of steps that this divides stay too (0: none).")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Remove old checkpoints and what was never committed. Not while the run is training."""
+
+    def work() -> None:
+        from .checkpoints import pruned
+
+        gone = pruned(run, keep_last, keep_every, dry_run)
+        if as_json:
+            typer.echo(json.dumps({"removed": [] if dry_run else gone, "would_remove": gone if dry_run else []}))
+            return
+        for path in gone:
+            typer.echo(f"{'would remove' if dry_run else 'removed'} {printable(path)}")
+        typer.echo(f"{len(gone)} checkpoints {'would go' if dry_run else 'went'}")
+
+    run_verb(work, debug, "what was removed is gone, the rest is as it was")
+
+
+@checkpoint_app.command("export", epilog="Example: mutual-forcing checkpoint export runs/demo --out weights --branch video")
+def export(
+    run: Run,
+    out: Annotated[str, typer.Option("--out", help="Folder for the files; it must not hold any.")],
+    stage: Annotated[str, typer.Option("--stage", help="Stage [default: the last one with a checkpoint].")] = "",
+    step: Annotated[int, typer.Option("--step", help="Step of its checkpoint [default: the last].")] = -1,
+    role: Annotated[str, typer.Option("--weights", help="ema (averaged), live, or fake.")] = "ema",
+    branch: Annotated[str, typer.Option("--branch", help="video, audio, or both (a file each).")] = "both",
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write weights as safetensors with a JSON that describes them: readable without this package."""
+
+    def work() -> None:
+        from .checkpoints import exported
+
+        record = exported(run, out, stage, step, role, branch)
+        typer.echo(json.dumps(record) if as_json else f"{record['folder']}: {', '.join(record['files'])}")
+
+    run_verb(work, debug)
+
+
+def audit(run: Annotated[str, typer.Argument(help="Run folder.")], as_json: Json = False, debug: Debug = False) -> None:
+    """Prove from the ledger that every clip of every epoch was trained on exactly once; exits 1 if not."""
+    wrong = False
+
+    def work() -> None:
+        nonlocal wrong
+        from .checkpoints import audited
+
+        records = audited(run)
+        wrong = any(record["faults"] for record in records)
+        if as_json:
+            typer.echo(json.dumps(records))
+            return
+        table = Table("stage", "steps", "clips", "epochs", "skipped", "verdict")
+        for r in records:
+            counts = (str(r["steps"]), str(r["clips"]), f"{r['epochs']:.2f}", str(len(r["skipped"])))
+            table.add_row(r["stage"], *counts, "wrong" if r["faults"] else "right")
+        plain_console().print(table)
+        for r in records:
+            for fault in r["faults"]:
+                typer.echo(printable(f"{r['stage']}: {fault}"))
+        if not wrong:
+            typer.echo("every clip of every epoch was trained on exactly once")
+
+    run_verb(work, debug)
+    raise typer.Exit(int(wrong))
+
+
+def _show(records: list[dict], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(records))
+        return
+    table = Table("stage", "step", "state", "MB", "path")
+    for r in records:
+        state = r.get("damage") or ("complete" if r["complete"] else "not committed")
+        table.add_row(r["stage"], str(r["step"]), printable(state), f"{r['bytes'] / 1e6:.1f}", printable(r["path"]))
+    plain_console().print(table)

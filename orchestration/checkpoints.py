@@ -1,0 +1,173 @@
+"""What can be done with the checkpoints of a run: list, verify, prune, export, and audit their ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from safetensors.torch import save_file
+
+from ..datasets.ledger import faults, head_of, read_chain
+from ..datasets.loader import LatentDataset
+from ..datasets.lock import locked
+from ..datasets.order import sample_at
+from ..datasets.storage import local_path, make_folder, sha256_file, write_json
+from ..datasets.store import LocalStore, Store, store_of
+from ..model.types import MODALITIES
+from ..workers.checkpoint import Checkpoint, Found, found_in, newest
+from ..workers.checkpoint_writer import CheckpointConfig, remove
+from .launch import loop_config, open_run
+from .run_folder import RUN
+
+FORMAT = "mutual-forcing weights 1"
+
+
+def store_of_run(run: str) -> Store:
+    """The checkpoints of a run folder, or of the folder or prefix that holds them.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if run.startswith("s3://"):
+        return store_of(run)
+    path = local_path("run", run)
+    if (path / RUN).is_file():
+        return loop_config(open_run(path), path).checkpoints
+    if not path.is_dir():
+        raise ValueError(f"run {run!r}: does not exist; give a run folder, or the folder of its checkpoints")
+    return LocalStore(path)
+
+
+def listed(run: str) -> list[dict[str, Any]]:
+    """A record of each: path (with its store), stage, step, complete, bytes."""
+    store = store_of_run(run)
+    return [_record(store, found) for found in found_in(store)]
+
+
+def verified(run: str) -> list[dict[str, Any]]:
+    """The same with `damage`: what is wrong with a complete one, or empty."""
+    store, records = store_of_run(run), []
+    for found in found_in(store):
+        damage = ""
+        if found.complete:
+            try:
+                checkpoint = Checkpoint(store, found.path)
+                checkpoint.verify()
+                read_chain(store, head_of(checkpoint.manifest["ledger"]))
+            except (ValueError, OSError) as error:
+                damage = str(error)
+        records.append(_record(store, found) | {"damage": damage})
+    return records
+
+
+def pruned(run: str, keep_last: int, keep_every: int, dry_run: bool) -> list[str]:
+    """Remove what is not kept and what was never committed; their paths.
+
+    Raises:
+        ValueError: the run is training.
+    """
+    config, store = CheckpointConfig(keep_last=keep_last, keep_every=keep_every), store_of_run(run)
+    path = None if run.startswith("s3://") else local_path("run", run)
+    if path is not None and (path / RUN).is_file():
+        with locked("run folder", path):
+            return _pruned(store, config, dry_run)
+    return _pruned(store, config, dry_run)
+
+
+def _pruned(store: Store, config: CheckpointConfig, dry_run: bool) -> list[str]:
+    every = found_in(store)
+    gone: list[Found] = []
+    for stage in sorted({f.stage for f in every}):
+        of_stage = [f for f in every if f.stage == stage]
+        last = newest(store, stage)
+        keeps = config.keeps(of_stage, last.manifest["steps"] if last is not None else -1)
+        gone += [f for f in of_stage if f.path not in keeps]
+    for found in gone if not dry_run else ():
+        remove(store, found)
+    return [f"{store.uri}/{f.path}" for f in gone]
+
+
+def exported(run: str, out: str, stage: str, step: int, role: str, branch: str) -> dict[str, Any]:
+    """Write the weights of one network as safetensors, a file a branch, and weights.json with what they are; returns the latter.
+
+    Raises:
+        ValueError: there is no such checkpoint, role or branch, or the folder holds files.
+    """
+    store, folder = store_of_run(run), make_folder("--out", local_path("--out", out))
+    if any(folder.iterdir()):
+        raise ValueError(f"--out={out!r}: is not empty; choose another folder")
+    if branch not in (*MODALITIES, "both"):
+        raise ValueError(f"--branch={branch!r}: choose video, audio or both")
+    checkpoint = _chosen(store, stage, step)
+    weights = checkpoint.weights(role)
+    files = {}
+    for name in MODALITIES if branch == "both" else (branch,):
+        prefix = f"branches.{name}."
+        own = {key.removeprefix(prefix): x.contiguous() for key, x in weights.items() if key.startswith(prefix)}
+        if not own:
+            raise ValueError(f"--weights={role!r}: has no {name} branch of its own (an adapter is no network); export ema or live")
+        path = folder / f"{name}.safetensors"
+        save_file(own, str(path), metadata={"format": "pt"})
+        files[path.name] = {"sha256": sha256_file(path), "parameters": sum(x.numel() for x in own.values())}
+    record = {
+        "format": FORMAT,
+        "weights": role,
+        "stage": checkpoint.stage,
+        "step": checkpoint.step,
+        "samples": checkpoint.manifest["samples"],
+        "network": checkpoint.manifest["network"],
+        "checkpoint": checkpoint.uri,
+        "files": files,
+    }
+    write_json(folder / "weights.json", record)
+    return record | {"folder": str(folder)}
+
+
+def _chosen(store: Store, stage: str, step: int) -> Checkpoint:
+    complete = [f for f in found_in(store, stage) if f.complete and (step < 0 or f.step == step)]
+    if not complete:
+        asked = f"stage {stage!r}" if stage else "a stage"
+        raise ValueError(f"no checkpoint of {asked}{f' at step {step}' if step >= 0 else ''} in {store.uri}; `checkpoint list` shows them")
+    if stage:
+        return Checkpoint(store, complete[-1].path)
+    opened = [Checkpoint(store, f.path) for f in complete]
+    return max(opened, key=lambda c: (c.manifest.get("time", 0.0), c.step))
+
+
+def audited(run: str) -> list[dict[str, Any]]:
+    """What the ledger of each stage tells, against the order of training: steps, clips, epochs, skipped steps, faults.
+
+    Raises:
+        ValueError: no stage has a checkpoint, or a segment of the ledger is missing or damaged.
+    """
+    path = local_path("run", run)
+    config = open_run(path)
+    loop = loop_config(config, path)
+    store, dataset = loop.checkpoints, LatentDataset(loop.data, config.model.text)
+    ids = [shard.clip_ids[row] for shard, row in dataset.train]
+    records = []
+    for stage in config.stages:
+        last = newest(store, stage.name)
+        if last is None:
+            continue
+        updates = read_chain(store, head_of(last.manifest["ledger"]))
+        clips = sum(len(u.clips) for u in updates)
+        wanted = (ids[sample_at(config.seed, stage.name, p, len(ids))[0]] for p in range(clips))
+        records.append(
+            {
+                "stage": stage.name,
+                "steps": last.step,
+                "of": stage.steps,
+                "clips": clips,
+                "epochs": clips / len(ids),
+                "skipped": [u.step for u in updates if not u.applied],
+                "faults": list(faults(updates, last.step, stage.batch, ids, wanted)),
+            }
+        )
+    if not records:
+        raise ValueError(f"run {run!r}: no stage has a checkpoint yet, so there is nothing to audit")
+    return records
+
+
+def _record(store: Store, found: Found) -> dict[str, Any]:
+    about = {"path": f"{store.uri}/{found.path}", "stage": found.stage, "step": found.step, "complete": found.complete}
+    return about | {"bytes": sum(found.files.values())}

@@ -1,0 +1,217 @@
+"""What a run needs, held against what is there, before it starts: every problem at once, each with a remedy.
+
+needs_of(config)          memory by process, size of a checkpoint: arithmetic alone
+examine(config, run_dir)  -> findings: `problem` stops the run, `warning` does not
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import torch
+
+from ..datasets.adopt import prepared_dataset
+from ..datasets.sources import list_sources
+from ..datasets.storage import local_path
+from ..datasets.store import Store, store_of, write_bytes
+from ..model.transformer import AVTransformer
+from ..workers.checkpoint import is_finished
+from ..workers.pretrained import find_pretrained
+from .config import RunConfig
+from .machine import free_memory_gb
+from .run_folder import RUN
+from .session import check_ports
+
+PROCESS_GB = 0.7  # of a process with PyTorch, DeepSpeed and Ray before it holds a network (docs/operations.md)
+ACTOR_GB = 0.5
+RAY_GB = 1.2  # Ray's own processes and the command itself
+PROBE_SECONDS = 5.0
+GB = 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """kind: a `problem` stops the run before it starts, a `warning` is told."""
+
+    kind: Literal["problem", "warning"]
+    text: str
+
+
+@dataclass(frozen=True)
+class Needs:
+    """In bytes. worker, actor: of one process, without activations; checkpoint: of one in the middle of the largest stage; weights: of
+    the one that a finished stage leaves.
+    """
+
+    parameters: int
+    worker: int
+    actor: int
+    checkpoint: int
+    weights: int
+
+
+def needs_of(config: RunConfig) -> Needs:
+    """Memory of the networks of one training process, of one rollout actor, and the size of checkpoints: fp32, AdamW.
+
+    The averaged weights are whole in every process, and so are the others before ZeRO-3. A mutual stage with a `full` fake score trains
+    two networks.
+    """
+    with torch.device("meta"):
+        network = AVTransformer(config.model, config.data.timeline)
+    n = sum(p.numel() for p in network.parameters())
+    mutual = any(s.objective == "mutual" for s in config.stages)
+    trained = 2 if mutual and config.objective.w_dmd > 0 and config.objective.fake.kind == "full" else 1
+    stage, ranks = config.engine.zero_stage, config.workers.count
+    held = 4 * n * (1 / ranks if stage == 3 else 1)  # weights
+    held += 4 * n * (1 / ranks if stage >= 2 else 1)  # gradients
+    held += (8 + (4 if stage else 0)) * n / (ranks if stage else 1)  # moments, and the copies that ZeRO updates
+    frozen = 4 * n if mutual and config.objective.teacher == "frozen" else 0
+    worker = int(trained * held + 4 * n + frozen)
+    actor = 4 * n if mutual and config.objective.needs_rollouts else 0
+    return Needs(n, worker, actor, checkpoint=(12 * trained + 4) * n, weights=(4 * trained + 4) * n)
+
+
+def examine(config: RunConfig, run_dir: Path) -> list[Finding]:
+    """All that stands against a run of this configuration in this folder, as far as it can be told before it starts."""
+    return [Finding(kind, text) for check in (_network, _memory, _data, _folders, _tracker) for kind, text in check(config, run_dir)]
+
+
+Told = Iterator[tuple[Literal["problem", "warning"], str]]
+
+
+def _network(config: RunConfig, run_dir: Path) -> Told:
+    cores = os.cpu_count() or 1
+    wanted = config.workers.count * config.workers.threads
+    if wanted > cores:
+        yield (
+            "warning",
+            f"workers.count={config.workers.count} x workers.threads={config.workers.threads}: {wanted} threads on {cores} cores take "
+            f"turns; set workers.threads={max(1, cores // config.workers.count)}",
+        )
+    if not os.environ.get("RAY_ADDRESS"):
+        if config.workers.count > 2 * max(2, cores):
+            yield (
+                "problem",
+                f"workers.count={config.workers.count}: half a core is reserved for each, and this machine has {max(2, cores)}; "
+                f"set workers.count={2 * max(2, cores)} at most, or name a larger cluster in RAY_ADDRESS",
+            )
+        try:
+            check_ports()
+        except ValueError as error:
+            yield "problem", str(error)
+
+
+def _memory(config: RunConfig, run_dir: Path) -> Told:
+    free = free_memory_gb()
+    if os.environ.get("RAY_ADDRESS") or free is None:
+        return
+    needs, workers, actors = needs_of(config), config.workers.count, config.rollouts.actors
+    parts = {
+        f"{workers} training processes": workers * (PROCESS_GB + needs.worker / GB),
+        f"{actors} rollout actors": actors * (ACTOR_GB + needs.actor / GB) if needs.actor else 0.0,
+        "Ray": RAY_GB,
+    }
+    if (total := sum(parts.values())) > free:
+        listed = ", ".join(f"{name} {gb:.1f} GB" for name, gb in parts.items() if gb)
+        kind: Literal["problem", "warning"] = "problem" if total > 2 * free else "warning"
+        yield (
+            kind,
+            f"memory: {total:.1f} GB are needed besides activations ({listed}; {needs.parameters / 1e6:.1f} M parameters), {free:.1f} GB "
+            "are free; lower workers.count or rollouts.actors, raise engine.zero_stage, or choose a smaller model",
+        )
+
+
+def _data(config: RunConfig, run_dir: Path) -> Told:
+    try:
+        if (run_dir / RUN).is_file():
+            pass  # its data are its own, and `train` compares them
+        elif config.data.prepared:
+            prepared_dataset(config.data, verify=False)
+        elif config.data.media != "synthetic":
+            list_sources(local_path("data.media", config.data.media))
+    except ValueError as error:
+        yield "problem", str(error)
+    try:
+        if not is_finished(_checkpoints(config, run_dir), config.stages[0].name):
+            find_pretrained(config.init.absolute(), config.model, config.data.timeline)
+    except (ValueError, OSError) as error:
+        yield "problem", str(error)
+
+
+def _folders(config: RunConfig, run_dir: Path) -> Told:
+    uri = config.checkpoint.uri
+    places = {"--out": str(run_dir)} | ({"checkpoint.uri": uri} if uri else {})
+    for name, place in places.items():
+        try:
+            _write_and_read_back(store_of(place))
+        except (OSError, ValueError) as error:
+            why = " ".join(str(error).split())
+            yield "problem", f"{name}={place!r}: cannot be written to and read back ({why}); check its permissions, or choose another"
+    local = Path(uri) if uri and "://" not in uri else run_dir if not uri else None
+    if local is not None:
+        needs = needs_of(config)
+        total = needs.checkpoint * (config.checkpoint.keep_last + 1) + needs.weights * len(config.stages)
+        free = shutil.disk_usage(_existing(local)).free
+        if total > free:
+            yield (
+                "problem",
+                f"disk: checkpoints take up to {total / 1e9:.1f} GB in {str(local)!r}, {free / 1e9:.1f} GB are free; lower "
+                "checkpoint.keep_last, make room, or set checkpoint.uri",
+            )
+
+
+def _tracker(config: RunConfig, run_dir: Path) -> Told:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    parts = urlsplit(uri)
+    if parts.scheme in ("http", "https") and parts.hostname:
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        try:
+            socket.create_connection((parts.hostname, port), timeout=PROBE_SECONDS).close()
+        except (OSError, ValueError) as error:
+            yield (
+                "warning",
+                f"MLFLOW_TRACKING_URI: {parts.scheme}://{parts.hostname}:{port} does not answer ({error}); metrics stay in the "
+                "run folder until it does",
+            )
+
+
+def _checkpoints(config: RunConfig, run_dir: Path) -> Store:
+    return store_of(config.checkpoint.uri or run_dir / "checkpoints")
+
+
+def _write_and_read_back(store: Store) -> None:
+    name, content = f".preflight-{secrets.token_hex(4)}", secrets.token_bytes(64)
+    with _no_new_folders(store):
+        try:
+            write_bytes(store, name, content)
+            if store.fetch(name).read_bytes() != content:
+                raise OSError("what was read back differs from what was written")
+        finally:
+            store.remove(name)
+
+
+@contextmanager
+def _no_new_folders(store: Store) -> Iterator[None]:
+    """What the block had to create on a disk, and left empty, goes again: a run that does not start leaves nothing."""
+    path = Path(store.uri)
+    new = [] if "://" in store.uri else [p for p in (path, *path.parents) if not p.exists()]
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            for folder in new:
+                folder.rmdir()
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())

@@ -1,0 +1,183 @@
+"""A process dies at every write of a checkpoint, before it, half-way and after it: what is there afterwards is the old state or the new
+one, whole, and the next attempt clears up.
+
+The dying process is a fork of this one, and it dies as after `kill -9`: nothing of Python runs any more.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from checkpoint_material import save_checkpoint, state_of
+from torch import Tensor
+
+from mutual_forcing.datasets.ledger import Update, head_of, read_chain
+from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.workers.checkpoint import found_in, newest
+from mutual_forcing.workers.checkpoint_writer import CheckpointConfig, CheckpointWriter, Share, resume_from
+from mutual_forcing.workers.pieces import shapes_of, whole_pieces
+
+NETWORK = {"model.depth": 2}
+WORLD, STEPS = 2, 9
+When = Literal["before", "half-way", "after"]
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+
+
+class DyingStore(LocalStore):
+    """A disk whose process dies at its n-th change."""
+
+    def __init__(self, folder: Path, at: int, when: When) -> None:
+        super().__init__(folder)
+        self._left, self._when = at, when
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        dies = self._dies()
+        if dies and self._when == "before":
+            os._exit(9)
+        with super().writing(name) as path:
+            yield path
+            if dies and self._when == "half-way":
+                os.truncate(path, path.stat().st_size // 2)
+                os._exit(9)
+        if dies:
+            os._exit(9)
+
+    def remove(self, name: str) -> None:
+        dies = self._dies()
+        if dies and self._when == "before":
+            os._exit(9)
+        super().remove(name)
+        if dies:
+            os._exit(9)
+
+    def _dies(self) -> bool:
+        self._left -= 1
+        return self._left == 0
+
+
+def weights(step: int) -> dict[str, dict[str, Tensor]]:
+    g = torch.Generator().manual_seed(step)
+    return {role: {"a": torch.randn(4, 3, generator=g), "b": torch.randn(5, generator=g)} for role in ("live", "ema")}
+
+
+def updates(first: int, end: int, rank: int) -> list[Update]:
+    return [Update(step, (f"{step}-{rank}-0", f"{step}-{rank}-1"), True) for step in range(first, end)]
+
+
+def save(store: LocalStore, step: int, first: int, attempt: str) -> None:
+    """A checkpoint of two ranks, one after the other, so that the order of the writes is always the same."""
+    before = newest(store, "joint")
+    ledger = None if before is None else head_of(before.manifest["ledger"])
+    for rank in reversed(range(WORLD)):
+        writer = CheckpointWriter(store, CheckpointConfig(keep_last=1), rank, WORLD, attempt, first, ledger, print)
+        pieces = {role: whole_pieces(w.items(), rank, WORLD) for role, w in weights(step).items()}
+        shapes = {role: shapes_of(w.items()) for role, w in weights(step).items()}
+        writer.save(state_of("joint", step, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(first, step, rank)))
+        writer.finish()
+
+
+def in_a_fork(work: Callable[[], None]) -> int:
+    """Its exit status."""
+    child = os.fork()
+    if child == 0:
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("when", ["before", "half-way", "after"])
+def test_at_every_write_the_state_is_the_old_or_the_new_one(tmp_path: Path, when: When) -> None:
+    at, codes, seen = 0, [], []
+    while not codes or codes[-1] == 9:
+        at += 1
+        folder = tmp_path / str(at)
+        save(LocalStore(folder), 3, 0, "00000001")
+        codes.append(in_a_fork(lambda folder=folder, at=at: save(DyingStore(folder, at, when), 6, 3, "00000002")))
+        store = LocalStore(folder)
+        said: list[str] = []
+        found = resume_from(store, "joint", lambda word: [word], 0, 1, said.append)
+        assert found is not None
+        assert said == [], "what was torn is not even taken for a checkpoint"
+        assert found.step in (3, 6)
+        seen.append(found.step)
+        for role, whole in weights(found.step).items():
+            assert all(torch.equal(found.weights(role)[name], x) for name, x in whole.items())
+        chain = read_chain(store, head_of(found.manifest["ledger"]))
+        assert [u.step for u in chain] == list(range(found.step))
+        assert chain[-1].clips == tuple(f"{found.step - 1}-{rank}-{i}" for rank in range(WORLD) for i in range(2))
+        # the next attempt goes on, and leaves nothing of the torn one
+        save(store, STEPS, found.step, "00000003")
+        assert [(f.step, f.attempt) for f in found_in(store)] == [(STEPS, "00000003")]
+        chain = read_chain(store, head_of(newest(store, "joint").manifest["ledger"]))  # type: ignore[union-attr]
+        assert [u.step for u in chain] == list(range(STEPS))
+        if when != "half-way":
+            assert not [p for p in folder.rglob("*") if p.is_file() and p.name.endswith(".tmp")]
+    assert codes == [9] * (at - 1) + [0]
+    assert at - 1 >= 2 * 3 + 3 + 7, "files of two ranks, ledger, manifest, COMMIT, and the removal of the one before"
+    assert seen == sorted(seen), "once committed, it stays"
+    assert set(seen) == {3, 6}
+
+
+def test_a_rank_that_never_writes_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mutual_forcing.workers.checkpoint_writer.PATIENCE", 0.3)
+    store = LocalStore(tmp_path)
+    writer = CheckpointWriter(store, CheckpointConfig(), 0, WORLD, "00000001", 0, None, print)
+    pieces = {role: whole_pieces(w.items(), 0, WORLD) for role, w in weights(3).items()}
+    shapes = {role: shapes_of(w.items()) for role, w in weights(3).items()}
+    writer.save(state_of("joint", 3, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(0, 3, 0)))
+    with pytest.raises(OSError, match=r"rank\.00001\.json did not appear in 0\.3 s; a rank cannot write, or checkpoint\.uri"):
+        writer.finish()
+    assert found_in(store) == [], "its own files do not fill the disk"
+
+
+def test_a_full_disk_is_warned_of_and_the_next_checkpoint_accounts_for_all(tmp_path: Path) -> None:
+    class Full(LocalStore):
+        full = True
+
+        @contextmanager
+        def writing(self, name: str) -> Iterator[Path]:
+            with super().writing(name) as path:
+                yield path
+                if self.full:
+                    raise OSError(28, "No space left on device", str(path))
+
+    store, said = Full(tmp_path), []
+    writer = CheckpointWriter(store, CheckpointConfig(), 0, 1, "00000001", 0, None, said.append)
+    shapes = {role: shapes_of(w.items()) for role, w in weights(3).items()}
+
+    def saved(first: int, step: int) -> None:
+        pieces = {role: whole_pieces(w.items(), 0, 1) for role, w in weights(step).items()}
+        writer.save(state_of("joint", step, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(first, step, 0)))
+
+    saved(0, 3)
+    saved(3, 6)
+    assert writer._thread is not None
+    writer._thread.join()
+    assert ["No space left on device" in line and "training goes on" in line for line in said] == [True]
+    store.full = False
+    saved(6, STEPS)
+    writer.finish()
+    assert len(said) == 2
+    last = newest(store, "joint")
+    assert last is not None
+    assert [u.step for u in read_chain(store, head_of(last.manifest["ledger"]))] == list(range(STEPS))
+    assert [f.path for f in found_in(store)] == [last.path], "what the full disk had room for is gone"
+
+
+def test_the_last_checkpoint_of_a_stage_must_be_written(tmp_path: Path) -> None:
+    class Broken(LocalStore):
+        @contextmanager
+        def writing(self, name: str) -> Iterator[Path]:
+            raise OSError(5, "Input/output error", name)
+            yield
+
+    with pytest.raises(OSError, match="Input/output error"):
+        save_checkpoint(Broken(tmp_path), "joint", 9, 9, NETWORK, weights(9))

@@ -1,0 +1,241 @@
+"""Kill the training at any step, start it again: the losses that follow are those of a run that was never killed, bit for bit.
+
+The real loop over real stages, engines, checkpoints and rollouts (of the real actor, synchronous: max_age = 0), without Ray around it. The
+processes die as after `kill -9`, all at once or one alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from run_material import untrained_run
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
+
+from mutual_forcing.datasets.ledger import faults, head_of, read_chain
+from mutual_forcing.datasets.loader import LatentDataset
+from mutual_forcing.datasets.order import sample_at
+from mutual_forcing.model.types import Rollout
+from mutual_forcing.orchestration.config import RunConfig, with_settings
+from mutual_forcing.orchestration.launch import loop_config
+from mutual_forcing.workers import train_loop
+from mutual_forcing.workers.checkpoint import finished, found_in, newest
+from mutual_forcing.workers.rollout_actor import RolloutActor, RolloutActorConfig
+from mutual_forcing.workers.train_loop import TrainLoopConfig, train_stages
+from mutual_forcing.workers.wire import Snapshot, rollout_from_arrays
+
+pytestmark = pytest.mark.timeout(600)
+
+SETTINGS = ["workers.count=2", "stages.joint.steps=5", "stages.mutual.steps=5", "stages.mutual.health_every=2", "checkpoint.every=2"]
+STAGES = {"joint": 5, "mutual": 5}
+OF_TIME = ("_s", "samples_per_s")
+
+
+class Rollouts:
+    """The actor in this process: what it makes is a function of the positions and the weights."""
+
+    def __init__(self, config: TrainLoopConfig, world: int) -> None:
+        c = RolloutActorConfig(config.data, config.network, config.timeline, config.objective, config.seed, "mutual", 1)
+        self._actor, self._world = RolloutActor(c), world
+        self._local = next(s.batch for s in config.stages if s.name == "mutual") // world
+        self._latest: list[Any] = [None]
+        self.first = -1
+
+    def join(self, rank: int, first: int) -> None:
+        self.first = first
+
+    def publish(self, snapshot: Snapshot) -> None:
+        self._latest = [snapshot]
+
+    def take(self, step: int, rank: int) -> Rollout:
+        dist.broadcast_object_list(self._latest)
+        assert self._latest[0].version == step
+        self._actor.load(self._latest[0])
+        start = (step * self._world + rank) * self._local
+        _, arrays = self._actor.generate(list(range(start, start + self._local)))
+        return rollout_from_arrays(arrays)
+
+
+def stages_of(config: RunConfig) -> RunConfig:
+    return replace(config, stages=tuple(s for s in config.stages if s.name in STAGES))
+
+
+def worker(
+    rank: int, folder: str, world: int, settings: list[str], dies_at: tuple[str, int] | None, dying: int | None, patient: bool
+) -> None:
+    """One process of a training; it dies in the named step, if it is the one to die. patient: not before its checkpoint is written."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    run = Path(folder)
+    store = run / f"store-{random.SystemRandom().random()}" if world == 1 else run / "rendezvous"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    config = loop_config(stages_of(with_settings(config_of(run), settings)), run)
+    if dies_at is not None and dying in (None, rank):
+        step_of = train_loop._StageRun._step
+
+        def step(self: Any, step: int) -> None:
+            if (self._stage.name, step) == dies_at:
+                if patient and self._writer._thread is not None:
+                    self._writer._thread.join()
+                    dist.barrier()
+                os._exit(9)
+            step_of(self, step)
+
+        train_loop._StageRun._step = step  # type: ignore[method-assign]
+    train_stages(config, Rollouts(config, world), rank, world)
+    dist.destroy_process_group()
+
+
+def config_of(run: Path) -> RunConfig:
+    from mutual_forcing.orchestration.launch import open_run
+
+    return open_run(run)
+
+
+def trained(
+    run: Path,
+    world: int = 2,
+    settings: list[str] = SETTINGS,
+    dies_at: tuple[str, int] | None = None,
+    dying: int | None = None,
+    patient: bool = False,
+) -> None:
+    (run / "rendezvous").unlink(missing_ok=True)
+    spawn(worker, (str(run), world, settings, dies_at, dying, patient), nprocs=world)
+
+
+def figures(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every metric of every step that is no time, by stage."""
+    made = {}
+    for stage in STAGES:
+        lines = [json.loads(line) for line in (run / "metrics" / f"{stage}.jsonl").read_text().splitlines()]
+        rows = [(line["step"], line["metrics"]) for line in lines if line["metrics"]]
+        assert [step for step, _ in rows] == list(range(STAGES[stage]))
+        made[stage] = [{k: v for k, v in row.items() if not k.endswith(OF_TIME) and not k.startswith("share/")} for _, row in rows]
+    return made
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder with data and nothing trained."""
+    folder = tmp_path_factory.mktemp("resume") / "data"
+    untrained_run(folder)
+    shutil.rmtree(folder / "checkpoints")
+    return folder
+
+
+@pytest.fixture
+def run_of(data: Path, tmp_path: Path) -> Callable[[str], Path]:
+    def make(name: str) -> Path:
+        shutil.copytree(data, tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def never_killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    shutil.copytree(data, run)
+    trained(run)
+    assert_every_clip_once(run)
+    return figures(run)
+
+
+def assert_every_clip_once(run: Path) -> None:
+    """What the ledger of each stage tells, against the order of training."""
+    config = loop_config(stages_of(with_settings(config_of(run), SETTINGS)), run)
+    dataset = LatentDataset(config.data, config.network.text)
+    ids = [shard.clip_ids[i] for shard, i in dataset.train]
+    for stage in config.stages:
+        last = finished(config.checkpoints, stage.name)
+        assert last is not None
+        updates = read_chain(config.checkpoints, head_of(last.manifest["ledger"]))
+        count = stage.steps * stage.batch
+        wanted = (ids[sample_at(config.seed, stage.name, p, len(ids))[0]] for p in range(count))
+        assert list(faults(updates, stage.steps, stage.batch, ids, wanted)) == []
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("mutual", 3), *(pytest.param(*at, marks=pytest.mark.slow) for at in (("joint", 0), ("joint", 3), ("mutual", 0), ("mutual", 2)))],
+)
+def test_after_a_kill_the_losses_are_those_of_a_run_that_was_never_killed(
+    run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]], stage: str, step: int
+) -> None:
+    run = run_of("run")
+    with pytest.raises(ProcessExitedException):
+        trained(run, dies_at=(stage, step))
+    trained(run)
+    assert figures(run) == never_killed
+    assert_every_clip_once(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_ten_times_at_random_steps_one_rank_alone(
+    run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]], seed: int
+) -> None:
+    """Twenty kills in two runs: at any step that is still to be done, of any rank, and whatever the checkpoint's threads were doing."""
+    run, dice = run_of("run"), random.Random(seed)
+    store, kills = loop_config(config_of(run), run).checkpoints, 0
+    while kills < 10:
+        done = {stage: last.step if (last := newest(store, stage)) else 0 for stage in STAGES}
+        stage = next((stage for stage, steps in STAGES.items() if done[stage] < steps), None)
+        if stage is None:
+            break
+        with pytest.raises(ProcessExitedException):
+            trained(run, dies_at=(stage, dice.randrange(done[stage], STAGES[stage])), dying=dice.randrange(2))
+        kills += 1
+    trained(run)
+    assert kills >= 5
+    assert figures(run) == never_killed
+    assert_every_clip_once(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after", "stage"), [(2, 1, 1), (1, 2, 2), (2, 1, 3)])
+def test_another_number_of_workers_and_another_zero_stage_take_up_the_same_batches(
+    run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]], before: int, after: int, stage: int
+) -> None:
+    run = run_of("run")
+    with pytest.raises(ProcessExitedException):
+        trained(run, before, dies_at=("mutual", 3))
+    trained(run, after, [*SETTINGS, f"engine.zero_stage={stage}"])
+    assert_every_clip_once(run)
+    made = figures(run)
+    for name, rows in never_killed.items():
+        for a, b in zip(made[name], rows, strict=True):
+            shared = [k for k in a if k in b and k.startswith(("loss", "dmd", "probe"))]  # norms by part are each rank's own
+            assert "loss" in shared
+            assert [a[k] for k in shared] == pytest.approx([b[k] for k in shared], rel=2e-3, abs=2e-4), shared
+
+
+def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(
+    run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]]
+) -> None:
+    run = run_of("run")
+    with pytest.raises(ProcessExitedException):
+        trained(run, dies_at=("mutual", 4), patient=True)
+    store = loop_config(config_of(run), run).checkpoints
+    last = newest(store, "mutual")
+    assert last is not None
+    assert [f.step for f in found_in(store, "mutual") if f.complete] == [2, 4]
+    file = next(Path(store.uri, last.path).glob("fake.*"))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+    trained(run)
+    assert figures(run) == never_killed
+    notes = [json.loads(line) for line in (run / "metrics" / "mutual.jsonl").read_text().splitlines() if '"note"' in line]
+    assert [file.name in note["note"] and "damaged" in note["note"] for note in notes] == [True]
+    assert_every_clip_once(run)

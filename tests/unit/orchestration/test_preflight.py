@@ -1,0 +1,100 @@
+"""Preflight: what a run needs is counted, and what stands against it is told before it starts, all at once."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_material import save_stage
+from dead_servers import closed
+from typer.testing import CliRunner
+
+from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.orchestration import preflight
+from mutual_forcing.orchestration.config import RunConfig, with_settings
+from mutual_forcing.orchestration.launch import loop_config, train
+from mutual_forcing.orchestration.main import app
+from mutual_forcing.orchestration.preflight import Finding, examine, needs_of
+from mutual_forcing.orchestration.recipes import recipe
+
+TINY = recipe("tiny")
+
+
+def told(config: RunConfig, folder: Path) -> list[str]:
+    return [f.text for f in examine(config, folder) if f.kind == "problem"]
+
+
+def test_nothing_stands_against_a_run_that_can_start(tmp_path: Path) -> None:
+    assert told(TINY, tmp_path / "run") == []
+
+
+def test_a_checkpoint_is_as_large_as_it_was_reckoned(tmp_path: Path) -> None:
+    """Of a finished stage: the average, both networks, in fp32; headers are small."""
+    loop = loop_config(TINY, tmp_path)
+    weights = AVTransformer(loop.network, loop.timeline).state_dict()
+    save_stage(tmp_path, "mutual", 6, loop.architecture(), {"ema": weights, "live": weights, "fake": weights})
+    needs = needs_of(TINY)
+    assert needs.parameters == sum(x.numel() for x in weights.values())
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors"))
+    assert needs.weights <= written < 1.1 * needs.weights
+
+
+@pytest.mark.parametrize(("stage", "held"), [(0, 4 + 4 + 8), (1, 4 + 4 + 12 / 2), (2, 4 + 4 / 2 + 12 / 2), (3, 4 / 2 + 4 / 2 + 12 / 2)])
+def test_a_process_holds_what_its_zero_stage_leaves_it(stage: int, held: float) -> None:
+    """Bytes a parameter: weights, gradients, moments and ZeRO's copies; two networks are trained, and the average is whole."""
+    needs = needs_of(with_settings(TINY, [f"engine.zero_stage={stage}"]))
+    assert needs.worker == int((2 * held + 4) * needs.parameters)
+    alone = replace(TINY, stages=TINY.stages[:3])
+    assert needs_of(with_settings(alone, [f"engine.zero_stage={stage}"])).worker == int((held + 4) * needs.parameters)
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(preflight, "free_memory_gb", lambda: 0.5)
+    config = with_settings(TINY, [f"data.media={tmp_path / 'nowhere'}", f"checkpoint.uri={tmp_path / 'file'}", "init.video=/nowhere"])
+    problems = told(config, tmp_path / "run")
+    for words in ("memory: ", "data.media=", "init.video=", "checkpoint.uri="):
+        assert sum(text.startswith(words) for text in problems) == 1, (words, problems)
+    assert all(";" in text for text in problems), "each with a remedy"
+    with pytest.raises(ValueError, match=r"^4 problems: \(1\) .* \(4\) .*") as refused:
+        train(config, tmp_path / "run", [], lambda *_: None, lambda _: None)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage:
+        free = 10**6
+
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage)
+    (text,) = told(TINY, tmp_path / "run")
+    assert "disk: checkpoints take up to" in text
+    assert "0.0 GB are free" in text
+    assert told(with_settings(TINY, [f"checkpoint.uri={tmp_path / 'other'}"]), tmp_path / "run") != [], "that folder counts instead"
+
+
+def test_a_tracker_that_does_not_answer_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with closed() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        findings = examine(TINY, tmp_path / "run")
+    assert [f.kind for f in findings] == ["warning"]
+    assert address in findings[0].text
+
+
+def test_a_dry_run_says_so_and_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train", "tiny", "--out", str(tmp_path / "run"), "--dry-run"]
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.output)
+    assert made["findings"] == []
+    with torch.device("meta"):
+        count = sum(p.numel() for p in AVTransformer(TINY.model, TINY.data.timeline).parameters())
+    assert made["needs"]["parameters"] == count
+    assert not list((tmp_path / "run").rglob("*")) or not (tmp_path / "run" / "run.json").exists()
+    monkeypatch.setattr(preflight, "examine", lambda config, run_dir: [Finding("problem", "too small; enlarge it")])
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 1
+    assert "problem: too small; enlarge it" in result.output

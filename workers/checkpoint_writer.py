@@ -1,0 +1,277 @@
+"""Writes checkpoints while training goes on, as one transaction over all ranks.
+
+    every rank, between two steps   copies its pieces                                         (the only time that training waits)
+    every rank, in the background   role.RANK.safetensors ..., then rank.RANK.json with their hashes
+    rank 0, in the background       waits for all ranks' records -> ledger segment -> manifest.json -> COMMIT -> removes old ones
+
+Ranks meet in the store and nowhere else, so a background thread never takes part in a collective of the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..datasets.ledger import Head, Update, write_segment
+from ..datasets.storage import sha256_file
+from ..datasets.store import Store, write_bytes
+from .checkpoint import COMMIT, FORMAT, MANIFEST, Checkpoint, Found, folder_of, found_in
+from .pieces import Piece, Shapes
+
+PATIENCE = 600.0  # seconds that rank 0 waits for the other ranks' files
+LOOK = 0.1  # seconds between two looks, at first
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """When checkpoints are written, where, and which are kept besides those of finished stages.
+
+    every: steps between two (0 = only at the end of a stage); keep_last: so many of the newest; keep_every: and those of steps that it
+    divides (0 = none); uri: a local folder or s3://BUCKET/FOLDER (empty: checkpoints/ in the run folder).
+    """
+
+    every: int = 100
+    keep_last: int = 2
+    keep_every: int = 0
+    uri: str = ""
+
+    def __post_init__(self) -> None:
+        for name, low in (("every", 0), ("keep_last", 1), ("keep_every", 0)):
+            if getattr(self, name) < low:
+                raise ValueError(f"checkpoint.{name}={getattr(self, name)}: must be at least {low}")
+
+    def keeps(self, found: Sequence[Found], finished: int) -> set[str]:
+        """Paths of the complete checkpoints of one stage that stay; `finished` is its last step."""
+        complete = [f for f in found if f.complete]
+        last = {f.path for f in complete[-self.keep_last :]}
+        return last | {f.path for f in complete if f.step == finished or (self.keep_every and f.step % self.keep_every == 0)}
+
+
+@dataclass(frozen=True)
+class State:
+    """What all ranks know alike: the fields of the manifest besides files and shapes. about: the run: its configuration, code, tracking."""
+
+    stage: str
+    step: int
+    steps: int
+    batch: int
+    network: dict[str, Any]
+    updates: dict[str, int]
+    seconds: float
+    samples: int
+    row: int
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def final(self) -> bool:
+        return self.step == self.steps
+
+
+@dataclass(frozen=True)
+class Share:
+    """This rank's part: its pieces and the shapes of all parameters, by role, and what it trained on since the checkpoint before."""
+
+    pieces: dict[str, list[Piece]]
+    shapes: dict[str, Shapes]
+    updates: list[Update] = field(default_factory=list)
+
+
+class CheckpointWriter:
+    """One a rank and stage. attempt: eight hex digits, the same on all ranks and new with every start of the training; first, ledger: the
+    step that it starts from, and the account of the updates before it.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: CheckpointConfig,
+        rank: int,
+        world: int,
+        attempt: str,
+        first: int,
+        ledger: Head | None,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._store, self._config, self._rank, self._world, self._attempt = store, config, rank, world, attempt
+        self._ledger, self._accounted, self._warn = ledger, first, warn
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._updates: list[Update] = []  # all that no checkpoint is known to account for
+
+    def save(self, state: State, share: Share) -> None:
+        """Copy the share and write it in the background; waits for the checkpoint before, if it is still being written.
+
+        What failed in the background is warned of, and training goes on: the next checkpoint is another chance.
+        """
+        self._join()
+        tensors = {role: _copied(pieces, with_moments=not state.final) for role, pieces in share.pieces.items()}
+        self._updates += share.updates
+        self._thread = threading.Thread(target=self._write, args=(state, share.shapes, tensors), daemon=True, name="checkpoint")
+        self._thread.start()
+
+    def _committed(self, stage: str) -> int:
+        """The step up to which a commit is known to account."""
+        steps = [f.step for f in found_in(self._store, stage) if f.complete and f.attempt == self._attempt]
+        return max(steps, default=0)
+
+    def finish(self) -> None:
+        """Wait for the last checkpoint of the stage.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        if self._error is not None:
+            self._warn(f"a checkpoint could not be written ({_line(self._error)}); training goes on, and the next one is tried as planned")
+            self._error = None
+
+    def _write(self, state: State, shapes: dict[str, Shapes], tensors: dict[str, dict[str, Tensor]]) -> None:
+        folder = folder_of(state.stage, state.step, self._attempt)
+        try:
+            accounted = self._committed(state.stage)
+            self._updates = [u for u in self._updates if u.step >= accounted]
+            files = {}
+            for role in list(tensors):
+                name = f"{role}.{self._rank:05d}.safetensors"
+                files[name] = self._put(f"{folder}/{name}", tensors.pop(role)) | {"role": role}
+            updates = [[u.step, u.clips, int(u.applied)] for u in self._updates]
+            write_bytes(self._store, f"{folder}/{_record(self._rank)}", json.dumps({"files": files, "updates": updates}).encode())
+            if self._rank == 0:
+                self._commit(folder, state, shapes)
+        except BaseException as error:  # noqa: BLE001  told at the next checkpoint, or raised by `finish`
+            self._error = error
+            self._discard(folder)
+
+    def _discard(self, folder: str) -> None:
+        """Give back the room that this rank's files of a checkpoint took which will not be one."""
+        with suppress(OSError):
+            for name in self._store.names(f"{folder}/"):
+                if f".{self._rank:05d}." in name:
+                    self._store.remove(name)
+
+    def _put(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+        with self._store.writing(name) as path:
+            save_file(tensors, str(path))
+            about = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        return about | {"tensors": {key: x.numel() for key, x in tensors.items()}}
+
+    def _commit(self, folder: str, state: State, shapes: dict[str, Shapes]) -> None:
+        records = self._records(folder)
+        files = {name: about for record in records for name, about in record["files"].items()}
+        updates = _merged([record["updates"] for record in records], self._accounted, state.step)
+        name = f"{state.stage}/ledger/{folder.rpartition('/')[2]}.jsonl"
+        ledger = write_segment(self._store, name, self._ledger, updates)
+        about = {name: getattr(state, name) for name in State.__dataclass_fields__}
+        roles = {role: {name: list(shape) for name, shape in of.items()} for role, of in shapes.items()}
+        whole = {
+            "format": FORMAT,
+            "time": time.time(),
+            **about,
+            "roles": roles,
+            "files": files,
+            "ledger": asdict(ledger),
+        }
+        content = json.dumps(whole).encode()
+        write_bytes(self._store, f"{folder}/{MANIFEST}", content)
+        write_bytes(self._store, f"{folder}/{COMMIT}", json.dumps({"manifest": hashlib.sha256(content).hexdigest()}).encode())
+        self._ledger, self._accounted = ledger, state.step
+        prune(self._store, self._config, state.stage, state.steps, self._attempt, state.step)
+
+    def _records(self, folder: str) -> list[dict[str, Any]]:
+        """The records of all ranks, as soon as all are there."""
+        wanted = {_record(rank) for rank in range(self._world)}
+        end, pause = time.monotonic() + PATIENCE, LOOK
+        while missing := wanted - {name.rpartition("/")[2] for name in self._store.names(f"{folder}/")}:
+            if time.monotonic() > end:
+                raise OSError(
+                    f"checkpoint {self._store.uri}/{folder}: {sorted(missing)[0]} did not appear in {PATIENCE:g} s; a rank cannot write, "
+                    "or checkpoint.uri is not a folder that all nodes share"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 5.0)
+        return [json.loads(self._store.fetch(f"{folder}/{name}").read_bytes()) for name in sorted(wanted)]
+
+
+def prune(store: Store, config: CheckpointConfig, stage: str, steps: int, attempt: str = "", step: int = 0) -> list[str]:
+    """Remove the checkpoints of a stage that are not kept, and what was not completed; returns their paths.
+
+    attempt, step: a running attempt and the step of its last checkpoint: it may be writing a later one.
+    """
+    found = found_in(store, stage)
+    keeps = config.keeps(found, steps)
+    gone = [f for f in found if (f.path not in keeps if f.complete else f.attempt != attempt or f.step < step)]
+    for f in gone:
+        remove(store, f)
+    return [f.path for f in gone]
+
+
+def remove(store: Store, found: Found) -> None:
+    """Remove a checkpoint: COMMIT first, so that one half removed is not taken for a damaged one."""
+    for name in sorted(found.files, key=lambda name: name != COMMIT):
+        store.remove(f"{found.path}/{name}")
+
+
+def resume_from(
+    store: Store, stage: str, agree: Callable[[str], list[str]], rank: int, world: int, warn: Callable[[str], None]
+) -> Checkpoint | None:
+    """The last checkpoint of a stage that is whole, verified by all ranks together before any of them goes on; None if there is none.
+
+    agree: a word of this rank -> those of all ranks. Every rank must call it. Damaged ones are warned of, and the one before is tried.
+    """
+    for found in reversed([f for f in found_in(store, stage) if f.complete]):
+        opened: Checkpoint | None = None
+        try:
+            opened, wrong = Checkpoint(store, found.path), ""
+            opened.verify(rank, world)
+        except (ValueError, OSError) as error:
+            wrong = str(error)
+        said = [word for word in agree(wrong) if word]
+        if not said:
+            return opened
+        if rank == 0:
+            warn(f"{said[0]}; going on from the checkpoint before it")
+    return None
+
+
+def _copied(pieces: Sequence[Piece], with_moments: bool) -> dict[str, Tensor]:
+    return {
+        key: x.detach().to("cpu", copy=True).contiguous()
+        for piece in pieces
+        for key, x in piece.tensors()
+        if with_moments or key.endswith("/weight")
+    }
+
+
+def _merged(ranks: Sequence[Sequence[tuple[int, list[str], int]]], first: int, end: int) -> list[Update]:
+    """Updates `first` to `end` of all ranks: a step's clips in the order of the ranks, which is that of their positions."""
+    parts: dict[int, list[tuple[list[str], int]]] = {step: [] for step in range(first, end)}
+    for updates in ranks:
+        for step, clips, applied in updates:
+            if step in parts:
+                parts[step].append((clips, applied))
+    assert all(len(of) == len(ranks) for of in parts.values()), "every rank tells of every update since the last commit"
+    return [Update(step, tuple(clip for clips, _ in of for clip in clips), all(applied for _, applied in of)) for step, of in parts.items()]
+
+
+def _record(rank: int) -> str:
+    return f"rank.{rank:05d}.json"
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
