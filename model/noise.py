@@ -28,6 +28,10 @@ class PositionalNoise:
         self._keys = list(keys)
         self._device = device
 
+    def clips(self, which: slice) -> PositionalNoise:
+        """The draws of some of the clips."""
+        return PositionalNoise(self._keys[which], self._device)
+
     def _draw(self, tag: tuple[int | str, ...], one: Callable[[torch.Generator], Tensor]) -> Tensor:
         rows = [one(torch.Generator().manual_seed(position_seed(*key, *tag))) for key in self._keys]
         return torch.stack(rows).to(self._device, non_blocking=True)  # the device need not have done its work first

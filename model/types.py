@@ -104,6 +104,10 @@ class Controls:
         every = torch.ones(self.caption_BWL.shape[0], dtype=torch.bool, device=self.caption_BWL.device)
         return self.drop(every, every)
 
+    def clips(self, which: slice) -> Controls:
+        """Those of some of the clips."""
+        return Controls(**{name: x[which] for name, x in self.tensors().items()})
+
     def tensors(self) -> dict[str, Tensor]:
         """What is there, by the name of its field."""
         return {name: x for name, x in vars(self).items() if x is not None}
@@ -143,6 +147,17 @@ class AVBatch:
 
     def to(self, device: torch.device | str) -> AVBatch:
         return replace(self, latents=self.latents.to(device), controls=self.controls.to(device))
+
+    def clips(self, which: slice) -> AVBatch:
+        """Some of the clips."""
+        return AVBatch(
+            self.latents.map(lambda x: x[which]),
+            self.controls.clips(which),
+            self.layout,
+            self.positions[which],
+            self.sample_ids[which],
+            None if self.chunks_B is None else self.chunks_B[which],
+        )
 
     def means(self, values: AV) -> AV:
         """Values of the predicted latents (no first frame), [B, F, ...] -> their mean over real latents in fp32 or wider.
@@ -184,6 +199,16 @@ class Rollout:
     exit_time_BK: Tensor | None
     version_low: int
     version_high: int
+
+    def clips(self, which: slice) -> Rollout:
+        """Those of some of the clips."""
+        state, times = self.exit_state, self.exit_time_BK
+        return replace(
+            self,
+            history=self.history.map(lambda x: x[which]),
+            exit_state=None if state is None else state.map(lambda x: x[which]),
+            exit_time_BK=None if times is None else times[which],
+        )
 
 
 class Velocity(Protocol):

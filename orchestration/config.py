@@ -19,8 +19,8 @@ from ..model.objective import ObjectiveConfig
 from ..model.trunk import TransformerConfig
 from ..workers.checkpoint_writer import CheckpointConfig
 from ..workers.engine import EngineConfig
+from ..workers.loop_config import StageConfig
 from ..workers.pretrained import InitConfig
-from ..workers.train_loop import StageConfig
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,12 @@ class RunConfig:
             if stage.batch % self.workers.count:
                 raise ValueError(
                     f"workers.count={self.workers.count}: does not divide stages.{stage.name}.batch={stage.batch}; change one of them"
+                )
+            share, micro = stage.batch // self.workers.count, self.engine.micro_batch
+            if micro and share % micro:
+                raise ValueError(
+                    f"engine.micro_batch={micro}: does not divide a worker's {share} clips of stages.{stage.name}.batch={stage.batch}; "
+                    "change one of them"
                 )
         mutual = [s.name for s in self.stages if s.objective == "mutual"]
         if len(mutual) > 1:

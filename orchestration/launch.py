@@ -25,8 +25,9 @@ from ..datasets.progress import Progress
 from ..datasets.storage import make_folder, read_json, write_json
 from ..model.types import MODALITIES
 from ..workers.checkpoint import is_finished, stage_record
+from ..workers.loop_config import TrainLoopConfig
 from ..workers.rollout_actor import RolloutActorConfig
-from ..workers.train_loop import TrainLoopConfig, train_stages
+from ..workers.train_loop import train_stages
 from .config import RunConfig, from_tree
 from .failure_policy import Failure, Verdict, curable, decide_run, summary
 from .machine import git_state, machine, versions

@@ -10,8 +10,8 @@ from ..datasets.stages import DataConfig
 from ..model.codecs.dct import DctVideoConfig
 from ..model.objective import DmdConfig, FakeConfig, FewConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig, variants
 from ..model.trunk import TransformerConfig
+from ..workers.loop_config import StageConfig
 from ..workers.optimizer import OptimizerConfig
-from ..workers.train_loop import StageConfig
 from .config import RolloutsConfig, RunConfig, SamplesConfig
 
 ANNEAL = OptimizerConfig(lr=5e-5, clip=1.0, warmup=0.25, decay=0.6, final_lr_share=0.05)

@@ -27,7 +27,7 @@ from ..model.text import Word, make_controls
 from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
 from ..workers.checkpoint import is_finished, stage_weights
-from ..workers.train_loop import TrainLoopConfig
+from ..workers.loop_config import TrainLoopConfig
 from .config import RunConfig
 
 Media = tuple[np.ndarray, np.ndarray]

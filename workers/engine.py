@@ -25,14 +25,19 @@ from .train_step import Update
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """zero_stage 0-3; precision of weights and activations."""
+    """zero_stage 0-3; precision of weights and activations; micro_batch: clips a forward, whose gradients are added up (0: a worker's whole
+    share of the batch at once).
+    """
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: int = 0
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"engine.zero_stage={self.zero_stage}: must be 0, 1, 2 or 3")
+        if self.micro_batch < 0:
+            raise ValueError(f"engine.micro_batch={self.micro_batch}: must be 0 (off) or more clips")
         if self.precision == "bf16":
             raise ValueError(
                 "engine.precision='bf16': not supported yet (the averaged weights would be made of rounded copies, not of the optimizer's "

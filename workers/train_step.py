@@ -68,12 +68,39 @@ class Networks:
         return Models(self.live, chosen, None if self.fake is None else self.fake.network)
 
 
-def flow_step(networks: Networks, batch: AVBatch, noise: PositionalNoise, objective: ObjectiveConfig, rate: float) -> Metrics:
-    """Flow matching on true history (method 4)."""
-    loss = flow_matching(networks.models("ema"), batch, None, noise, objective)
-    networks.live.backward(loss, last=True)
+@dataclass(frozen=True)
+class _Micro:
+    """Some of a rank's clips, small enough for one forward: their share of the step's gradient is `share`."""
+
+    batch: AVBatch
+    rollout: Rollout | None
+    noise: PositionalNoise
+    models: Models
+    share: float
+
+
+def _micros(
+    networks: Networks, teacher: Teacher, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, micro: int
+) -> list[_Micro]:
+    """A rank's clips in micro-batches of `micro` (0: all at once). Every clip counts the same, so a mean over all is the mean of means."""
+    count, size = len(batch.positions), micro or len(batch.positions)
+    assert count % size == 0, "the configuration sees to it"
+    pieces = [slice(start, start + size) for start in range(0, count, size)]
+    return [_Micro(batch.clips(p), rollout and rollout.clips(p), noise.clips(p), networks.models(teacher), size / count) for p in pieces]
+
+
+def flow_step(
+    networks: Networks, batch: AVBatch, noise: PositionalNoise, objective: ObjectiveConfig, rate: float, micro: int = 0
+) -> Metrics:
+    """Flow matching on true history (method 4), in micro-batches of `micro` clips (0: all at once)."""
+    metrics: Metrics = {}
+    micros = _micros(networks, "ema", batch, None, noise, micro)
+    for m in micros:
+        loss = flow_matching(m.models, m.batch, None, m.noise, objective)
+        networks.live.backward(Loss(m.share * loss.value, {}), last=m is micros[-1])
+        _add(metrics, _named(loss) | {"loss": loss.value.detach()}, m.share)
     done = networks.live.step(rate)
-    return _named(loss) | {"loss": loss.value.detach(), "grad_norm": done.grad_norm, "skipped": float(not done.applied)}
+    return metrics | {"grad_norm": done.grad_norm, "skipped": float(not done.applied)}
 
 
 def mutual_step(
@@ -84,51 +111,64 @@ def mutual_step(
     objective: ObjectiveConfig,
     rate: float,
     meter: GradientMeter | None = None,
+    micro: int = 0,
 ) -> Metrics:
     """The dual-mode step (method 5): w_fm L_fm + w_distil (w_sc L_sc + w_dmd L_dmd), then the fake-score updates on the same clips.
 
     `loss` is the sum of the regressions, w_fm L_fm + w_distil w_sc L_sc. The DMD part is minimised with them, but its value is the size
     of its direction and no distance to a target (`losses.dmd`), so it stands apart as `dmd`. `meter` adds the gradient norm of each part,
-    how hard the distillation pulls against flow matching, and each part's share of the step's time.
+    how hard the distillation pulls against flow matching, and each part's share of the step's time. micro: clips a forward (0: all).
     """
-    o, models, live = objective, networks.models(objective.teacher), networks.live
+    o, live = objective, networks.live
     assert rollout is not None or not o.needs_rollouts, "this objective reads rollouts"
-    jumps: list[AV] = []
+    micros, jumps = _micros(networks, o.teacher, batch, rollout, noise, micro), list[AV]()
 
-    def distribution_matching() -> Loss:
-        assert rollout is not None
-        jumps.append(jump_to_zero(models, batch, rollout, o))
-        return dmd(models, jumps[0], batch, rollout, noise, o)
+    def distribution_matching(m: _Micro) -> Loss:
+        assert m.rollout is not None
+        g = jump_to_zero(m.models, m.batch, m.rollout, o)
+        jumps.append(g.detach())
+        return dmd(m.models, g, m.batch, m.rollout, m.noise, o)
 
-    parts: list[tuple[str, float, Callable[[], Loss]]] = [
-        ("fm", o.w_fm, lambda: flow_matching(models, batch, rollout, noise, o)),
-        ("sc", o.w_shortcut, lambda: shortcut(models, batch, rollout, noise, o)),
+    parts: list[tuple[str, float, Callable[[_Micro], Loss]]] = [
+        ("fm", o.w_fm, lambda m: flow_matching(m.models, m.batch, m.rollout, m.noise, o)),
+        ("sc", o.w_shortcut, lambda m: shortcut(m.models, m.batch, m.rollout, m.noise, o)),
         ("dmd", o.w_dmd, distribution_matching),
     ]
     parts = [part for part in parts if part[1] > 0]
+    # A meter measures a part over all clips; otherwise the parts of the same clips follow each other and share what the teacher has read.
+    order = [(part, m) for m in micros for part in parts] if meter is None else [(part, m) for part in parts for m in micros]
     metrics: Metrics = {}
     watch = None if meter is None else _Stopwatch(batch.latents.device)
-    for i, (name, weight, forward) in enumerate(parts):  # one at a time: less memory, and the engine wants a forward before each backward
-        loss = forward()
-        live.backward(Loss(weight * loss.value, {}), last=i + 1 == len(parts))
-        metrics |= _named(loss)
-        total = "dmd" if name == "dmd" else "loss"
-        metrics[total] = metrics.get(total, 0.0) + weight * loss.value.detach()
-        if meter is not None:
+    for i, ((name, weight, forward), m) in enumerate(
+        order
+    ):  # one at a time: less memory, and the engine wants a forward before each backward
+        loss = forward(m)
+        live.backward(Loss(m.share * weight * loss.value, {}), last=i + 1 == len(order))
+        _add(metrics, _named(loss) | {"dmd" if name == "dmd" else "loss": weight * loss.value.detach()}, m.share)
+        if meter is not None and m is micros[-1]:
             metrics |= {f"grad/{name}_{branch}": norm for branch, norm in meter.take().items()}
-        if watch is not None:
+        if watch is not None and m is micros[-1]:
             watch.lap(name)
-    models.forget()
+        if meter is None and name == parts[-1][0]:
+            m.models.forget()
+    for m in micros:
+        m.models.forget()
     done = live.step(rate)
     metrics |= _pull(metrics)
     if watch is not None:
         watch.lap("optimizer")
     metrics |= {"grad_norm": done.grad_norm, "skipped": float(not done.applied)}
-    if jumps and rollout is not None:
-        metrics |= _fake_updates(networks, models, jumps[0], batch, rollout, noise, o, rate * o.fake.lr_ratio, meter is not None)
+    if jumps:
+        metrics |= _fake_updates(networks, micros, jumps, o, rate * o.fake.lr_ratio, meter is not None)
         if watch is not None:
             watch.lap("fake")
     return metrics if watch is None else metrics | watch.shares()
+
+
+def _add(metrics: Metrics, new: Metrics, share: float) -> None:
+    """Add the share that some clips have in a step's means."""
+    for name, value in new.items():
+        metrics[name] = metrics.get(name, 0.0) + share * value
 
 
 def _pull(metrics: Metrics) -> Metrics:
@@ -162,15 +202,7 @@ class _Stopwatch:
 
 
 def _fake_updates(
-    networks: Networks,
-    models: Models,
-    g: AV,
-    batch: AVBatch,
-    rollout: Rollout,
-    noise: PositionalNoise,
-    objective: ObjectiveConfig,
-    rate: float,
-    metered: bool,
+    networks: Networks, micros: list[_Micro], jumps: list[AV], objective: ObjectiveConfig, rate: float, metered: bool
 ) -> Metrics:
     """The fake-score model learns what the generator makes now; `loss/fake_fresh` is its loss on samples that it has not seen, and in a
     metered step `health/fake_lag` by how much this step's updates have lowered it, on the same samples with the same noise.
@@ -178,18 +210,27 @@ def _fake_updates(
     fake = networks.fake
     assert fake is not None, "a stage with DMD has a fake-score model"
     metrics: Metrics = {}
-    learning = replace(models, fake=fake)
+
+    def score(models: Models, m: _Micro, g: AV, update: int) -> Loss:
+        assert m.rollout is not None
+        return fake_score(models, g, m.batch, m.rollout, m.noise, objective, update)
+
     for update in range(objective.fake.updates):
-        score = fake_score(learning, g, batch, rollout, noise, objective, update)
-        fake.backward(score, last=True)
+        now: Metrics = {}
+        for m, g in zip(micros, jumps, strict=True):
+            loss = score(replace(m.models, fake=fake), m, g, update)
+            fake.backward(Loss(m.share * loss.value, {}), last=m is micros[-1])
+            _add(now, {"fake": loss.value.detach()}, m.share)
         done = fake.step(rate)
-        metrics.setdefault("loss/fake_fresh", score.value.detach())
-        metrics |= {"loss/fake": score.value.detach(), "grad_norm_fake": done.grad_norm}
+        metrics.setdefault("loss/fake_fresh", now["fake"])
+        metrics |= {"loss/fake": now["fake"], "grad_norm_fake": done.grad_norm}
         metrics["skipped_fake"] = metrics.get("skipped_fake", 0.0) + float(not done.applied)
     if metered:
+        again: Metrics = {}
         with torch.no_grad():
-            again = fake_score(models, g, batch, rollout, noise, objective, 0).value
-        metrics["health/fake_lag"] = metrics["loss/fake_fresh"] - again
+            for m, g in zip(micros, jumps, strict=True):
+                _add(again, {"fake": score(m.models, m, g, 0).value}, m.share)
+        metrics["health/fake_lag"] = metrics["loss/fake_fresh"] - again["fake"]
     return metrics
 
 

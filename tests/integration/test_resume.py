@@ -27,10 +27,11 @@ from mutual_forcing.datasets.order import sample_at
 from mutual_forcing.model.types import Rollout
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.launch import loop_config
-from mutual_forcing.workers import train_loop
+from mutual_forcing.workers import stage_run
 from mutual_forcing.workers.checkpoint import finished, found_in, newest
+from mutual_forcing.workers.loop_config import TrainLoopConfig
 from mutual_forcing.workers.rollout_actor import RolloutActor, RolloutActorConfig
-from mutual_forcing.workers.train_loop import TrainLoopConfig, train_stages
+from mutual_forcing.workers.train_loop import train_stages
 from mutual_forcing.workers.wire import Snapshot, rollout_from_arrays
 
 pytestmark = pytest.mark.timeout(600)
@@ -80,7 +81,7 @@ def worker(
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     config = loop_config(stages_of(with_settings(config_of(run), settings)), run)
     if dies_at is not None and dying in (None, rank):
-        step_of = train_loop._StageRun._step
+        step_of = stage_run.StageRun._step
 
         def step(self: Any, step: int) -> None:
             if (self._stage.name, step) == dies_at:
@@ -90,7 +91,7 @@ def worker(
                 os._exit(9)
             step_of(self, step)
 
-        train_loop._StageRun._step = step  # type: ignore[method-assign]
+        stage_run.StageRun._step = step  # type: ignore[method-assign]
     train_stages(config, Rollouts(config, world), rank, world)
     dist.destroy_process_group()
 

@@ -31,14 +31,14 @@ from mutual_forcing.workers.train_step import Metrics, Networks, Trained, flow_s
 pytestmark = pytest.mark.timeout(600)
 
 Stage = Literal[0, 1, 2, 3]
-Kind = Literal["flow", "mutual", "self-taught", "adapted", "apart", "summed"]
+Kind = Literal["flow", "mutual", "self-taught", "adapted", "micro-flow", "micro", "apart", "summed"]
 Bad = Literal["clip", "history", "exit"]
 Trace = dict[str, list[float]]
 
 STEPS = 3
 TOLERANCE = 1e-5
 SELF_TAUGHT = replace(OBJECTIVE, teacher="live")
-DUAL = {"mutual": OBJECTIVE, "self-taught": SELF_TAUGHT, "adapted": OBJECTIVE}
+DUAL = {"mutual": OBJECTIVE, "self-taught": SELF_TAUGHT, "adapted": OBJECTIVE, "micro": OBJECTIVE}
 
 
 def two_parts(engine: Trained, batch: AVBatch, noise: PositionalNoise, rate: float, apart: bool) -> Metrics:
@@ -63,10 +63,11 @@ def train(kind: Kind, engine: Callable[[nn.Module], Trained], rank: int, world: 
     for step in range(STEPS):
         batch, rollout, noise = clips(rank_positions(step, BATCH, rank, world))
         rate = OPTIMIZER.rate(step, STEPS)
-        if kind == "flow":
-            metrics = flow_step(nets, batch, noise, OBJECTIVE, rate)
+        micro = 1 if kind.startswith("micro") else 0
+        if kind.endswith("flow"):
+            metrics = flow_step(nets, batch, noise, OBJECTIVE, rate, micro)
         elif kind in DUAL:
-            metrics = mutual_step(nets, batch, rollout, noise, DUAL[kind], rate)
+            metrics = mutual_step(nets, batch, rollout, noise, DUAL[kind], rate, micro=micro)
         else:
             metrics = two_parts(nets.live, batch, noise, rate, kind == "apart")
         with whole(nets.live) as weights:
@@ -175,7 +176,7 @@ def worker(rank: int, folder: str) -> None:
             def engine(net: nn.Module, config: EngineConfig = config) -> Trained:
                 return sharded(net, config)
 
-            kinds: tuple[Kind, ...] = ("flow", "mutual", "self-taught", "apart")
+            kinds: tuple[Kind, ...] = ("flow", "mutual", "self-taught", "micro-flow", "micro", "apart")
             for kind in (*kinds, "adapted") if stage < 3 else kinds:
                 made["traces"][stage, kind] = train(kind, engine, rank, WORLD)
             for bad in get_args(Bad):
@@ -222,6 +223,13 @@ def test_an_adapter_as_fake_score_trains_in_two_processes_as_in_one(traces: dict
 def test_two_processes_train_as_one(traces: dict, alone: dict[str, Trace], stage: Stage, kind: Kind) -> None:
     """`self-taught` is the dual mode with the network under training as its own teacher, the same partitioned weights."""
     assert_same(traces[stage, kind], alone[kind], stage)
+
+
+@pytest.mark.parametrize(("kind", "at_once"), [("micro-flow", "flow"), ("micro", "mutual")])
+@pytest.mark.parametrize("stage", get_args(Stage))
+def test_micro_batches_train_as_the_whole_batch(traces: dict, alone: dict[str, Trace], stage: Stage, kind: Kind, at_once: Kind) -> None:
+    """Two clips a process, one at a time: losses, norms and weights are those of all four clips at once in one process."""
+    assert_same(traces[stage, kind], alone[at_once], stage)
 
 
 @pytest.mark.parametrize("stage", get_args(Stage))

@@ -26,8 +26,9 @@ from mutual_forcing.orchestration.launch import NoRollouts, loop_config, train
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.runs import configured
 from mutual_forcing.workers.checkpoint import stage_weights
+from mutual_forcing.workers.loop_config import TrainLoopConfig
 from mutual_forcing.workers.pretrained import InitConfig
-from mutual_forcing.workers.train_loop import TrainLoopConfig, first_weights, train_stages
+from mutual_forcing.workers.train_loop import first_weights, train_stages
 
 # --- a stage of another run ---------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 
-from mutual_forcing.workers.train_loop import over_ranks
+from mutual_forcing.workers.stage_run import over_ranks
 
 WORLD = 2
 

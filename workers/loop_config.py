@@ -1,0 +1,99 @@
+"""What the training loop is given: its stages, everything about the run that a worker needs, and where rollouts come from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from ..datasets.store import Store, store_of
+from ..model.execution import ExecutionConfig
+from ..model.objective import ObjectiveConfig
+from ..model.timeline import Timeline
+from ..model.trunk import TransformerConfig
+from ..model.types import MODALITIES, Rollout
+from .checkpoint_writer import CheckpointConfig
+from .engine import EngineConfig
+from .optimizer import OptimizerConfig
+from .pretrained import InitConfig
+from .wire import Snapshot
+
+Objective = Literal["flow", "mutual"]
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage: what is trained (`modalities`), on which objective, for how many optimizer steps of `batch` clips.
+
+    health_every: steps between measurements of gradient norms by part and of the health signals in a mutual stage (0 = never).
+    """
+
+    name: str
+    steps: int
+    batch: int
+    objective: Objective = "flow"
+    modalities: tuple[str, ...] = MODALITIES
+    optimizer: OptimizerConfig = OptimizerConfig()
+    ema: float = 0.999
+    health_every: int = 20
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1:
+            raise ValueError(f"stage {self.name!r}: steps={self.steps} and batch={self.batch} must be at least 1")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"stage {self.name!r}: ema={self.ema}: must be at least 0 and below 1, for example 0.999")
+        if not self.modalities or not set(self.modalities) <= set(MODALITIES):
+            raise ValueError(f"stage {self.name!r}: modalities={self.modalities}: name one or both of {', '.join(MODALITIES)}")
+        if self.objective == "mutual" and set(self.modalities) != set(MODALITIES):
+            raise ValueError(f"stage {self.name!r}: the mutual objective trains both modalities, not {self.modalities}")
+
+
+@dataclass(frozen=True)
+class TrainLoopConfig:
+    """Everything a worker needs, besides the source of rollouts. about: what a checkpoint says of its run, as JSON has it."""
+
+    data: Path
+    run_dir: Path
+    network: TransformerConfig
+    timeline: Timeline
+    engine: EngineConfig
+    objective: ObjectiveConfig
+    stages: tuple[StageConfig, ...]
+    max_bad_steps: int
+    seed: int
+    threads: int
+    init: InitConfig = InitConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    step_deadline_s: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def checkpoints(self) -> Store:
+        return store_of(self.checkpoint.uri or self.run_dir / "checkpoints")
+
+    def architecture(self) -> dict:
+        """What a checkpoint must agree with."""
+        return {f"model.{k}": _plain(v) for k, v in asdict(self.network).items()} | {
+            f"timeline.{k}": v for k, v in asdict(self.timeline).items()
+        }
+
+
+class RolloutSource(Protocol):
+    """Where a mutual stage gets its rollouts from."""
+
+    def join(self, rank: int, first: int) -> None:
+        """Begin an attempt of the training, the mutual stage's at its step `first`: all ranks call it together, first of all."""
+        ...
+
+    def publish(self, snapshot: Snapshot) -> None:
+        """Offer a new weight version to the actors (rank 0 calls it)."""
+        ...
+
+    def take(self, step: int, rank: int) -> Rollout:
+        """The rollout of this rank's share of optimizer step `step`; blocks until it is there."""
+        ...
+
+
+def _plain(value):
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value

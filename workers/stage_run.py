@@ -1,0 +1,263 @@
+"""One stage on one rank: its networks, the loop over its steps, its checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ..datasets.ledger import Update, head_of
+from ..datasets.loader import LatentDataset
+from ..datasets.order import rank_positions
+from ..datasets.store import Store
+from ..model.ema import ema_decay, ema_update
+from ..model.health import GradientMeter, few_health
+from ..model.lora import LoraAdapter
+from ..model.noise import PositionalNoise, position_seed
+from ..model.sampler import roll_out
+from ..model.transformer import AVTransformer
+from ..model.types import AVBatch, Rollout
+from .bad_step import Origin, Setup
+from .checkpoint import Checkpoint, Weights
+from .checkpoint_writer import CheckpointWriter, Share, State
+from .engine import Engine
+from .loop_config import RolloutSource, StageConfig, TrainLoopConfig
+from .metrics import MetricSpool
+from .pieces import Piece, Shapes, shapes_of, whole_pieces
+from .step_guard import StepGuard
+from .train_step import Metrics, Networks, flow_step, mutual_step, probe
+from .watchdog import Watchdog
+from .wire import pack_weights
+
+MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
+
+
+def network_of(config: TrainLoopConfig, weights: Weights | None) -> AVTransformer:
+    """A network with these weights, or with the random ones of the run's seed."""
+    torch.manual_seed(position_seed(config.seed, "init"))
+    network = AVTransformer(config.network, config.timeline, config.execution)
+    if weights is not None:
+        network.load_state_dict(weights)
+    return network
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a process stands: in an attempt of the training, and among its ranks."""
+
+    store: Store
+    attempt: str
+    rank: int
+    world: int
+
+
+class StageRun:
+    """One stage on one rank: its networks, and the loop over its steps. start: the weights that the stage began with."""
+
+    def __init__(
+        self,
+        config: TrainLoopConfig,
+        stage: StageConfig,
+        dataset: LatentDataset,
+        rollouts: RolloutSource,
+        place: Place,
+        start: Weights | None,
+        resumed: Checkpoint | None,
+        warnings: Sequence[str],
+    ) -> None:
+        self._config, self._stage, self._dataset, self._rollouts = config, stage, dataset, rollouts
+        self._rank, self._world = place.rank, place.world
+        self._ema = network_of(config, start).requires_grad_(False)
+        local = stage.batch // place.world
+        mutual, objective = stage.objective == "mutual", config.objective
+        self._rolls = mutual and objective.needs_rollouts
+        self._probed = self._probe_rollout()  # of the weights that the stage began with, before those of a checkpoint
+        if resumed is not None:
+            self._ema.load_state_dict(resumed.source("ema").weights())
+        saved = {} if resumed is None else {role: resumed.source(role) for role in resumed.manifest["roles"]}
+        self._theta = live = network_of(config, saved["live"].weights() if saved else start)
+        fake = self._fake_score(start) if mutual and objective.w_dmd > 0 else None
+        if fake is not None and saved:
+            fake.load_state_dict(saved["fake"].weights())
+        groups = live.parameter_groups(stage.modalities, objective.few.lr_ratio if mutual else 1.0)
+        self._live = Engine(live, groups, stage.optimizer, config.engine, local)
+        self._fake = None if fake is None else Engine(fake, [(1.0, list(fake.parameters()))], stage.optimizer, config.engine, local)
+        self._engines = {"live": self._live} | ({} if self._fake is None else {"fake": self._fake})
+        self._first, about = 0, {"seconds": 0.0, "row": 0, "ledger": None}
+        if resumed is not None:
+            self._first, about = resumed.step, resumed.manifest
+            for role, engine in self._engines.items():
+                engine.restore(saved[role], about["updates"][role])
+        frozen = network_of(config, start).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
+        self._networks = Networks(self._live, self._ema, self._fake, frozen)
+        origin = Origin(stage.name, stage.objective, config.seed, place.rank, Setup(config.network, config.timeline, objective))
+        self._guard = StepGuard(config.run_dir, origin, config.max_bad_steps, self._all_weights, about["row"])
+        self._spool = MetricSpool(config.run_dir / "metrics", stage.name, self._first) if place.rank == 0 else None
+        self._writer = CheckpointWriter(
+            place.store, config.checkpoint, place.rank, place.world, place.attempt, self._first, head_of(about["ledger"]), self._warn
+        )
+        self._shapes: dict[str, Shapes] = {role: shapes_of(e.network.named_parameters()) for role, e in self._engines.items()}
+        self._shapes["ema"] = shapes_of(self._ema.named_parameters())
+        self._updates: list[Update] = []
+        self._stalled = 0.0  # seconds that the checkpoint before this step took from training
+        self._began, self._spent = time.monotonic(), float(about["seconds"])
+        for text in warnings:
+            self._warn(text)
+
+    def train(self) -> Weights:
+        """All steps that are left; returns the averaged weights for the next stage when its checkpoint is committed."""
+        every = self._config.checkpoint.every
+        with Watchdog(self._config.run_dir / "stacks", self._rank, self._config.step_deadline_s) as watchdog:
+            if self._rolls:
+                self._publish(self._first)
+            for step in range(self._first, self._stage.steps):
+                self._step(step)
+                watchdog.beat()
+                if step + 1 == self._stage.steps or (every and (step + 1) % every == 0):
+                    self._save(step + 1)
+        self._writer.finish()
+        if self._spool is not None:
+            self._spool.close()
+        ema = {name: x.detach().clone() for name, x in self._ema.state_dict().items()}
+        for engine in self._engines.values():
+            engine.close()
+        return ema
+
+    def _save(self, step: int) -> None:
+        """Have a checkpoint written of the state after `step` steps."""
+        start = time.monotonic()
+        pieces: dict[str, list[Piece]] = {role: engine.pieces() for role, engine in self._engines.items()}
+        pieces["ema"] = whole_pieces(self._ema.named_parameters(), self._rank, self._world)
+        updates, self._updates = self._updates, []
+        state = State(
+            stage=self._stage.name,
+            step=step,
+            steps=self._stage.steps,
+            batch=self._stage.batch,
+            network=self._config.architecture(),
+            updates={role: engine.steps for role, engine in self._engines.items()},
+            seconds=round(self._spent + start - self._began, 2),
+            samples=step * self._stage.batch,
+            row=self._guard.row,
+            about=self._config.about,
+        )
+        self._writer.save(state, Share(pieces, self._shapes, updates))
+        self._stalled = time.monotonic() - start
+
+    def _warn(self, text: str) -> None:
+        if self._spool is not None:
+            self._spool.note(self._first, text)
+
+    def _step(self, step: int) -> None:
+        measured = self._probe() if step == 0 else {}
+        start = time.monotonic()
+        positions = rank_positions(step, self._stage.batch, self._rank, self._world)
+        batch, noise = self._clips(positions)
+        rate = self._stage.optimizer.rate(step, self._stage.steps)
+        ages: Counter[str] = Counter()
+        rollout, waited = None, 0.0
+        if self._stage.objective == "flow":
+            metrics = flow_step(self._networks, batch, noise, self._config.objective, rate, self._config.engine.micro_batch)
+        else:
+            asked = time.monotonic()
+            rollout = self._rollouts.take(step, self._rank) if self._rolls else None
+            waited = time.monotonic() - asked
+            if rollout is not None:
+                ages[f"age/{step - rollout.version_low}"] = len(positions)
+            metrics = self._mutual(step, batch, rollout, noise, rate)
+        self._average(step, skipped=bool(metrics["skipped"]))
+        if self._rolls and step + 1 < self._stage.steps:
+            self._publish(step + 1)
+        local = {"lr": rate, "rollout_wait_s": waited, "checkpoint_s": self._stalled, "step_s": time.monotonic() - start}
+        self._stalled = 0.0
+        if step + 1 == self._stage.steps:
+            measured = self._probe()
+        values = self._record(step, metrics | measured, local, ages)
+        skipped = values["skipped"] + values.get("skipped_fake", 0) > 0
+        self._updates.append(Update(step, batch.sample_ids, applied=not skipped))
+        self._guard.see(step, metrics, skipped, batch, rollout)
+
+    def _mutual(self, step: int, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, rate: float) -> Metrics:
+        """A dual-mode step, with its health signals at every `health_every`-th."""
+        objective, micro = self._config.objective, self._config.engine.micro_batch
+        if not self._stage.health_every or step % self._stage.health_every:
+            return mutual_step(self._networks, batch, rollout, noise, objective, rate, micro=micro)
+        meter = GradientMeter({m: self._theta.branch_parameters((m,)) for m in self._stage.modalities})
+        metrics = mutual_step(self._networks, batch, rollout, noise, objective, rate, meter, micro)
+        meter.close()
+        signals = few_health(self._ema, batch, objective, MULTI_STEPS, noise)
+        return metrics | {f"health/{name}": value for name, value in signals.items()}
+
+    def _clips(self, positions: range, use: str = "train") -> tuple[AVBatch, PositionalNoise]:
+        """The clips at `positions` in the stage's modalities, and their noise."""
+        batch = self._dataset.batch(self._config.seed, self._stage.name, positions)
+        key = (self._config.seed, self._stage.name) if use == "train" else (self._config.seed, self._stage.name, use)
+        return replace(batch, latents=batch.latents.only(self._stage.modalities)), PositionalNoise([(*key, p) for p in positions])
+
+    def _probe_rollout(self) -> Rollout | None:
+        """Histories of the stage's first clips, made once by the weights that it began with."""
+        objective = self._config.objective
+        if self._stage.objective != "mutual" or not objective.generated_history:
+            return None
+        batch, noise = self._probe_clips()
+        return roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
+
+    def _probe_clips(self) -> tuple[AVBatch, PositionalNoise]:
+        return self._clips(rank_positions(0, self._stage.batch, self._rank, self._world), "probe")
+
+    def _probe(self) -> Metrics:
+        """The averaged weights on the stage's first clips, with noise and histories of their own."""
+        objective, mutual = self._config.objective, self._stage.objective == "mutual"
+        batch, noise = self._probe_clips()
+        models = replace(self._networks.models(objective.teacher if mutual else "ema"), live=self._ema)
+        return probe(models, batch, self._probed, noise, objective, mutual)
+
+    def _average(self, step: int, skipped: bool) -> None:
+        """Follow the live weights; a skipped step left them as they were."""
+        if not skipped:
+            with self._live.gathered() as live:
+                ema_update(self._ema.parameters(), live, ema_decay(self._stage.ema, step))
+
+    def _record(self, step: int, metrics: Metrics, local: dict[str, float], ages: Counter[str]) -> dict[str, float]:
+        """Write a step's metrics to the spool; returns their means over the ranks."""
+        names = sorted(metrics)
+        mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
+        dist.all_reduce(mean)
+        values = dict(zip(names, mean.tolist(), strict=True))
+        counts = over_ranks(ages) if ages else {}
+        if self._spool is not None:
+            self._spool.write(step, values | local | counts | {"samples_per_s": self._stage.batch / local["step_s"]})
+        return values
+
+    def _publish(self, version: int) -> None:
+        """Offer the averaged weights: they are what is served, and the teacher of the targets."""
+        if self._rank == 0:
+            self._rollouts.publish(pack_weights(version, self._ema.parameters()))
+
+    def _fake_score(self, weights: Weights | None) -> nn.Module:
+        """phi at the beginning of the stage: the same function as theta."""
+        fake = self._config.objective.fake
+        return network_of(self._config, weights) if fake.kind == "full" else LoraAdapter(self._theta, fake.rank)
+
+    def _all_weights(self, keep: bool) -> dict[str, Weights]:
+        """Every network's weights by role, whole, on the ranks that `keep` them; all ranks must call it (ZeRO-3 gathers)."""
+        whole = {"live": self._whole(self._live)} | ({} if self._fake is None else {"fake": self._whole(self._fake)})
+        still = {"ema": self._ema} | ({} if self._networks.frozen is None else {"frozen": self._networks.frozen})
+        return whole | {role: dict(network.state_dict()) for role, network in still.items()} if keep else {}
+
+    def _whole(self, engine: Engine) -> Weights:
+        names = [name for name, _ in engine.network.named_parameters()]
+        with engine.gathered() as tensors:
+            return {name: x.detach().cpu().clone() for name, x in zip(names, tensors, strict=True)}
+
+
+def over_ranks(counts: Counter[str]) -> dict[str, float]:
+    """The counts of all ranks together; every rank must call it."""
+    gathered: list[Counter[str]] = [Counter()] * dist.get_world_size()
+    dist.all_gather_object(gathered, counts)
+    return {name: float(count) for name, count in sum(gathered, Counter()).items()}
