@@ -156,6 +156,7 @@ def _folders(config: RunConfig, run_dir: Path) -> Told:
         except (OSError, ValueError) as error:
             why = " ".join(str(error).split())
             yield "problem", f"{name}={place!r}: cannot be written to and read back ({why}); check its permissions, or choose another"
+            return
     local = Path(uri) if uri and "://" not in uri else run_dir if not uri else None
     if local is not None:
         needs = needs_of(config)
@@ -164,7 +165,7 @@ def _folders(config: RunConfig, run_dir: Path) -> Told:
         if total > free:
             yield (
                 "problem",
-                f"disk: checkpoints take up to {total / 1e9:.1f} GB in {str(local)!r}, {free / 1e9:.1f} GB are free; lower "
+                f"disk: checkpoints take up to {total / 1e9:.2g} GB in {str(local)!r}, {free / 1e9:.2g} GB are free; lower "
                 "checkpoint.keep_last, make room, or set checkpoint.uri",
             )
 

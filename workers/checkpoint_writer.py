@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -251,7 +252,7 @@ def resume_from(
 
 def _copied(pieces: Sequence[Piece], with_moments: bool) -> dict[str, Tensor]:
     return {
-        key: x.detach().to("cpu", copy=True).contiguous()
+        key: x.detach().to("cpu", torch.float32, copy=True).contiguous()
         for piece in pieces
         for key, x in piece.tensors()
         if with_moments or key.endswith("/weight")

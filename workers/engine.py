@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Literal
 
 os.environ.setdefault("DS_ACCELERATOR", "cpu")  # batches stay on the CPU (workers.use_gpu is refused)
@@ -38,10 +39,9 @@ class EngineConfig:
             raise ValueError(f"engine.zero_stage={self.zero_stage}: must be 0, 1, 2 or 3")
         if self.micro_batch < 0:
             raise ValueError(f"engine.micro_batch={self.micro_batch}: must be 0 (off) or more clips")
-        if self.precision == "bf16":
+        if self.precision == "bf16" and self.zero_stage == 0:
             raise ValueError(
-                "engine.precision='bf16': not supported yet (the averaged weights would be made of rounded copies, not of the optimizer's "
-                "own fp32 ones); leave it 'fp32'"
+                "engine.precision='bf16' with engine.zero_stage=0: DeepSpeed takes a step there that nobody asked for; use stage 1, 2 or 3"
             )
 
 
@@ -98,7 +98,7 @@ class Engine:
             model_parameters=parameters,
             config=_deepspeed_config(optimizer, config, batch),
         )
-        self._stage, self._trained = config.zero_stage, parameters
+        self._stage, self._rounded, self._trained = config.zero_stage, config.precision == "bf16", parameters
         self._forward_done = False
         self.network = network
 
@@ -130,10 +130,26 @@ class Engine:
 
     @contextmanager
     def gathered(self) -> Iterator[list[Tensor]]:
-        """All weights, whole on every rank, in the order of `network.parameters()`; all ranks must enter (ZeRO-3 gathers)."""
+        """All weights in fp32, whole on every rank, in the order of `network.parameters()`; all ranks must enter. Under bf16 they are the
+        optimizer's own, of which those of the network are rounded copies.
+        """
         parameters = list(self.network.parameters())
+        if self._rounded:
+            yield self._gathered_masters(parameters)
+            return
         with deepspeed.zero.GatheredParameters(parameters) if self._stage == 3 else nullcontext():
             yield [p.data for p in parameters]
+
+    @torch.no_grad()
+    def _gathered_masters(self, parameters: list[nn.Parameter]) -> list[Tensor]:
+        shapes = [tuple(getattr(p, "ds_shape", p.shape)) for p in parameters]
+        counts = [prod(shape) for shape in shapes]
+        flat = torch.zeros(sum(counts), device=parameters[0].device)
+        for p, whole in zip(parameters, flat.split(counts), strict=True):
+            for home in self._homes(p, divided=True):
+                whole[home.start : home.start + home.length] = home.of(home.flat)
+        dist.all_reduce(flat)  # every element is some process's, and 0 elsewhere
+        return [x.view(shape) for x, shape in zip(flat.split(counts), shapes, strict=True)]
 
     @property
     def steps(self) -> int:
@@ -196,7 +212,7 @@ def _deepspeed_config(optimizer: OptimizerConfig, config: EngineConfig, batch: i
         "train_micro_batch_size_per_gpu": batch,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optimizer.clip,
-        "bf16": {"enabled": config.precision == "bf16"},
+        "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False, "stage3_param_persistence_threshold": PERSISTENT},

@@ -52,14 +52,16 @@ def assert_refused(answer: Said, *parts: str) -> None:
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     run = {"below a file": tmp_path / "file" / "run", "in /proc": Path("/proc/run")}[place]
-    assert_refused(command("train", "tiny", "--out", str(run)), f"run={str(run)!r}", "cannot create this folder", "choose another")
+    assert_refused(command("train", "tiny", "--out", str(run)), f"--out={str(run)!r}", "cannot be written to", "choose another")
 
 
 def test_a_run_folder_on_a_read_only_disk(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     words = namespace("-m", f"mount --bind {run} {run} && mount -o remount,ro,bind {run}")
-    assert_refused(command("train", "tiny", "--out", str(run), prefix=words), f"run={str(run)!r}", "no permission to write there")
+    assert_refused(
+        command("train", "tiny", "--out", str(run), prefix=words), f"--out={str(run)!r}", "cannot be written to", "Read-only file system"
+    )
     assert not list(run.iterdir())
 
 
@@ -72,9 +74,18 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_finish(tmp_path: Path, size:
     disk.mkdir()
     twice = f'"$@" 2>{first} && exit 9; mount -o remount,size=100m {disk}'
     words = namespace("-m", f"mount -t tmpfs -o size={size} tmpfs {disk}")
-    answer = command("train", "tiny", "--out", str(disk / "run"), prefix=(*words, "sh", "-c", f'{twice}; exec "$@"', "sh"), seconds=500)
+    elsewhere = ("--set", f"checkpoint.uri={tmp_path / 'checkpoints'}")  # or preflight would see it coming
+    shell = (*words, "sh", "-c", f'{twice}; exec "$@"', "sh")
+    answer = command("train", "tiny", "--out", str(disk / "run"), *elsewhere, prefix=shell, seconds=500)
     assert answer.code == 0, first.read_text() + answer.error
     assert_refused(Said(1, "", first.read_text()), "No space left on device", "make room")
+
+
+def test_a_disk_too_small_for_the_checkpoints_is_refused_before_it_starts(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = namespace("-m", f"mount -t tmpfs -o size=3m tmpfs {disk}")
+    assert_refused(command("train", "tiny", "--out", str(disk / "run"), prefix=words), "disk: checkpoints take up to", "make room")
 
 
 @pytest.mark.parametrize(("prepare", "reason"), [(LOOPBACK_DOWN, "Network is unreachable"), (ONE_PORT, "Address already in use")])

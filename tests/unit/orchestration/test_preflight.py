@@ -72,7 +72,7 @@ def test_a_disk_too_small_for_the_checkpoints_is_told(tmp_path: Path, monkeypatc
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda path: Usage)
     (text,) = told(TINY, tmp_path / "run")
     assert "disk: checkpoints take up to" in text
-    assert "0.0 GB are free" in text
+    assert "0.001 GB are free" in text
     assert told(with_settings(TINY, [f"checkpoint.uri={tmp_path / 'other'}"]), tmp_path / "run") != [], "that folder counts instead"
 
 
