@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from .store import Store, write_bytes
 
+NAME = re.compile(r"[a-z0-9-]+/ledger/[0-9a-z-]+\.jsonl")
 LIMIT = 2**30  # bytes of a segment that is read at all
 
 
@@ -63,8 +65,20 @@ def read_chain(store: Store, head: Head | None) -> list[Update]:
 
 
 def head_of(record: Any) -> Head | None:
-    """From its JSON form."""
-    return None if record is None else Head(record["name"], record["sha256"])
+    """From its JSON form.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if record is None:
+        return None
+    if (
+        not isinstance(record, dict)
+        or not all(isinstance(record.get(key), str) for key in ("name", "sha256"))
+        or not NAME.fullmatch(record["name"])
+    ):
+        raise ValueError(f"ledger: {str(record)[:80]!r} names no segment")
+    return Head(record["name"], record["sha256"])
 
 
 def _segment(store: Store, head: Head) -> tuple[Head | None, list[Update]]:
@@ -76,8 +90,11 @@ def _segment(store: Store, head: Head) -> tuple[Head | None, list[Update]]:
     content = path.read_bytes() if path.stat().st_size <= LIMIT else b""
     if hashlib.sha256(content).hexdigest() != head.sha256:
         raise ValueError(f"{where}: damaged (its hash is not the one that the next segment or the checkpoint names)")
-    first, *lines = (json.loads(line) for line in content.splitlines())
-    return head_of(first["before"]), [Update(line["step"], tuple(line["clips"]), bool(line["applied"])) for line in lines]
+    try:
+        first, *lines = (json.loads(line) for line in content.splitlines())
+        return head_of(first["before"]), [Update(int(u["step"]), tuple(map(str, u["clips"])), bool(u["applied"])) for u in lines]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{where}: is no segment ({type(error).__name__}: {error})") from error
 
 
 def faults(updates: Sequence[Update], steps: int, batch: int, train: Sequence[str], wanted: Iterator[str] | None = None) -> Iterator[str]:

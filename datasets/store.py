@@ -8,11 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -48,6 +47,10 @@ class Store(Protocol):
         """Remove a file, if it is there."""
         ...
 
+    def close(self) -> None:
+        """Give back the room that `fetch` took."""
+        ...
+
 
 def store_of(uri: str | Path) -> Store:
     """The store of a local path or an s3:// URI.
@@ -61,6 +64,17 @@ def store_of(uri: str | Path) -> Store:
     if "://" in text:
         raise ValueError(f"{text!r}: neither a local path nor s3://BUCKET/FOLDER; give one of the two")
     return LocalStore(Path(text))
+
+
+def safe(name: str) -> str:
+    """The name, if it is one below a folder: it may come from a file that a stranger wrote.
+
+    Raises:
+        ValueError: it leads elsewhere.
+    """
+    if not name or any(part in ("", ".", "..") or "\0" in part for part in name.split("/")):
+        raise ValueError(f"name {name!r}: leads out of its folder; nothing there is read or written")
+    return name
 
 
 def write_bytes(store: Store, name: str, content: bytes) -> None:
@@ -81,14 +95,14 @@ class LocalStore:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        path = self._folder / name
+        path = self._folder / safe(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as temporary:
             yield temporary
         sync(path.parent)
 
     def fetch(self, name: str) -> Path:
-        path = self._folder / name
+        path = self._folder / safe(name)
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return path
@@ -105,7 +119,7 @@ class LocalStore:
         return found
 
     def remove(self, name: str) -> None:
-        path = self._folder / name
+        path = self._folder / safe(name)
         path.unlink(missing_ok=True)
         for folder in path.parents:  # a folder without files is no folder in S3 either
             if folder == self._folder or not folder.is_relative_to(self._folder):
@@ -114,6 +128,9 @@ class LocalStore:
                 folder.rmdir()
             except OSError:
                 break
+
+    def close(self) -> None:
+        pass
 
 
 class S3Store:
@@ -124,7 +141,7 @@ class S3Store:
         if not self._root:
             raise ValueError(f"{uri!r}: names no bucket; give s3://BUCKET/FOLDER")
         self._fs = s3(attempts=1)
-        self._fetched: Path | None = None
+        self._fetched: tempfile.TemporaryDirectory[str] | None = None
 
     @property
     def uri(self) -> str:
@@ -146,14 +163,14 @@ class S3Store:
 
     def fetch(self, name: str) -> Path:
         if self._fetched is None:
-            self._fetched = Path(tempfile.mkdtemp(prefix="mf-get-"))
-        path = self._fetched / name
+            self._fetched = tempfile.TemporaryDirectory(prefix="mf-get-")
+        path = Path(self._fetched.name, safe(name))
         path.parent.mkdir(parents=True, exist_ok=True)
         self._tried(lambda: self._fs.get_file(self._at(name), str(path)))
         return path
 
     def names(self, prefix: str = "") -> dict[str, int]:
-        at = self._at(prefix).rstrip("/")
+        at = f"{self._root}/{prefix}".rstrip("/")
         try:
             found = self._tried(lambda: self._fs.find(at, detail=True))
         except FileNotFoundError:
@@ -161,16 +178,17 @@ class S3Store:
         return {key.removeprefix(f"{self._root}/"): int(about["size"]) for key, about in found.items()}
 
     def remove(self, name: str) -> None:
-        self._tried(lambda: self._fs.rm_file(self._at(name)))
+        with suppress(FileNotFoundError):
+            self._tried(lambda: self._fs.rm_file(self._at(name)))
 
     def close(self) -> None:
         """Remove what was fetched."""
         if self._fetched is not None:
-            shutil.rmtree(self._fetched, ignore_errors=True)
+            self._fetched.cleanup()
             self._fetched = None
 
     def _at(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._root}/{safe(name)}"
 
     def _tried(self, request: Callable[[], T]) -> T:
         """Have it answered, at the latest by the last attempt; a missing object is an answer, the first time and the second."""

@@ -26,8 +26,8 @@ from ..workers.pretrained import InitConfig
 @dataclass(frozen=True)
 class WorkersConfig:
     """count: Ray Train workers; threads: torch threads a process; max_failures: restarts of the training within `failure_window_s`
-    seconds before the run fails; step_deadline_s: seconds after which a step counts as hung (0 = never); max_bad_steps: steps in a row
-    that may be skipped because a loss or gradient is not finite.
+    seconds, or without a new checkpoint between them, before the run fails; step_deadline_s: seconds after which a step counts as hung
+    (0 = never); max_bad_steps: steps in a row that may be skipped because a loss or gradient is not finite.
     """
 
     count: int = 2
@@ -39,9 +39,11 @@ class WorkersConfig:
     max_bad_steps: int = 5
 
     def __post_init__(self) -> None:
-        for name in ("failure_window_s", "step_deadline_s"):
-            if not 0 <= getattr(self, name) < inf:
-                raise ValueError(f"workers.{name}={getattr(self, name)}: must be 0 or more seconds")
+        if not 0 < self.failure_window_s < inf or not 0 <= self.step_deadline_s < inf:
+            raise ValueError(
+                f"workers.failure_window_s={self.failure_window_s}, workers.step_deadline_s={self.step_deadline_s}: must be seconds, the "
+                "window more than 0"
+            )
         if self.use_gpu:
             raise ValueError("workers.use_gpu=true: training on GPUs is not supported yet (batches stay on the CPU); leave it false")
         for name, low in (("count", 1), ("threads", 1), ("max_failures", 0), ("max_bad_steps", 0)):
@@ -170,8 +172,9 @@ class RunConfig:
         """Hash of what shapes the trained weights (not of what merely reports on them, guards them, or of how they are computed)."""
         value = asdict(replace(self, samples=SamplesConfig()))
         del value["execution"], value["checkpoint"]
-        for name in ("max_failures", "failure_window_s", "step_deadline_s"):
-            del value["workers"][name]
+        value["workers"] = {"max_bad_steps": self.workers.max_bad_steps, "use_gpu": self.workers.use_gpu}
+        value["engine"] = {"precision": self.engine.precision}  # how the work is divided changes the rounding of sums alone
+        value["rollouts"] = {"max_age": self.rollouts.max_age}
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

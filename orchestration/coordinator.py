@@ -36,6 +36,7 @@ class _Attempt:
     failures: int = 0
     served: int = 0
     error: str | None = None
+    hopeless: bool = False  # what was refused would be refused again
     tasks: list[asyncio.Task] = field(default_factory=list)
 
     @property
@@ -86,7 +87,7 @@ class Coordinator:
         async with self._changed:
             await self._changed.wait_for(lambda: attempt.error or attempt.buffer.settled(request))
             if attempt.error:
-                raise RuntimeError(attempt.error)
+                raise (ValueError if attempt.hopeless else RuntimeError)(attempt.error)
             return [attempt.buffer.take(request).payload]
 
     async def status(self) -> dict[str, int]:
@@ -141,6 +142,7 @@ class Coordinator:
         async with self._changed:
             if decision is Decision.FAIL:
                 attempt.error = f"rollout actor failed ({type(error).__name__}): {error}"
+                attempt.hopeless = isinstance(error, ValueError)
             elif request is not None:
                 attempt.buffer.give_back(request)
             self._changed.notify_all()

@@ -48,36 +48,44 @@ class Verdict(Enum):
 @dataclass(frozen=True)
 class Failure:
     """An end of the training that was not its own. at: seconds on a clock that never goes back; curable: whether the same step may go well
-    another time.
+    another time; steps: those of all stages that checkpoints had by then.
     """
 
     at: float
     cause: str
     curable: bool
+    steps: int = 0
 
 
 def decide_run(failures: Sequence[Failure], most: int, window_s: float) -> Verdict:
-    """A curable failure is survived as long as not more than `most` of them fall into `window_s` seconds: long runs lose machines, and
-    a crash loop is no long run. What is wrong with data, settings or code is met again at the same step, so it stops the run.
+    """A curable failure is survived as long as not more than `most` of them fall into `window_s` seconds, nor follow each other without a
+    new checkpoint between them: long runs lose machines, and a crash loop is no long run, however slowly it turns.
     """
+    return Verdict.RESTART if failures[-1].curable and len(recent(failures, window_s)) <= most else Verdict.STOP
+
+
+def recent(failures: Sequence[Failure], window_s: float) -> list[Failure]:
+    """Those that count against the last one: of the same time, or of the same checkpoint."""
     last = failures[-1]
-    recent = [f for f in failures if last.at - f.at <= window_s]
-    return Verdict.RESTART if last.curable and len(recent) <= most else Verdict.STOP
+    return [f for f in failures if last.at - f.at <= window_s or f.steps == last.steps]
 
 
 def curable(error: BaseException) -> bool:
-    """Whether the machines may be to blame: lost processes, nodes and connections, memory; not values, types and broken promises."""
+    """Whether the machines may be to blame: lost processes, nodes and connections, memory. Not values, types, broken promises, and files
+    that are missing or forbidden. PyTorch says RuntimeError to a lost connection and to shapes that do not fit: both are tried again.
+    """
     if type(error).__module__.partition(".")[0] == "ray":
         return True
-    return isinstance(error, RuntimeError | OSError | MemoryError) and not isinstance(error, NotImplementedError | RecursionError)
+    if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | NotImplementedError | RecursionError):
+        return False
+    return isinstance(error, RuntimeError | OSError | MemoryError)
 
 
 def summary(failures: Sequence[Failure], window_s: float) -> str:
     """The causes of a run that stops, in one line."""
-    last = failures[-1]
-    recent = [f for f in failures if last.at - f.at <= window_s]
-    if len(recent) == 1:
-        return last.cause
-    causes = Counter(f.cause for f in recent).most_common()
+    counted = recent(failures, window_s)
+    if len(counted) == 1:
+        return failures[-1].cause
+    causes = Counter(f.cause for f in counted).most_common()
     listed = "; ".join(f"{count} x {cause}" if count > 1 else cause for cause, count in causes)
-    return f"training failed {len(recent)} times within {last.at - recent[0].at:.0f} s: {listed}"
+    return f"training failed {len(counted)} times within {counted[-1].at - counted[0].at:.0f} s: {listed}"

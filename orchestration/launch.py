@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ..datasets.pipeline import prepare, require_unchanged
 from ..datasets.progress import Progress
 from ..datasets.storage import make_folder, read_json, write_json
 from ..model.types import MODALITIES
-from ..workers.checkpoint import is_finished, stage_record
+from ..workers.checkpoint import found_in, is_finished, stage_record
 from ..workers.loop_config import TrainLoopConfig
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import train_stages
@@ -138,8 +139,14 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
         if todo and (width := config.model.branch(name).caption_features):
             warn(f"model.{name}.caption_features={width}: prepared clips hold no such features yet, so the {name} branch reads no captions")
 
+    known: set[str] = set()
+
     def finished(stage: str) -> bool:
-        return is_finished(loop.checkpoints, stage)
+        """It stays so; and a store that is away is no reason to stop anything here."""
+        with suppress(OSError):
+            if stage not in known and is_finished(loop.checkpoints, stage):
+                known.add(stage)
+        return stage in known
 
     tracker = Tracker(run_dir, config.name, todo, finished, warn, record.get("mlflow", {}).get("run_id"))
     spent, status = record["total_seconds"], "FAILED"
@@ -160,7 +167,7 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
                 prepare(config.data, loop.data, progress)
                 if todo:
                     tracker.follow()
-                    about = {"config": asdict(config), "mlflow_run_id": tracker.run_id, **_code(record)}
+                    about = {"config": asdict(config), "settings": config.settings(), "mlflow_run_id": tracker.run_id, **_code(record)}
                     _fit(config, replace(loop, about=json.loads(json.dumps(about))), run_dir, progress, warn)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
@@ -196,12 +203,22 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
             return _fit_once(config, loop, run_dir, progress, warn)
         except TrainingFailedError as error:
             cause = root_cause(error)
-            failures.append(Failure(time.monotonic(), _one_line(cause), curable(cause)))
+            failures.append(Failure(time.monotonic(), _one_line(cause), curable(cause), _saved(loop)))
             if decide_run(failures, most, window) is Verdict.STOP:
                 if len(failures) == 1:
                     raise
                 raise RuntimeError(summary(failures, window)) from error
             warn(f"training failed ({failures[-1].cause}); it goes on from its last checkpoint (failure {len(failures)})")
+
+
+def _saved(loop: TrainLoopConfig) -> int:
+    """Steps of all stages that checkpoints have; 0 where that cannot be told."""
+    last: dict[str, int] = {}
+    with suppress(OSError):
+        for found in found_in(loop.checkpoints):
+            if found.complete:
+                last[found.stage] = max(found.step, last.get(found.stage, 0))
+    return sum(last.values())
 
 
 def _one_line(error: BaseException) -> str:
@@ -267,9 +284,15 @@ def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, A
         record = _record(run_dir)
         if record.get("settings") != config.settings():
             raise ValueError(f"run folder {str(run_dir)!r}: holds a run of another configuration; choose another with --out, or remove it")
+        if (where := record["config"].get("checkpoint", {}).get("uri", "")) != config.checkpoint.uri:
+            raise ValueError(
+                f"checkpoint.uri={config.checkpoint.uri!r}: the checkpoints of the run in {str(run_dir)!r} are in "
+                f"{where or str(run_dir / 'checkpoints')!r}; give it back, or choose another run folder with --out"
+            )
         require_unchanged(config.data, run_dir / "data")
-        if record["config"].get("samples") != asdict(config.samples):
-            record |= {"config": asdict(config), "finished": False}
+        if record["config"] != json.loads(json.dumps(asdict(config))):  # of what may differ: the record says how it goes on
+            again = record["config"].get("samples") != asdict(config.samples)
+            record |= {"config": asdict(config)} | ({"finished": False} if again else {})
             write_json(run_dir / RUN, record)
         return record
     record = {

@@ -24,7 +24,7 @@ from ..datasets.sources import list_sources
 from ..datasets.storage import local_path
 from ..datasets.store import Store, store_of, write_bytes
 from ..model.transformer import AVTransformer
-from ..workers.checkpoint import is_finished
+from ..workers.checkpoint import is_finished, newest
 from ..workers.pretrained import find_pretrained
 from .config import RunConfig
 from .machine import free_memory_gb
@@ -145,6 +145,13 @@ def _data(config: RunConfig, run_dir: Path) -> Told:
             find_pretrained(config.init.absolute(), config.model, config.data.timeline)
     except (ValueError, OSError) as error:
         yield "problem", str(error)
+    for stage in config.stages:
+        with suppress(ValueError, OSError):  # `train` says what is damaged, and goes on from the one before
+            last = newest(_checkpoints(config, run_dir), stage.name)
+            theirs = last and last.manifest.get("about", {}).get("settings")
+            if last and theirs and theirs != config.settings():
+                yield "problem", f"checkpoint {last.uri}: of a run with other settings; choose another checkpoint.uri or --out"
+                return
 
 
 def _folders(config: RunConfig, run_dir: Path) -> Told:

@@ -21,9 +21,7 @@ class RolloutClient:
         self._attempt = 0
 
     def join(self, rank: int, first: int) -> None:
-        """Begin an attempt of the training at step `first` of the mutual stage: all ranks call it together, first of all. Nothing of an
-        earlier attempt is seen after it.
-        """
+        """Begin an attempt of the mutual stage at step `first`: all ranks call it together. Earlier attempts are over with it."""
         number = [ray.get(self._coordinator.begin.remote(first)) if rank == 0 else 0]
         dist.broadcast_object_list(number)
         self._attempt = number[0]

@@ -25,7 +25,7 @@ class SpoolReader:
     def __init__(self, path: Path, after: int = -1) -> None:
         self._path, self._after = path, after
         self._file: tuple[int, int] | None = None
-        self._offset = 0
+        self._offset, self._tail = 0, b""  # how far it was read, and the line that ended there
         self._waiting: list[_Line] = []
         self._others: set[bytes] = set()  # lines without a step of their own: notes, and broken ones
 
@@ -38,8 +38,11 @@ class SpoolReader:
         try:
             with self._path.open("rb") as file:
                 about = _about(file.fileno())
-                if about != self._file:
-                    self._file, self._offset = about, 0
+                file.seek(max(0, self._offset - len(self._tail)))
+                if (
+                    about != self._file or file.read(len(self._tail)) != self._tail
+                ):  # another file may have got the number of an earlier one
+                    self._file, self._offset, self._tail = about, 0, b""
                 file.seek(self._offset)
                 lines = file.readlines()
         except FileNotFoundError:
@@ -58,7 +61,7 @@ class SpoolReader:
         """The first of the pending lines have been dealt with."""
         done, self._waiting = self._waiting[: len(lines)], self._waiting[len(lines) :]
         for line in done:
-            self._offset = line.end
+            self._offset, self._tail = line.end, line.content
             if line.step is None:
                 self._others.add(line.content)
             else:

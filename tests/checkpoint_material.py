@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ def save_checkpoint(
     weights: dict[str, dict[str, Tensor]],
     attempt: str = ATTEMPT,
     updates: list[Update] | None = None,
+    about: dict[str, Any] | None = None,
 ) -> str:
     """A checkpoint of one process, committed; its folder in the store."""
     store = store_of(where) if isinstance(where, Path) else where
     writer = CheckpointWriter(store, CheckpointConfig(), 0, 1, attempt, step if updates is None else 0, None, print)
     pieces = {role: whole_pieces(w.items(), 0, 1) for role, w in weights.items()}
     shapes = {role: shapes_of(w.items()) for role, w in weights.items()}
-    writer.save(state_of(stage, step, steps, network, tuple(weights)), Share(pieces, shapes, updates or []))
+    state = replace(state_of(stage, step, steps, network, tuple(weights)), about=about or {})
+    writer.save(state, Share(pieces, shapes, updates or []))
     writer.finish()
     return folder_of(stage, step, attempt)
 

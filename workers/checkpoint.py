@@ -18,12 +18,14 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..datasets.ledger import head_of, read_chain
 from ..datasets.storage import sha256_file
 from ..datasets.store import Store
 from .pieces import Source
@@ -78,7 +80,8 @@ class Checkpoint:
         if not isinstance(commit, dict) or commit.get("manifest") != hashlib.sha256(content).hexdigest():
             raise self._damaged(MANIFEST, f"its hash is not the one in {COMMIT}")
         self.manifest = _json(content, f"{self.uri}/{MANIFEST}")
-        if not _sound(self.manifest):
+        match = NAME.fullmatch(f"{path}/{MANIFEST}")
+        if not _sound(self.manifest) or match is None or (match["stage"], int(match["step"])) != (self.stage, self.step):
             raise ValueError(
                 f"checkpoint {self.uri}: its {MANIFEST} is not of format {FORMAT}; remove {self.uri} and train the stage again"
             )
@@ -104,27 +107,23 @@ class Checkpoint:
         """
         for i, name in enumerate(sorted(self.manifest["files"])):
             if i % world == rank:
-                self._verified(name)
+                self._opened(name)
         for role in sorted(self.manifest["roles"]):
             self._checked(role, ())
+        if rank == 0:
+            read_chain(self._store, head_of(self.manifest["ledger"]))
 
     def source(self, role: str) -> Source:
-        """The pieces of one network, not verified: of a checkpoint that was.
-
-        Raises:
-            ValueError: it has no such network, or not all of it.
-        """
-        paths = {name: self._store.fetch(f"{self.path}/{name}") for name in self._files(role)}
-        return self._checked(role, paths.items())
-
-    def weights(self, role: str) -> Weights:
-        """Weights of one network, whole and verified.
+        """The pieces of one network, their files verified.
 
         Raises:
             ValueError: it has no such network, or a file is missing or damaged.
         """
-        paths = [(name, self._verified(name)) for name in self._files(role)]
-        return self._checked(role, paths).weights()
+        return self._checked(role, [(name, self._verified(name)) for name in self._files(role)])
+
+    def weights(self, role: str) -> Weights:
+        """Weights of one network, whole. Raises as `source`."""
+        return self.source(role).weights()
 
     def require(self, network: dict[str, Any]) -> None:
         """Raises ValueError unless it is of this architecture, with the first field that differs."""
@@ -159,6 +158,17 @@ class Checkpoint:
         except ValueError as error:
             raise ValueError(f"checkpoint {self.uri}: {role}: {error}; remove {self.uri} and train the stage again") from error
         return source
+
+    def _opened(self, name: str) -> None:
+        """Verify a file, and that it holds what the manifest says."""
+        path = self._verified(name)
+        try:
+            with safe_open(str(path), "pt") as file:
+                held = {key: prod(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118  it is no mapping
+        except SafetensorError as error:
+            raise self._damaged(name, str(error)) from error
+        if held != self.manifest["files"][name]["tensors"]:
+            raise self._damaged(name, "its tensors are not those of the manifest")
 
     def _verified(self, name: str) -> Path:
         about = self.manifest["files"][name]
@@ -233,12 +243,25 @@ def _sound(manifest: Any) -> bool:
         return False
     files, roles = manifest["files"], manifest["roles"]
     return (
-        isinstance(files, dict)
+        isinstance(manifest["stage"], str)
+        and isinstance(manifest["network"], dict)
+        and isinstance(manifest["updates"], dict)
+        and all(_count(manifest[name]) for name in ("step", "steps", "samples", "row"))
+        and isinstance(files, dict)
         and isinstance(roles, dict)
         and all(isinstance(about, dict) and about.keys() >= {"role", "bytes", "sha256", "tensors"} for about in files.values())
-        and all(isinstance(shapes, dict) for shapes in roles.values())
+        and all(isinstance(about["tensors"], dict) and all(map(_count, about["tensors"].values())) for about in files.values())
+        and all(isinstance(shapes, dict) and all(_shape(shape) for shape in shapes.values()) for shapes in roles.values())
         and not any("/" in name for name in files)
     )
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62
+
+
+def _shape(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_count, value))
 
 
 def _json(content: bytes, what: str) -> Any:

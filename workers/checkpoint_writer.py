@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..datasets.ledger import Head, Update, write_segment
+from ..datasets.ledger import Head, Update, head_of, write_segment
 from ..datasets.storage import sha256_file
 from ..datasets.store import Store, write_bytes
 from .checkpoint import COMMIT, FORMAT, MANIFEST, Checkpoint, Found, folder_of, found_in
@@ -106,6 +106,7 @@ class CheckpointWriter:
         self._ledger, self._accounted, self._warn = ledger, first, warn
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._told: list[str] = []
         self._updates: list[Update] = []  # all that no checkpoint is known to account for
 
     def save(self, state: State, share: Share) -> None:
@@ -119,11 +120,6 @@ class CheckpointWriter:
         self._thread = threading.Thread(target=self._write, args=(state, share.shapes, tensors), daemon=True, name="checkpoint")
         self._thread.start()
 
-    def _committed(self, stage: str) -> int:
-        """The step up to which a commit is known to account."""
-        steps = [f.step for f in found_in(self._store, stage) if f.complete and f.attempt == self._attempt]
-        return max(steps, default=0)
-
     def finish(self) -> None:
         """Wait for the last checkpoint of the stage.
 
@@ -132,39 +128,57 @@ class CheckpointWriter:
         """
         if self._thread is not None:
             self._thread.join()
+        self._tell()
         if self._error is not None:
             raise self._error
 
     def _join(self) -> None:
         if self._thread is not None:
             self._thread.join()
+        self._tell()
         if self._error is not None:
             self._warn(f"a checkpoint could not be written ({_line(self._error)}); training goes on, and the next one is tried as planned")
             self._error = None
 
+    def _tell(self) -> None:
+        while self._told:
+            self._warn(self._told.pop(0))
+
     def _write(self, state: State, shapes: dict[str, Shapes], tensors: dict[str, dict[str, Tensor]]) -> None:
         folder = folder_of(state.stage, state.step, self._attempt)
         try:
-            accounted = self._committed(state.stage)
-            self._updates = [u for u in self._updates if u.step >= accounted]
+            self._account(state.stage)
             files = {}
             for role in list(tensors):
                 name = f"{role}.{self._rank:05d}.safetensors"
                 files[name] = self._put(f"{folder}/{name}", tensors.pop(role)) | {"role": role}
             updates = [[u.step, u.clips, int(u.applied)] for u in self._updates]
             write_bytes(self._store, f"{folder}/{_record(self._rank)}", json.dumps({"files": files, "updates": updates}).encode())
-            if self._rank == 0:
-                self._commit(folder, state, shapes)
+            manifest = self._manifest(folder, state, shapes) if self._rank == 0 else None
         except BaseException as error:  # noqa: BLE001  told at the next checkpoint, or raised by `finish`
             self._error = error
-            self._discard(folder)
+            self._give_up(folder, error)
+            return
+        if manifest is not None:
+            self._commit(folder, state, manifest)
 
-    def _discard(self, folder: str) -> None:
-        """Give back the room that this rank's files of a checkpoint took which will not be one."""
+    def _account(self, stage: str) -> None:
+        """Forget the updates that a commit of this attempt accounts for: also one whose answer was lost on the way."""
+        own = [f for f in found_in(self._store, stage) if f.complete and f.attempt == self._attempt]
+        if own and own[-1].step > self._accounted:
+            self._accounted = own[-1].step
+            self._ledger = head_of(Checkpoint(self._store, own[-1].path).manifest["ledger"])
+        self._updates = [u for u in self._updates if u.step >= self._accounted]
+
+    def _give_up(self, folder: str, error: BaseException) -> None:
+        """Give back the room that this rank's files took of a checkpoint that was not committed, and say so: rank 0 need not wait."""
         with suppress(OSError):
             for name in self._store.names(f"{folder}/"):
                 if f".{self._rank:05d}." in name:
                     self._store.remove(name)
+        with suppress(OSError):
+            if self._rank:
+                write_bytes(self._store, f"{folder}/{_failed(self._rank)}", _line(error).encode())
 
     def _put(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
         with self._store.writing(name) as path:
@@ -172,7 +186,8 @@ class CheckpointWriter:
             about = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         return about | {"tensors": {key: x.numel() for key, x in tensors.items()}}
 
-    def _commit(self, folder: str, state: State, shapes: dict[str, Shapes]) -> None:
+    def _manifest(self, folder: str, state: State, shapes: dict[str, Shapes]) -> bytes:
+        """Write the ledger's segment and the manifest of what all ranks have written; returns the manifest."""
         records = self._records(folder)
         files = {name: about for record in records for name, about in record["files"].items()}
         updates = _merged([record["updates"] for record in records], self._accounted, state.step)
@@ -180,25 +195,32 @@ class CheckpointWriter:
         ledger = write_segment(self._store, name, self._ledger, updates)
         about = {name: getattr(state, name) for name in State.__dataclass_fields__}
         roles = {role: {name: list(shape) for name, shape in of.items()} for role, of in shapes.items()}
-        whole = {
-            "format": FORMAT,
-            "time": time.time(),
-            **about,
-            "roles": roles,
-            "files": files,
-            "ledger": asdict(ledger),
-        }
+        whole = {"format": FORMAT, "time": time.time(), **about, "roles": roles, "files": files, "ledger": asdict(ledger)}
         content = json.dumps(whole).encode()
         write_bytes(self._store, f"{folder}/{MANIFEST}", content)
-        write_bytes(self._store, f"{folder}/{COMMIT}", json.dumps({"manifest": hashlib.sha256(content).hexdigest()}).encode())
-        self._ledger, self._accounted = ledger, state.step
-        prune(self._store, self._config, state.stage, state.steps, self._attempt, state.step)
+        return content
+
+    def _commit(self, folder: str, state: State, manifest: bytes) -> None:
+        """Make it count, then remove what is not kept. From here on nothing of it is ever taken back: the commit may stand even where its
+        answer was lost.
+        """
+        try:
+            write_bytes(self._store, f"{folder}/{COMMIT}", json.dumps({"manifest": hashlib.sha256(manifest).hexdigest()}).encode())
+        except Exception as error:  # noqa: BLE001  told at the next checkpoint, or raised by `finish`
+            self._error = error
+            return
+        try:
+            prune(self._store, self._config, state.stage, state.steps, self._attempt, state.step)
+        except Exception as error:  # noqa: BLE001  old ones are in the way of nothing but the disk
+            self._told.append(f"old checkpoints could not be removed ({_line(error)}); the next checkpoint tries again")
 
     def _records(self, folder: str) -> list[dict[str, Any]]:
         """The records of all ranks, as soon as all are there."""
         wanted = {_record(rank) for rank in range(self._world)}
         end, pause = time.monotonic() + PATIENCE, LOOK
-        while missing := wanted - {name.rpartition("/")[2] for name in self._store.names(f"{folder}/")}:
+        while missing := wanted - (there := {name.rpartition("/")[2] for name in self._store.names(f"{folder}/")}):
+            if gave_up := sorted(there & {_failed(rank) for rank in range(self._world)}):
+                raise OSError(f"{gave_up[0]}: {self._store.fetch(f'{folder}/{gave_up[0]}').read_text()[:500]}")
             if time.monotonic() > end:
                 raise OSError(
                     f"checkpoint {self._store.uri}/{folder}: {sorted(missing)[0]} did not appear in {PATIENCE:g} s; a rank cannot write, "
@@ -215,7 +237,7 @@ def prune(store: Store, config: CheckpointConfig, stage: str, steps: int, attemp
     attempt, step: a running attempt and the step of its last checkpoint: it may be writing a later one.
     """
     found = found_in(store, stage)
-    keeps = config.keeps(found, steps)
+    keeps = config.keeps(found, steps) | {folder_of(stage, step, attempt)}
     gone = [f for f in found if (f.path not in keeps if f.complete else f.attempt != attempt or f.step < step)]
     for f in gone:
         remove(store, f)
@@ -233,20 +255,31 @@ def resume_from(
 ) -> Checkpoint | None:
     """The last checkpoint of a stage that is whole, verified by all ranks together before any of them goes on; None if there is none.
 
-    agree: a word of this rank -> those of all ranks. Every rank must call it. Damaged ones are warned of, and the one before is tried.
+    agree: a word of this rank -> those of all ranks. Every rank must call it. Damaged ones are warned of and lose their COMMIT, so they
+    count for nothing from now on, and the one before is tried.
+
+    Raises:
+        OSError: the store does not answer. That is no reason to take an older state.
     """
-    for found in reversed([f for f in found_in(store, stage) if f.complete]):
+    listed = json.dumps([f.path for f in found_in(store, stage) if f.complete]) if rank == 0 else ""
+    for path in reversed(json.loads(agree(listed)[0])):  # rank 0 has looked: no rank may see another list
         opened: Checkpoint | None = None
+        wrong = away = ""
         try:
-            opened, wrong = Checkpoint(store, found.path), ""
+            opened = Checkpoint(store, path)
             opened.verify(rank, world)
-        except (ValueError, OSError) as error:
-            wrong = str(error)
+        except OSError as error:
+            away = _line(error)
+        except Exception as error:  # noqa: BLE001  whatever a damaged file leads to
+            wrong = str(error) if isinstance(error, ValueError) else f"checkpoint {store.uri}/{path}: damaged ({_line(error)})"
+        if said := [word for word in agree(away) if word]:
+            raise OSError(said[0])
         said = [word for word in agree(wrong) if word]
         if not said:
             return opened
         if rank == 0:
-            warn(f"{said[0]}; going on from the checkpoint before it")
+            store.remove(f"{path}/{COMMIT}")
+            warn(f"{said[0]}; it no longer counts, and training goes on from the checkpoint before it")
     return None
 
 
@@ -268,6 +301,10 @@ def _merged(ranks: Sequence[Sequence[tuple[int, list[str], int]]], first: int, e
                 parts[step].append((clips, applied))
     assert all(len(of) == len(ranks) for of in parts.values()), "every rank tells of every update since the last commit"
     return [Update(step, tuple(clip for clips, _ in of for clip in clips), all(applied for _, applied in of)) for step, of in parts.items()]
+
+
+def _failed(rank: int) -> str:
+    return f"rank.{rank:05d}.failed"
 
 
 def _record(rank: int) -> str:

@@ -83,7 +83,7 @@ class RolloutSource(Protocol):
     """Where a mutual stage gets its rollouts from."""
 
     def join(self, rank: int, first: int) -> None:
-        """Begin an attempt of the training, the mutual stage's at its step `first`: all ranks call it together, first of all."""
+        """Begin an attempt of the mutual stage at its step `first`: all ranks call it together, before they publish or take."""
         ...
 
     def publish(self, snapshot: Snapshot) -> None:

@@ -104,6 +104,7 @@ class StageRun:
         )
         self._shapes: dict[str, Shapes] = {role: shapes_of(e.network.named_parameters()) for role, e in self._engines.items()}
         self._shapes["ema"] = shapes_of(self._ema.named_parameters())
+        place.store.close()  # all of the checkpoint has been read
         self._updates: list[Update] = []
         self._stalled = 0.0  # seconds that the checkpoint before this step took from training
         self._began, self._spent = time.monotonic(), float(about["seconds"])
@@ -180,7 +181,7 @@ class StageRun:
             measured = self._probe()
         values = self._record(step, metrics | measured, local, ages)
         skipped = values["skipped"] + values.get("skipped_fake", 0) > 0
-        self._updates.append(Update(step, batch.sample_ids, applied=not skipped))
+        self._updates.append(Update(step, batch.sample_ids, applied=not values["skipped"]))
         self._guard.see(step, metrics, skipped, batch, rollout)
 
     def _mutual(self, step: int, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, rate: float) -> Metrics:

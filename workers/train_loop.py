@@ -11,14 +11,13 @@ whether the process before it was killed or not.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 
 from ..datasets.loader import LatentDataset
 from ..datasets.store import Store
-from .checkpoint import Checkpoint, Weights, stage_weights
+from .checkpoint import Checkpoint, Weights, found_in, stage_weights
 from .checkpoint_writer import resume_from
 from .loop_config import RolloutSource, StageConfig, TrainLoopConfig
 from .pretrained import initialise
@@ -35,28 +34,36 @@ def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, wo
         if stage.batch % world:
             raise ValueError(f"stage {stage.name!r}: batch={stage.batch} is not a multiple of the {world} workers; change one of them")
     store, attempt = config.checkpoints, of_all(secrets.token_hex(4))[0]
-    warnings: list[str] = []
-    at, resumed = _position(config, store, rank, world, warnings.append)
-    rollouts.join(rank, resumed.step if resumed is not None and at < len(config.stages) and config.stages[at].objective == "mutual" else 0)
     dataset = LatentDataset(config.data, config.network.text, verify=True)
     weights: Weights | None = None
-    for before, stage in list(zip((None, *config.stages), config.stages, strict=False))[at:]:
+    for i in range(_first(config, store, rank), len(config.stages)):
+        stage, warnings = config.stages[i], list[str]()
+        resumed = resume_from(store, stage.name, of_all, rank, world, warnings.append)
+        if resumed is not None:
+            resumed.require(config.architecture())
+            _same_run(config, resumed, stage)
+            if resumed.finished:
+                weights = None
+                continue
         if weights is None:
-            weights = _start(config, store, before)
-        run = StageRun(config, stage, dataset, rollouts, Place(store, attempt, rank, world), weights, resumed, warnings)
-        resumed, warnings = None, []
-        weights = run.train()
+            weights = _start(config, store, config.stages[i - 1] if i else None)
+        if stage.objective == "mutual":
+            rollouts.join(rank, 0 if resumed is None else resumed.step)
+        weights = StageRun(config, stage, dataset, rollouts, Place(store, attempt, rank, world), weights, resumed, warnings).train()
         dist.barrier()
 
 
-def _position(config: TrainLoopConfig, store: Store, rank: int, world: int, warn: Callable[[str], None]) -> tuple[int, Checkpoint | None]:
-    """Which stage to go on with, and the checkpoint that it is resumed from, if it is one of its own."""
-    for i in reversed(range(len(config.stages))):
-        found = resume_from(store, config.stages[i].name, of_all, rank, world, warn)
-        if found is not None:
-            found.require(config.architecture())
-            return (i + 1, None) if found.finished else (i, found)
-    return 0, None
+def _first(config: TrainLoopConfig, store: Store, rank: int) -> int:
+    """The stage to look at first: the one before the last that has a checkpoint, whose weights that one began with. Rank 0 looks."""
+    begun = [i for i, s in enumerate(config.stages) if rank == 0 and any(f.complete for f in found_in(store, s.name))]
+    return int(of_all(str(max(0, begun[-1] - 1) if begun else 0))[0])
+
+
+def _same_run(config: TrainLoopConfig, found: Checkpoint, stage: StageConfig) -> None:
+    """Refuse the checkpoint of a run with other settings: the folder of checkpoints may be shared by mistake."""
+    mine, theirs = config.about.get("settings"), found.manifest.get("about", {}).get("settings")
+    if found.manifest["steps"] != stage.steps or (mine and theirs and mine != theirs):
+        raise ValueError(f"checkpoint {found.uri}: of a run with other settings; choose another checkpoint.uri, or another run folder")
 
 
 def _start(config: TrainLoopConfig, store: Store, before: StageConfig | None) -> Weights | None:

@@ -7,6 +7,7 @@ The dying process is a fork of this one, and it dies as after `kill -9`: nothing
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,3 +182,81 @@ def test_the_last_checkpoint_of_a_stage_must_be_written(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="Input/output error"):
         save_checkpoint(Broken(tmp_path), "joint", 9, 9, NETWORK, weights(9))
+
+
+class Trouble(LocalStore):
+    """A disk on which some change fails once: `part` of the name, `after` it was made or instead."""
+
+    def __init__(self, folder: Path, change: str, part: str, after: bool) -> None:
+        super().__init__(folder)
+        self._change, self._part, self._after, self.met = change, part, after, 0
+
+    def _due(self, change: str, name: str) -> bool:
+        due = not self.met and change == self._change and self._part in name
+        self.met += due
+        return due
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        due = self._due("write", name)
+        if due and not self._after:
+            raise OSError(5, "Input/output error", name)
+        with super().writing(name) as path:
+            yield path
+        if due:
+            raise OSError(5, "Input/output error", name)
+
+    def remove(self, name: str) -> None:
+        if self._due("remove", name):
+            raise OSError(5, "Input/output error", name)
+        super().remove(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "part", "after"),
+    [
+        ("write", "00000006-00000001/COMMIT", True),  # it landed, and its answer was lost
+        ("write", "00000006-00000001/COMMIT", False),
+        ("write", "00000006-00000001/manifest", True),
+        ("write", "ledger/00000006", True),
+        ("remove", "00000003-00000001/COMMIT", False),
+        ("remove", "00000003-00000001/ema", False),
+        ("remove", "00000003-00000001/rank", False),
+    ],
+)
+def test_what_goes_wrong_around_a_commit_costs_at_most_that_checkpoint(tmp_path: Path, change: str, part: str, after: bool) -> None:
+    """Two ranks, three checkpoints, the trouble at the second: the state is never lost, and the account is whole in the end."""
+    store, said = Trouble(tmp_path, change, part, after), []
+    writers = [CheckpointWriter(store, CheckpointConfig(keep_last=1), r, WORLD, "00000001", 0, None, said.append) for r in range(WORLD)]
+    for first, step in ((0, 3), (3, 6), (6, STEPS)):
+        for rank in reversed(range(WORLD)):
+            pieces = {role: whole_pieces(w.items(), rank, WORLD) for role, w in weights(step).items()}
+            shapes = {role: shapes_of(w.items()) for role, w in weights(step).items()}
+            writers[rank].save(state_of("joint", step, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(first, step, rank)))
+            if (writing := writers[rank]._thread) is not None:
+                writing.join()
+        found = resume_from(LocalStore(tmp_path), "joint", lambda word: [word], 0, 1, said.append)
+        assert found is not None
+        assert found.step in (step, step - 3)
+    for writer in writers:
+        writer.finish()
+    assert store.met == 1
+    assert len(said) == 1, "told once"
+    last = newest(LocalStore(tmp_path), "joint")
+    assert last is not None
+    assert last.step == STEPS
+    assert [u.step for u in read_chain(LocalStore(tmp_path), head_of(last.manifest["ledger"]))] == list(range(STEPS))
+
+
+def test_a_rank_whose_disk_is_full_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
+    said: list[str] = []
+    stores = [LocalStore(tmp_path), Trouble(tmp_path, "write", "live.00001", after=False)]
+    writers = [CheckpointWriter(stores[r], CheckpointConfig(), r, WORLD, "00000001", 0, None, said.append) for r in range(WORLD)]
+    start = time.monotonic()
+    for rank in range(WORLD):
+        pieces = {role: whole_pieces(w.items(), rank, WORLD) for role, w in weights(3).items()}
+        shapes = {role: shapes_of(w.items()) for role, w in weights(3).items()}
+        writers[rank].save(state_of("joint", 3, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(0, 3, rank)))
+    with pytest.raises(OSError, match=r"rank\.00001\.failed: OSError: .*Input/output error"):
+        writers[0].finish()
+    assert time.monotonic() - start < 30, "not for the patience of ten minutes"

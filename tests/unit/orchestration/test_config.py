@@ -232,6 +232,15 @@ def test_ways_of_computing_that_do_not_go_together_are_refused(tiny: RunConfig, 
 def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
     assert replace(tiny, samples=SamplesConfig(clips=1)).settings() == tiny.settings()
     assert with_settings(tiny, ["execution.checkpoint_every=1", "execution.compile=true"]).settings() == tiny.settings()
+    divided = [
+        "workers.count=1",
+        "workers.threads=2",
+        "engine.zero_stage=2",
+        "engine.micro_batch=1",
+        "rollouts.actors=1",
+        "checkpoint.every=7",
+    ]
+    assert with_settings(tiny, divided).settings() == tiny.settings(), "a run may go on with other processes"
     for assignment in ("seed=1", "stages.joint.steps=7", "objective.shortcut.guidance=2", "model.depth=3"):
         assert with_settings(tiny, [assignment]).settings() != tiny.settings()
 

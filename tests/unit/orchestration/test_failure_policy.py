@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,9 +50,9 @@ def test_weights_that_died_with_their_trainer_fail_no_actor(failures: int, max_f
 # --- the training itself ----------------------------------------------------------------------------------------------------
 
 
-def lost(*at: float, last_curable: bool = True) -> list[Failure]:
-    made = [Failure(t, "ActorDiedError: gone", True) for t in at]
-    return [*made[:-1], Failure(at[-1], made[-1].cause, last_curable)]
+def lost(*at: float, last_curable: bool = True, progress: bool = True) -> list[Failure]:
+    made = [Failure(t, "ActorDiedError: gone", True, i if progress else 0) for i, t in enumerate(at)]
+    return [*made[:-1], replace(made[-1], curable=last_curable)]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +64,7 @@ def lost(*at: float, last_curable: bool = True) -> list[Failure]:
         (lost(0.0, 1.0, 200.0), Verdict.RESTART),  # the first two are long ago
         (lost(0.0, 150.0, 200.0, 240.0), Verdict.STOP),
         (lost(*[101.0 * i for i in range(50)]), Verdict.RESTART),  # a long run on machines that come and go
+        (lost(*[101.0 * i for i in range(3)], progress=False), Verdict.STOP),  # a slow crash loop: no checkpoint between them
         (lost(0.0, last_curable=False), Verdict.STOP),
     ],
 )
@@ -76,6 +79,7 @@ def test_restarts_are_counted_by_time_and_only_where_they_may_help(failures: lis
         (RuntimeError("Connection closed by peer [127.0.0.1]:4321"), True),
         (ConnectionResetError(), True),
         (MemoryError(), True),
+        (FileNotFoundError("data"), False),
         (ValueError("checkpoint: made with another model"), False),
         (FloatingPointError("5 steps in a row"), False),
         (AssertionError(), False),
@@ -88,6 +92,6 @@ def test_what_another_start_may_cure(error: Exception, helps: bool) -> None:
 
 
 def test_a_crash_loop_ends_with_all_its_causes() -> None:
-    failures = [Failure(0.0, "a", True), Failure(500.0, "b", True), Failure(510.0, "c", True), Failure(520.0, "b", True)]
+    failures = [Failure(0.0, "a", True, 0), Failure(500.0, "b", True, 1), Failure(510.0, "c", True, 2), Failure(520.0, "b", True, 3)]
     assert summary(failures, 100.0) == "training failed 3 times within 20 s: 2 x b; c"
     assert summary(failures[:1], 100.0) == "a"

@@ -147,7 +147,7 @@ def edit(**changes: object) -> Callable[[Path], None]:
         (edit(files={"ema": 3}), "not of format 2"),
         (edit(roles={}), "no 'ema' weights; it has"),
         (edit(steps=4), "is a stage that is not finished"),
-        (edit(network=3), "other settings"),
+        (edit(network=3), "not of format 2"),
         (edit(network={"model.depth": {"a": 1, "b": 2}}), "other settings"),
     ],
 )

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_material import save_stage
+from checkpoint_material import save_checkpoint, save_stage
 from dead_servers import closed
 from typer.testing import CliRunner
 
+from mutual_forcing.datasets.storage import write_json
+from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration import preflight
 from mutual_forcing.orchestration.config import RunConfig, with_settings
-from mutual_forcing.orchestration.launch import loop_config, train
+from mutual_forcing.orchestration.launch import _claim, loop_config, train
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.preflight import Finding, examine, needs_of
 from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.workers.checkpoint import newest
+from mutual_forcing.workers.train_loop import _same_run
 
 TINY = recipe("tiny")
 
@@ -74,6 +79,38 @@ def test_a_disk_too_small_for_the_checkpoints_is_told(tmp_path: Path, monkeypatc
     assert "disk: checkpoints take up to" in text
     assert "0.001 GB are free" in text
     assert told(with_settings(TINY, [f"checkpoint.uri={tmp_path / 'other'}"]), tmp_path / "run") != [], "that folder counts instead"
+
+
+def test_checkpoints_of_another_run_are_not_taken_for_ones_own(tmp_path: Path) -> None:
+    """Whether found by the preflight or by the training itself."""
+    uri, other = tmp_path / "shared", with_settings(TINY, ["seed=1"])
+    stage = TINY.stages[0]
+    loop = replace(loop_config(TINY, tmp_path / "run"), about={"settings": TINY.settings()})
+    weights = {"ema": {"a": torch.zeros(1)}}
+    for settings, stands in ((other.settings(), True), (TINY.settings(), False)):
+        save_checkpoint(uri, stage.name, stage.steps, stage.steps, loop.architecture(), weights, about={"settings": settings})
+        problems = told(with_settings(TINY, [f"checkpoint.uri={uri}"]), tmp_path / "run")
+        assert ["of a run with other settings; choose another checkpoint.uri" in text for text in problems] == [True] * stands
+        found = newest(LocalStore(uri), stage.name)
+        assert found is not None
+        if stands:
+            with pytest.raises(ValueError, match="of a run with other settings"):
+                _same_run(loop, found, stage)
+        else:
+            _same_run(loop, found, stage)
+            with pytest.raises(ValueError, match="of a run with other settings"):
+                _same_run(loop, found, replace(stage, steps=stage.steps + 1))
+        shutil.rmtree(uri)
+
+
+def test_a_run_goes_on_with_other_processes_and_its_record_says_so(tmp_path: Path) -> None:
+    before = with_settings(TINY, ["workers.count=1"])
+    write_json(tmp_path / "run.json", {"settings": before.settings(), "config": asdict(before), "stages": []})
+    record = _claim(with_settings(TINY, ["workers.count=2", "checkpoint.every=3"]), tmp_path, [])
+    assert (record["config"]["workers"]["count"], record["config"]["checkpoint"]["every"]) == (2, 3)
+    assert json.loads((tmp_path / "run.json").read_text())["config"]["workers"]["count"] == 2
+    with pytest.raises(ValueError, match=r"checkpoint\.uri='/elsewhere': the checkpoints of the run in .* are in .*checkpoints"):
+        _claim(with_settings(TINY, ["checkpoint.uri=/elsewhere"]), tmp_path, [])
 
 
 def test_a_tracker_that_does_not_answer_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,3 +88,11 @@ def test_a_torn_line_is_cut_off_with_what_comes_after_the_checkpoint(tmp_path: P
     spool = MetricSpool(tmp_path, "joint", 2)
     spool.write(2, {"loss": 3.0})
     assert [json.loads(x)["step"] for x in path.read_bytes().splitlines()] == [0, 1, 2]
+
+
+def test_a_file_that_got_the_number_of_an_earlier_one_is_read_from_its_start(tmp_path: Path) -> None:
+    path, reader = tmp_path / "joint.jsonl", SpoolReader(tmp_path / "joint.jsonl")
+    path.write_bytes(b"".join(line(step) for step in range(4)))
+    assert len(taken(reader)) == 4
+    path.write_bytes(b"".join(line(step, pad=3) for step in range(2, 9)))  # written in place: the same number
+    assert [json.loads(x)["step"] for x in taken(reader)] == [4, 5, 6, 7, 8]

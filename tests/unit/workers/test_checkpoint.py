@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import torch
 from checkpoint_material import ATTEMPT, save_checkpoint, save_stage
 
 from mutual_forcing.datasets.ledger import Update
-from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.datasets.store import LocalStore, write_bytes
 from mutual_forcing.workers.checkpoint import (
     COMMIT,
     MANIFEST,
@@ -133,13 +135,15 @@ def test_whatever_is_damaged_the_one_before_is_taken_and_said(store: LocalStore,
     else:
         (line,) = said
         assert name in line or (name == MANIFEST and COMMIT in line)
-        assert "going on from the checkpoint before it" in line
+        assert "it no longer counts, and training goes on from the checkpoint before it" in line
+        assert resumed(store) == (6, []), "and it does not"
         assert "\n" not in line
 
 
 def test_one_rank_that_finds_damage_is_enough(store: LocalStore) -> None:
     """The other ranks verify other files, and go on from the same checkpoint as it does."""
-    heard = iter([["", "checkpoint x: damaged"], ["", ""]])
+    listed = json.dumps([f.path for f in found_in(store, "joint")])
+    heard = iter([[listed, ""], ["", ""], ["checkpoint x: damaged", ""], ["", ""], ["", ""]])
     found = resume_from(store, "joint", lambda word: next(heard), 1, 2, lambda _: None)
     assert found is not None
     assert found.step == 6
@@ -226,9 +230,18 @@ def test_no_pickle_is_written(store: LocalStore) -> None:
 
 
 def test_a_stage_saved_again_is_the_later_attempts(tmp_path: Path) -> None:
-    for attempt in ("00000001", "00000002"):
-        save_stage(tmp_path, "joint", 9, NETWORK, weights(int(attempt)), attempt)
-    assert torch.equal(stage_weights(LocalStore(tmp_path), "joint", NETWORK, "ema")["b"], weights(2)["ema"]["b"])
+    """Whatever attempts are called: the first one's is damaged, and the second's takes its place."""
+    store = LocalStore(tmp_path)
+    for first, second in (("00000001", "00000002"), ("ffffffff", "00000003")):
+        save_checkpoint(tmp_path, "joint", 6, 9, NETWORK, weights(6), first)
+        save_stage(tmp_path, "joint", 9, NETWORK, weights(1), first)
+        next(tmp_path.glob(f"joint/00000009-{first}/ema.*")).write_bytes(b"")
+        found = resume_from(store, "joint", lambda word: [word], 0, 1, lambda _: None)
+        assert found is not None
+        assert found.step == 6
+        save_stage(tmp_path, "joint", 9, NETWORK, weights(2), second)
+        assert torch.equal(stage_weights(store, "joint", NETWORK, "ema")["b"], weights(2)["ema"]["b"])
+        shutil.rmtree(tmp_path / "joint")
 
 
 def test_updates_of_a_stage_are_in_its_ledger(tmp_path: Path) -> None:
@@ -236,3 +249,69 @@ def test_updates_of_a_stage_are_in_its_ledger(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "joint", 3, 9, NETWORK, weights(), updates=updates)
     (segment,) = (tmp_path / "joint" / "ledger").iterdir()
     assert len(segment.read_text().splitlines()) == 4
+
+
+# --- what a stranger may have written ---------------------------------------------------------------------------------------
+
+
+def edited(store: LocalStore, step: int, change: Callable[[dict], object]) -> None:
+    """Another manifest, committed."""
+    files = files_of(store, step)
+    manifest = json.loads(files[MANIFEST].read_text())
+    change(manifest)
+    content = json.dumps(manifest).encode()
+    files[MANIFEST].write_bytes(content)
+    files[COMMIT].write_text(json.dumps({"manifest": hashlib.sha256(content).hexdigest()}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["files"][NAMES[0]].update(tensors=[1, 2]),
+        lambda m: m["files"][NAMES[0]]["tensors"].update({"a.weight@0/weight": 10**30}),
+        lambda m: m["files"][NAMES[0]]["tensors"].update({"a.weight@12/weight": 1}),
+        lambda m: m["files"].update({"../x": m["files"].pop(NAMES[0])}),
+        lambda m: m["roles"]["live"].update(b=7),
+        lambda m: m["roles"]["live"].update(b=[10**6, 10**6]),
+        lambda m: m.update(step=3),
+        lambda m: m.update(step="x"),
+        lambda m: m.update(stage="mutual"),
+        lambda m: m.update(network=3),
+        lambda m: m.update(ledger={"name": "/etc/passwd", "sha256": "0"}),
+        lambda m: m.update(ledger={"name": "joint/ledger/../../x.jsonl", "sha256": "0"}),
+        lambda m: m.update(ledger=[1]),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_damage(store: LocalStore, change: Callable[[dict], object]) -> None:
+    edited(store, 9, change)
+    step, said = resumed(store)
+    assert step == 6
+    assert len(said) == 1
+    assert "\n" not in said[0]
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a//b", "", "."])
+def test_a_name_that_leads_out_of_a_store_is_refused(tmp_path: Path, name: str) -> None:
+    store = LocalStore(tmp_path)
+    for act in (store.fetch, store.remove, lambda n: write_bytes(store, n, b"")):
+        with pytest.raises(ValueError, match="leads out of its folder"):
+            act(name)
+
+
+def test_a_missing_segment_of_the_ledger_is_damage(store: LocalStore) -> None:
+    """Or the run would go on for days without an account that can be proved."""
+    next(Path(store.uri).glob("joint/ledger/00000009-*")).unlink()
+    step, said = resumed(store)
+    assert step == 6
+    assert "ledger" in said[0]
+
+
+def test_a_store_that_does_not_answer_is_no_reason_to_take_an_older_state(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Checkpoint, "verify", away)
+    with pytest.raises(OSError, match="Input/output error"):
+        resumed(store)
+    monkeypatch.undo()
+    assert resumed(store) == (9, [])
