@@ -197,7 +197,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 )
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="model, step, ablation or history; its own options follow (NAME -h lists them).")],
+    name: Annotated[str, typer.Argument(help="model, step, train, ablation or history; its own options follow (NAME -h lists them).")],
     quick: Annotated[bool, typer.Option("--quick", help="A shorter measurement.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -238,7 +238,7 @@ def _show_preflight(config: Any, run_dir: Path, as_json: bool) -> bool:
         typer.echo(json.dumps({"needs": asdict(needs), "findings": [asdict(f) for f in findings]}))
     else:
         megabytes = {"a training process": needs.worker, "a rollout actor": needs.actor, "a checkpoint": needs.checkpoint}
-        rows = {f"{name} holds": f"{size / 1e6:.0f} MB" for name, size in megabytes.items() if size}
+        rows = {f"{name} holds": f"{size / 1e6:.0f} MB of networks" for name, size in megabytes.items() if size}
         print_record({"parameters": f"{needs.parameters / 1e6:.2f} M", **rows, "problems": len(findings)}, False)
         for f in findings:
             plain_console().print(

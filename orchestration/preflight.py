@@ -92,10 +92,11 @@ def _network(config: RunConfig, run_dir: Path) -> Told:
     cores = os.cpu_count() or 1
     wanted = config.workers.count * config.workers.threads
     if wanted > cores:
+        remedy = max(1, cores // config.workers.count) if config.workers.threads > 1 else cores
         yield (
             "warning",
             f"workers.count={config.workers.count} x workers.threads={config.workers.threads}: {wanted} threads on {cores} cores take "
-            f"turns; set workers.threads={max(1, cores // config.workers.count)}",
+            f"turns; set workers.{'threads' if config.workers.threads > 1 else 'count'}={remedy}",
         )
     if not os.environ.get("RAY_ADDRESS"):
         if config.workers.count > 2 * max(2, cores):
