@@ -19,7 +19,7 @@ from .storage import atomic_path, s3, sync
 
 T = TypeVar("T")
 
-ATTEMPTS = 6  # of a request to S3, over about half a minute
+ATTEMPTS = 7  # of a request to S3, with 16 to 32 s of pauses between them
 FIRST_PAUSE = 0.5  # seconds before the second attempt; twice as long before each next one
 
 

@@ -26,6 +26,7 @@ from ..datasets.progress import Progress
 from ..datasets.storage import make_folder, read_json, write_json
 from ..model.types import MODALITIES
 from ..workers.checkpoint import found_in, is_finished, stage_record
+from ..workers.checkpoint_writer import one_line
 from ..workers.loop_config import TrainLoopConfig
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import train_stages
@@ -203,7 +204,7 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
             return _fit_once(config, loop, run_dir, progress, warn)
         except TrainingFailedError as error:
             cause = root_cause(error)
-            failures.append(Failure(time.monotonic(), _one_line(cause), curable(cause), _saved(loop)))
+            failures.append(Failure(time.monotonic(), one_line(cause)[:300], curable(cause), _saved(loop)))
             if decide_run(failures, most, window) is Verdict.STOP:
                 if len(failures) == 1:
                     raise
@@ -219,10 +220,6 @@ def _saved(loop: TrainLoopConfig) -> int:
             if found.complete:
                 last[found.stage] = max(found.step, last.get(found.stage, 0))
     return sum(last.values())
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _fit_once(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None]) -> None:

@@ -105,7 +105,7 @@ class CheckpointWriter:
         self._store, self._config, self._rank, self._world, self._attempt = store, config, rank, world, attempt
         self._ledger, self._accounted, self._warn = ledger, first, warn
         self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._error: Exception | None = None
         self._told: list[str] = []
         self._updates: list[Update] = []  # all that no checkpoint is known to account for
 
@@ -137,7 +137,9 @@ class CheckpointWriter:
             self._thread.join()
         self._tell()
         if self._error is not None:
-            self._warn(f"a checkpoint could not be written ({_line(self._error)}); training goes on, and the next one is tried as planned")
+            self._warn(
+                f"a checkpoint could not be written ({one_line(self._error)}); training goes on, and the next one is tried as planned"
+            )
             self._error = None
 
     def _tell(self) -> None:
@@ -155,7 +157,7 @@ class CheckpointWriter:
             updates = [[u.step, u.clips, int(u.applied)] for u in self._updates]
             write_bytes(self._store, f"{folder}/{_record(self._rank)}", json.dumps({"files": files, "updates": updates}).encode())
             manifest = self._manifest(folder, state, shapes) if self._rank == 0 else None
-        except BaseException as error:  # noqa: BLE001  told at the next checkpoint, or raised by `finish`
+        except Exception as error:  # noqa: BLE001  told at the next checkpoint, or raised by `finish`
             self._error = error
             self._give_up(folder, error)
             return
@@ -170,7 +172,7 @@ class CheckpointWriter:
             self._ledger = head_of(Checkpoint(self._store, own[-1].path).manifest["ledger"])
         self._updates = [u for u in self._updates if u.step >= self._accounted]
 
-    def _give_up(self, folder: str, error: BaseException) -> None:
+    def _give_up(self, folder: str, error: Exception) -> None:
         """Give back the room that this rank's files took of a checkpoint that was not committed, and say so: rank 0 need not wait."""
         with suppress(OSError):
             for name in self._store.names(f"{folder}/"):
@@ -178,7 +180,7 @@ class CheckpointWriter:
                     self._store.remove(name)
         with suppress(OSError):
             if self._rank:
-                write_bytes(self._store, f"{folder}/{_failed(self._rank)}", _line(error).encode())
+                write_bytes(self._store, f"{folder}/{_failed(self._rank)}", one_line(error).encode())
 
     def _put(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
         with self._store.writing(name) as path:
@@ -212,7 +214,7 @@ class CheckpointWriter:
         try:
             prune(self._store, self._config, state.stage, state.steps, self._attempt, state.step)
         except Exception as error:  # noqa: BLE001  old ones are in the way of nothing but the disk
-            self._told.append(f"old checkpoints could not be removed ({_line(error)}); the next checkpoint tries again")
+            self._told.append(f"old checkpoints could not be removed ({one_line(error)}); the next checkpoint tries again")
 
     def _records(self, folder: str) -> list[dict[str, Any]]:
         """The records of all ranks, as soon as all are there."""
@@ -269,9 +271,9 @@ def resume_from(
             opened = Checkpoint(store, path)
             opened.verify(rank, world)
         except OSError as error:
-            away = _line(error)
+            away = one_line(error)
         except Exception as error:  # noqa: BLE001  whatever a damaged file leads to
-            wrong = str(error) if isinstance(error, ValueError) else f"checkpoint {store.uri}/{path}: damaged ({_line(error)})"
+            wrong = str(error) if isinstance(error, ValueError) else f"checkpoint {store.uri}/{path}: damaged ({one_line(error)})"
         if said := [word for word in agree(away) if word]:
             raise OSError(said[0])
         said = [word for word in agree(wrong) if word]
@@ -311,5 +313,6 @@ def _record(rank: int) -> str:
     return f"rank.{rank:05d}.json"
 
 
-def _line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What failed, and how."""
     return " ".join(f"{type(error).__name__}: {error}".split())

@@ -78,9 +78,9 @@ class StageRun:
         mutual, objective = stage.objective == "mutual", config.objective
         self._rolls = mutual and objective.needs_rollouts
         self._probed = self._probe_rollout()  # of the weights that the stage began with, before those of a checkpoint
-        if resumed is not None:
-            self._ema.load_state_dict(resumed.source("ema").weights())
         saved = {} if resumed is None else {role: resumed.source(role) for role in resumed.manifest["roles"]}
+        if saved:
+            self._ema.load_state_dict(saved["ema"].weights())
         self._theta = live = network_of(config, saved["live"].weights() if saved else start)
         fake = self._fake_score(start) if mutual and objective.w_dmd > 0 else None
         if fake is not None and saved:
