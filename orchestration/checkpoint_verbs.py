@@ -123,8 +123,13 @@ def _show(records: list[dict], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(records))
         return
-    table = Table("stage", "step", "state", "MB", "path")
+    table = Table("checkpoint", "step", "state", "MB")
     for r in records:
-        state = r.get("damage") or ("complete" if r["complete"] else "not committed")
-        table.add_row(r["stage"], str(r["step"]), printable(state), f"{r['bytes'] / 1e6:.1f}", printable(r["path"]))
+        state = "damaged" if r.get("damage") else "complete" if r["complete"] else "not committed"
+        table.add_row(printable("/".join(r["path"].rsplit("/", 2)[1:])), str(r["step"]), state, f"{r['bytes'] / 1e6:.1f}")
     plain_console().print(table)
+    for where in sorted({r["path"].rsplit("/", 2)[0] for r in records}):
+        typer.echo(f"in {printable(where)}")  # lines, not cells: a table cuts what is long
+    for r in records:
+        if r.get("damage"):
+            typer.echo(printable(r["damage"]))
