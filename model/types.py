@@ -200,6 +200,15 @@ class Rollout:
     version_low: int
     version_high: int
 
+    def to(self, device: torch.device | str) -> Rollout:
+        state, times = self.exit_state, self.exit_time_BK
+        return replace(
+            self,
+            history=self.history.to(device),
+            exit_state=None if state is None else state.to(device),
+            exit_time_BK=None if times is None else times.to(device),
+        )
+
     def clips(self, which: slice) -> Rollout:
         """Those of some of the clips."""
         state, times = self.exit_state, self.exit_time_BK

@@ -25,9 +25,10 @@ from ..workers.pretrained import InitConfig
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """count: Ray Train workers; threads: torch threads a process; max_failures: restarts of the training within `failure_window_s`
-    seconds, or without a new checkpoint between them, before the run fails; step_deadline_s: seconds after which a step counts as hung
-    (0 = never); max_bad_steps: steps in a row that may be skipped because a loss or gradient is not finite.
+    """count: Ray Train workers; threads: torch threads a process; use_gpu: a GPU for each of them, and NCCL between them;
+    max_failures: restarts of the training within `failure_window_s` seconds, or without a new checkpoint between them, before the run
+    fails; step_deadline_s: seconds after which a step counts as hung (0 = never); max_bad_steps: steps in a row that may be skipped
+    because a loss or gradient is not finite.
     """
 
     count: int = 2
@@ -44,8 +45,6 @@ class WorkersConfig:
                 f"workers.failure_window_s={self.failure_window_s}, workers.step_deadline_s={self.step_deadline_s}: must be seconds, the "
                 "window more than 0"
             )
-        if self.use_gpu:
-            raise ValueError("workers.use_gpu=true: training on GPUs is not supported yet (batches stay on the CPU); leave it false")
         for name, low in (("count", 1), ("threads", 1), ("max_failures", 0), ("max_bad_steps", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"workers.{name}={getattr(self, name)}: must be at least {low}")
@@ -157,12 +156,17 @@ class RunConfig:
     def _check_execution(self) -> None:
         """Ways of computing that would train something else, or fail in the middle of a run."""
         e, adapter = self.execution, self.objective.fake.kind == "lora"
-        if e.attention == "flex":
+        if e.attention == "flex" and not self.workers.use_gpu:
             raise ValueError("execution.attention='flex': FlexAttention has no backward on a CPU, where training runs; set it to 'dense'")
         if e.checkpoint_every and adapter:
             raise ValueError(
                 f"execution.checkpoint_every={e.checkpoint_every} with objective.fake.kind='lora': the backward would recompute layers "
                 "without the adapter; set one of them back to 0 or 'full'"
+            )
+        if self.engine.offload != "none" and not self.workers.use_gpu:
+            raise ValueError(
+                f"engine.offload={self.engine.offload!r}: moves the optimizer from a GPU to the CPU, where it is already; set it to "
+                "'none', or workers.use_gpu=true"
             )
         if e.compile and (adapter or self.engine.zero_stage == 3):
             other = "objective.fake.kind='lora'" if adapter else "engine.zero_stage=3"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
+import torch
 from ray.train import TrainingFailedError
-from ray.train.torch import TorchTrainer
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from ..datasets.lock import locked
 from ..datasets.manifest import MANIFEST
@@ -33,7 +35,7 @@ from ..workers.train_loop import train_stages
 from .config import RunConfig, from_tree
 from .failure_policy import Failure, Verdict, curable, decide_run, summary
 from .machine import git_state, machine, versions
-from .preflight import examine
+from .preflight import WORKER_CPU, examine, short_of
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
 from .root_cause import root_cause
@@ -165,6 +167,8 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
         keep()
         if todo or not (loop.data / MANIFEST).is_file():
             with ray_session():
+                for text in short_of(config, ray.cluster_resources()):
+                    warn(f"{text}; training waits until nodes that have them join the cluster")
                 prepare(config.data, loop.data, progress)
                 if todo:
                     tracker.follow()
@@ -227,18 +231,21 @@ def _fit_once(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress:
     storage = make_folder("run", run_dir / "ray")
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"loop": loop, "rollouts": _rollouts(config, loop)},
+        train_loop_config={"loop": loop, "rollouts": _rollouts(config, loop), "use_gpu": workers.use_gpu},
+        # Objects and metrics are gathered on the CPU, whatever gradients travel by.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if workers.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.use_gpu,
-            # Fractions: two whole CPUs for the workers would leave none for anyone else on a two-core machine, and hang.
-            resources_per_worker={"CPU": 0.5} | ({"GPU": 1} if workers.use_gpu else {}),
+            resources_per_worker={"CPU": WORKER_CPU} | ({"GPU": 1} if workers.use_gpu else {}),
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(storage),
             failure_config=ray.train.FailureConfig(max_failures=0),  # `_fit` decides; nodes that are taken back count apart
-            worker_runtime_env={"env_vars": {"OMP_NUM_THREADS": str(workers.threads)}},
+            worker_runtime_env={
+                "env_vars": {"OMP_NUM_THREADS": str(workers.threads), "DS_ACCELERATOR": "cuda" if workers.use_gpu else "cpu"}
+            },
         ),
     )
     todo = {s.name: s.steps for s in loop.stages if not is_finished(loop.checkpoints, s.name)}
@@ -250,8 +257,12 @@ def _fit_once(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    context = ray.train.get_context()
-    train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size())
+    context, device = ray.train.get_context(), torch.device("cpu")
+    if settings["use_gpu"]:
+        device = get_device()
+        torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of that number; rollout actors may have the first ones
+    train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size(), str(device))
 
 
 def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:

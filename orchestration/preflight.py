@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from .machine import free_memory_gb
 from .run_folder import RUN
 from .session import check_ports
 
+WORKER_CPU = 0.5  # fractions: two whole CPUs for the workers would leave none for anyone else on a two-core machine, and hang
 PROCESS_GB = 0.7  # of a process with PyTorch, DeepSpeed and Ray before it holds a network (docs/operations.md)
 ACTOR_GB = 0.5
 RAY_GB = 1.2  # Ray's own processes and the command itself
@@ -48,19 +49,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class Needs:
-    """In bytes. worker, actor: of one process, without activations; checkpoint: of one in the middle of the largest stage; weights: of
-    the one that a finished stage leaves.
+    """In bytes. worker, actor: of one process, without activations; device: the part of a worker's that is its GPU's, if it has one;
+    checkpoint: of one in the middle of the largest stage; weights: of the one that a finished stage leaves.
     """
 
     parameters: int
     worker: int
+    device: int
     actor: int
     checkpoint: int
     weights: int
 
 
 def needs_of(config: RunConfig) -> Needs:
-    """Memory of the networks of one training process, of one rollout actor, and the size of checkpoints: fp32, AdamW.
+    """Memory of the networks of one training process, of one rollout actor, and the size of checkpoints, with AdamW.
 
     The averaged weights are whole in every process, and so are the others before ZeRO-3. A mutual stage with a `full` fake score trains
     two networks.
@@ -71,13 +73,30 @@ def needs_of(config: RunConfig) -> Needs:
     mutual = any(s.objective == "mutual" for s in config.stages)
     trained = 2 if mutual and config.objective.w_dmd > 0 and config.objective.fake.kind == "full" else 1
     stage, ranks = config.engine.zero_stage, config.workers.count
-    held = 4 * n * (1 / ranks if stage == 3 else 1)  # weights
-    held += 4 * n * (1 / ranks if stage >= 2 else 1)  # gradients
-    held += (8 + (4 if stage else 0)) * n / (ranks if stage else 1)  # moments, and the copies that ZeRO updates
+    size = 2 if config.engine.precision == "bf16" else 4
+    held = size * n * (1 / ranks if stage == 3 else 1)  # weights
+    held += size * n * (1 / ranks if stage >= 2 else 1)  # gradients
+    state = (8 + (4 if stage else 0)) * n / (ranks if stage else 1)  # moments, and the copies that ZeRO updates
     frozen = 4 * n if mutual and config.objective.teacher == "frozen" else 0
-    worker = int(trained * held + 4 * n + frozen)
+    worker = int(trained * (held + state) + 4 * n + frozen)
+    away = trained * state if config.engine.offload == "optimizer" else 0
     actor = 4 * n if mutual and config.objective.needs_rollouts else 0
-    return Needs(n, worker, actor, checkpoint=(12 * trained + 4) * n, weights=(4 * trained + 4) * n)
+    device = int(worker - away) if config.workers.use_gpu else 0
+    return Needs(n, worker, device, actor, checkpoint=(12 * trained + 4) * n, weights=(4 * trained + 4) * n)
+
+
+def short_of(config: RunConfig, have: Mapping[str, float]) -> list[str]:
+    """What the processes of a run reserve and these resources of Ray's do not have, in words."""
+    count = config.workers.count
+    wanted = {"CPU": (WORKER_CPU * count, f"{WORKER_CPU:g} for each worker")}
+    if config.workers.use_gpu:
+        wanted["GPU"] = (float(count), "one for each worker")
+    return [
+        f"workers.count={count}: {amount:g} {kind}s are reserved, {each}, and {have.get(kind, 0.0):g} are there; lower workers.count"
+        + (" or set workers.use_gpu=false" if kind == "GPU" else "")
+        for kind, (amount, each) in wanted.items()
+        if amount > have.get(kind, 0.0)
+    ]
 
 
 def examine(config: RunConfig, run_dir: Path) -> list[Finding]:
@@ -99,12 +118,8 @@ def _network(config: RunConfig, run_dir: Path) -> Told:
             f"turns; set workers.{'threads' if config.workers.threads > 1 else 'count'}={remedy}",
         )
     if not os.environ.get("RAY_ADDRESS"):
-        if config.workers.count > 2 * max(2, cores):
-            yield (
-                "problem",
-                f"workers.count={config.workers.count}: half a core is reserved for each, and this machine has {max(2, cores)}; "
-                f"set workers.count={2 * max(2, cores)} at most, or name a larger cluster in RAY_ADDRESS",
-            )
+        for text in short_of(config, {"CPU": max(2, cores), "GPU": torch.cuda.device_count()}):
+            yield "problem", f"{text}, or name a larger cluster in RAY_ADDRESS"
         try:
             check_ports()
         except ValueError as error:
@@ -112,12 +127,18 @@ def _network(config: RunConfig, run_dir: Path) -> Told:
 
 
 def _memory(config: RunConfig, run_dir: Path) -> Told:
-    free = free_memory_gb()
+    free, needs = free_memory_gb(), needs_of(config)
     if os.environ.get("RAY_ADDRESS") or free is None:
         return
-    needs, workers, actors = needs_of(config), config.workers.count, config.rollouts.actors
+    if needs.device and torch.cuda.is_available() and needs.device > (size := torch.cuda.mem_get_info()[1]):
+        yield (
+            "problem",
+            f"GPU memory: {needs.device / GB:.1f} GB are needed besides activations, a GPU has {size / GB:.1f} GB; raise engine.zero_stage "
+            "or workers.count, set engine.offload=optimizer or engine.precision=bf16, or choose a smaller model",
+        )
+    workers, actors = config.workers.count, config.rollouts.actors
     parts = {
-        f"{workers} training processes": workers * (PROCESS_GB + needs.worker / GB),
+        f"{workers} training processes": workers * (PROCESS_GB + (needs.worker - needs.device) / GB),
         f"{actors} rollout actors": actors * (ACTOR_GB + needs.actor / GB) if needs.actor else 0.0,
         "Ray": RAY_GB,
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
-os.environ.setdefault("DS_ACCELERATOR", "cpu")  # batches stay on the CPU (workers.use_gpu is refused)
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # where training uses GPUs, its workers start with "cuda" here
 
 import deepspeed
 import torch
@@ -27,12 +27,13 @@ from .train_step import Update
 @dataclass(frozen=True)
 class EngineConfig:
     """zero_stage 0-3; precision of weights and activations; micro_batch: clips a forward, whose gradients are added up (0: a worker's whole
-    share of the batch at once).
+    share of the batch at once); offload: what a GPU does not keep: the optimizer's state and its updates (then they are the CPU's).
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     micro_batch: int = 0
+    offload: Literal["none", "optimizer"] = "none"
 
     def __post_init__(self) -> None:
         if self.zero_stage not in (0, 1, 2, 3):
@@ -43,6 +44,8 @@ class EngineConfig:
             raise ValueError(
                 "engine.precision='bf16' with engine.zero_stage=0: DeepSpeed takes a step there that nobody asked for; use stage 1, 2 or 3"
             )
+        if self.offload != "none" and self.zero_stage == 0:
+            raise ValueError(f"engine.offload={self.offload!r} with engine.zero_stage=0: stage 0 keeps no state apart; use stage 1, 2 or 3")
 
 
 PERSISTENT = 100_000  # weights of a parameter up to which stage 3 keeps it whole: DeepSpeed's own default
@@ -215,7 +218,12 @@ def _deepspeed_config(optimizer: OptimizerConfig, config: EngineConfig, batch: i
         "bf16": {"enabled": config.precision == "bf16", "check_grad_overflow": True},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False, "stage3_param_persistence_threshold": PERSISTENT},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            "stage3_param_persistence_threshold": PERSISTENT,
+            **({"offload_optimizer": {"device": "cpu"}} if config.offload == "optimizer" else {}),
+        },
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }

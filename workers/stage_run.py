@@ -49,12 +49,13 @@ def network_of(config: TrainLoopConfig, weights: Weights | None) -> AVTransforme
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands: in an attempt of the training, and among its ranks."""
+    """Where a process stands: in an attempt of the training, and among its ranks; device: of its networks and batches."""
 
     store: Store
     attempt: str
     rank: int
     world: int
+    device: torch.device = torch.device("cpu")
 
 
 class StageRun:
@@ -72,8 +73,8 @@ class StageRun:
         warnings: Sequence[str],
     ) -> None:
         self._config, self._stage, self._dataset, self._rollouts = config, stage, dataset, rollouts
-        self._rank, self._world = place.rank, place.world
-        self._ema = network_of(config, start).requires_grad_(False)
+        self._rank, self._world, self._device = place.rank, place.world, place.device
+        self._ema = network_of(config, start).to(place.device).requires_grad_(False)
         local = stage.batch // place.world
         mutual, objective = stage.objective == "mutual", config.objective
         self._rolls = mutual and objective.needs_rollouts
@@ -81,7 +82,7 @@ class StageRun:
         saved = {} if resumed is None else {role: resumed.source(role) for role in resumed.manifest["roles"]}
         if saved:
             self._ema.load_state_dict(saved["ema"].weights())
-        self._theta = live = network_of(config, saved["live"].weights() if saved else start)
+        self._theta = live = network_of(config, saved["live"].weights() if saved else start).to(place.device)
         fake = self._fake_score(start) if mutual and objective.w_dmd > 0 else None
         if fake is not None and saved:
             fake.load_state_dict(saved["fake"].weights())
@@ -94,7 +95,7 @@ class StageRun:
             self._first, about = resumed.step, resumed.manifest
             for role, engine in self._engines.items():
                 engine.restore(saved[role], about["updates"][role])
-        frozen = network_of(config, start).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
+        frozen = network_of(config, start).to(place.device).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
         self._networks = Networks(self._live, self._ema, self._fake, frozen)
         origin = Origin(stage.name, stage.objective, config.seed, place.rank, Setup(config.network, config.timeline, objective))
         self._guard = StepGuard(config.run_dir, origin, config.max_bad_steps, self._all_weights, about["row"])
@@ -125,7 +126,7 @@ class StageRun:
         self._writer.finish()
         if self._spool is not None:
             self._spool.close()
-        ema = {name: x.detach().clone() for name, x in self._ema.state_dict().items()}
+        ema = {name: x.detach().to("cpu", copy=True) for name, x in self._ema.state_dict().items()}
         for engine in self._engines.values():
             engine.close()
         return ema
@@ -170,6 +171,7 @@ class StageRun:
             rollout = self._rollouts.take(step, self._rank) if self._rolls else None
             waited = time.monotonic() - asked
             if rollout is not None:
+                rollout = rollout.to(self._device)
                 ages[f"age/{step - rollout.version_low}"] = len(positions)
             metrics = self._mutual(step, batch, rollout, noise, rate)
         self._average(step, skipped=bool(metrics["skipped"]))
@@ -199,7 +201,8 @@ class StageRun:
         """The clips at `positions` in the stage's modalities, and their noise."""
         batch = self._dataset.batch(self._config.seed, self._stage.name, positions)
         key = (self._config.seed, self._stage.name) if use == "train" else (self._config.seed, self._stage.name, use)
-        return replace(batch, latents=batch.latents.only(self._stage.modalities)), PositionalNoise([(*key, p) for p in positions])
+        batch = replace(batch, latents=batch.latents.only(self._stage.modalities)).to(self._device)
+        return batch, PositionalNoise([(*key, p) for p in positions], self._device)
 
     def _probe_rollout(self) -> Rollout | None:
         """Histories of the stage's first clips, made once by the weights that it began with."""
@@ -245,7 +248,9 @@ class StageRun:
     def _fake_score(self, weights: Weights | None) -> nn.Module:
         """phi at the beginning of the stage: the same function as theta."""
         fake = self._config.objective.fake
-        return network_of(self._config, weights) if fake.kind == "full" else LoraAdapter(self._theta, fake.rank)
+        if fake.kind == "lora":
+            return LoraAdapter(self._theta, fake.rank)
+        return network_of(self._config, weights).to(self._device)
 
     def _all_weights(self, keep: bool) -> dict[str, Weights]:
         """Every network's weights by role, whole, on the ranks that `keep` them; all ranks must call it (ZeRO-3 gathers)."""

@@ -25,9 +25,9 @@ from .stage_run import Place, StageRun, network_of
 from .step_guard import of_all
 
 
-def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int) -> None:
+def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int, device: str = "cpu") -> None:
     """Run every stage that is not finished, each from the averaged weights of the one before it, the first from those of `init`. What a
-    checkpoint has is not done again.
+    checkpoint has is not done again. device: this process's own.
     """
     torch.set_num_threads(config.threads)
     for stage in config.stages:
@@ -49,7 +49,8 @@ def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, wo
             weights = _start(config, store, config.stages[i - 1] if i else None)
         if stage.objective == "mutual":
             rollouts.join(rank, 0 if resumed is None else resumed.step)
-        weights = StageRun(config, stage, dataset, rollouts, Place(store, attempt, rank, world), weights, resumed, warnings).train()
+        place = Place(store, attempt, rank, world, torch.device(device))
+        weights = StageRun(config, stage, dataset, rollouts, place, weights, resumed, warnings).train()
         dist.barrier()
 
 

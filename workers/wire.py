@@ -24,8 +24,8 @@ class Snapshot:
 
 def pack_weights(version: int, tensors: Iterable[Tensor]) -> Snapshot:
     """Flatten tensors to one bf16 buffer; the receiver knows the shapes."""
-    flat = torch.cat([t.detach().reshape(-1).to("cpu", torch.bfloat16) for t in tensors])
-    data = flat.view(torch.uint16).numpy()
+    flat = torch.cat([t.detach().reshape(-1).to(torch.bfloat16) for t in tensors])  # on their device: one copy from it, not hundreds
+    data = flat.cpu().view(torch.uint16).numpy()
     return Snapshot(version, data, checksum(data))
 
 
@@ -54,6 +54,7 @@ def checksum(data: np.ndarray) -> str:
 
 def rollout_to_arrays(rollout: Rollout) -> dict[str, np.ndarray]:
     """A rollout as named arrays; `rollout_from_arrays` is the inverse."""
+    rollout = rollout.to("cpu")
     arrays = {f"history_{m}": x.numpy() for m, x in rollout.history.items()}
     if rollout.exit_state is not None and rollout.exit_time_BK is not None:
         arrays |= {f"exit_{m}": x.numpy() for m, x in rollout.exit_state.items()}

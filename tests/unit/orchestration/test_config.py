@@ -219,14 +219,28 @@ def test_an_unknown_field_of_a_stored_configuration_is_refused_wherever_it_stand
         (["execution.checkpoint_every=1", "objective.fake.kind=lora"], r"execution\.checkpoint_every=1 with objective\.fake\.kind='lora'"),
         (["execution.compile=true", "objective.fake.kind=lora"], r"execution\.compile=true with objective\.fake\.kind='lora'"),
         (["execution.compile=true", "engine.zero_stage=3"], r"execution\.compile=true with engine\.zero_stage=3"),
+        (
+            ["engine.offload=optimizer", "workers.use_gpu=true", "engine.zero_stage=0"],
+            r"engine\.offload='optimizer' with engine\.zero_stage=0",
+        ),
     ],
 )
 def test_ways_of_computing_that_do_not_go_together_are_refused(tiny: RunConfig, settings: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         with_settings(tiny, settings)
     for setting in settings:
-        if not setting.endswith("flex"):
+        if not setting.endswith(("flex", "optimizer")):
             with_settings(tiny, [setting])  # each alone is fine
+
+
+def test_what_only_a_gpu_does_is_refused_on_a_cpu(tiny: RunConfig) -> None:
+    for setting, message in [
+        ("execution.attention=flex", r"execution\.attention='flex'"),
+        ("engine.offload=optimizer", r"engine\.offload='optimizer': moves the optimizer from a GPU"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            with_settings(tiny, [setting])
+        with_settings(tiny, [setting, "workers.use_gpu=true"])
 
 
 def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:

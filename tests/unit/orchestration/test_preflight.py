@@ -20,7 +20,7 @@ from mutual_forcing.orchestration import preflight
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.launch import _claim, loop_config, train
 from mutual_forcing.orchestration.main import app
-from mutual_forcing.orchestration.preflight import Finding, examine, needs_of
+from mutual_forcing.orchestration.preflight import Finding, examine, needs_of, short_of
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.workers.checkpoint import newest
 from mutual_forcing.workers.train_loop import _same_run
@@ -68,6 +68,41 @@ def test_all_problems_are_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         train(config, tmp_path / "run", [], lambda *_: None, lambda _: None)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_what_is_reserved_is_held_against_what_is_there(tmp_path: Path) -> None:
+    config = with_settings(TINY, ["workers.count=4", "workers.use_gpu=true"])
+    assert short_of(config, {"CPU": 2.0, "GPU": 4.0}) == []
+    (text,) = short_of(config, {"CPU": 2.0, "GPU": 3.0})
+    assert text == (
+        "workers.count=4: 4 GPUs are reserved, one for each worker, and 3 are there; lower workers.count or set workers.use_gpu=false"
+    )
+    (text,) = short_of(with_settings(TINY, ["workers.count=4"]), {"CPU": 1.5})
+    assert text == "workers.count=4: 2 CPUs are reserved, 0.5 for each worker, and 1.5 are there; lower workers.count"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_gpus_that_are_not_here_are_told(tmp_path: Path) -> None:
+    (text,) = told(with_settings(TINY, ["workers.use_gpu=true"]), tmp_path / "run")
+    assert "2 GPUs are reserved, one for each worker, and 0 are there" in text
+
+
+def test_a_gpu_must_hold_the_networks_and_what_is_offloaded_is_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = with_settings(TINY, ["workers.use_gpu=true", "engine.zero_stage=2"])
+    needs, away = needs_of(gpu), needs_of(with_settings(gpu, ["engine.offload=optimizer"]))
+    assert needs.device == needs.worker == away.worker
+    assert needs.device - away.device == int(2 * (8 + 4) / 2 * needs.parameters)
+    assert needs_of(TINY).device == 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for size, stands in ((needs.device, False), (needs.device - 1, True)):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda size=size: (0, size))
+        assert [text.startswith("GPU memory: ") for text in told(gpu, tmp_path / "run")] == [True] * stands
+
+
+def test_bf16_halves_weights_and_gradients() -> None:
+    needs, half = needs_of(TINY), needs_of(with_settings(TINY, ["engine.precision=bf16"]))
+    assert needs.worker - half.worker == 2 * (2 + 2) * needs.parameters  # of two trained networks at stage 1
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
