@@ -39,11 +39,12 @@ from .preflight import WORKER_CPU, examine, short_of
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
 from .root_cause import root_cause
-from .run_folder import RUN, require_ours
+from .run_folder import NOTE, RUN, require_ours, shown_files
 from .samples import make_samples, open_generator
 from .session import kept_signals, ray_session, uninterrupted
 from .spool_watcher import SpoolWatcher
-from .tracking import Tracker, redacted
+from .tracking import Tracker
+from .tracking_calls import redacted
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
     record = _claim(config, run_dir, commands)
     loop = loop_config(config, run_dir)
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
-    if not todo and record.get("finished") and (run_dir / "report.html").is_file():
+    done = not todo and record.get("finished") and (run_dir / "report.html").is_file()
+    if done and record.get("tracked", True):
         return False
     for name in MODALITIES:
         if todo and (width := config.model.branch(name).caption_features):
@@ -151,19 +153,26 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
                 known.add(stage)
         return stage in known
 
-    tracker = Tracker(run_dir, config.name, todo, finished, warn, record.get("mlflow", {}).get("run_id"))
+    tracker = Tracker(run_dir, config.name, [s.name for s in config.stages], finished, warn)
     spent, status = record["total_seconds"], "FAILED"
 
     def keep() -> None:
-        """Write the record as it is now: an interrupted run continues from it, under the same id of MLflow."""
-        record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": tracker.run_id}
+        """Write the record as it is now: an interrupted run continues from it."""
+        run_id = tracker.run_id or record.get("mlflow", {}).get("run_id")  # the store may be away now, and was not before
+        record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": run_id}
+        record["tracked"] = tracker.complete
         record["stages"] = [stage_record(loop.checkpoints, s.name) for s in config.stages if finished(s.name)]
         record["total_seconds"] = round(spent + time.monotonic() - begin, 1)
         record["finished"] = status == "FINISHED"
         write_json(run_dir / RUN, record)
 
     try:
-        tracker.open(asdict(config))
+        tracker.open(asdict(config), {"config_hash": config.settings(), "mlflow.note.content": NOTE})
+        if done:  # and trained, but the store was away
+            for file in shown_files(run_dir):
+                tracker.artifact(*file)
+            status = "FINISHED"
+            return False
         keep()
         if todo or not (loop.data / MANIFEST).is_file():
             with ray_session():
@@ -177,8 +186,9 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
         keep()
-        report = build_report(run_dir, progress)
-        _log_artifacts(tracker, run_dir, report)
+        build_report(run_dir, progress)
+        for file in shown_files(run_dir):
+            tracker.artifact(*file)
         status = "FINISHED"
         return True
     except KeyboardInterrupt:
@@ -318,14 +328,6 @@ def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, A
     }
     write_json(run_dir / RUN, record)
     return record
-
-
-def _log_artifacts(tracker: Tracker, run_dir: Path, report: Path) -> None:
-    tracker.artifact(report)
-    tracker.artifact(run_dir / "data" / "contact.png", "data")
-    for path in sorted((run_dir / "samples").iterdir()):
-        if not path.name.startswith("."):
-            tracker.artifact(path, "samples")
 
 
 def command_line() -> str:

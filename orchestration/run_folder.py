@@ -1,12 +1,22 @@
-"""A run folder: whose it is."""
+"""A run folder: whose it is, and what of it is shown elsewhere."""
 
 from __future__ import annotations
 
+import json
+import re
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..datasets.lock import LOCK
+from ..datasets.storage import write_json
 
 RUN = "run.json"
+# Of the run's page in a tracking store.
+NOTE = (
+    "Curves: in the nested runs, one a stage. Artifacts: `report.html` (everything on one page), `samples/` (generated and real clips, "
+    "their contact sheet), `data/contact.png` (training clips). Tags `changed.*`: settings with which the run went on later."
+)
 
 
 def require_ours(run_dir: Path) -> None:
@@ -17,3 +27,25 @@ def require_ours(run_dir: Path) -> None:
     """
     if not (run_dir / RUN).is_file() and any(path.name != LOCK for path in run_dir.iterdir()):
         raise ValueError(f"run folder {str(run_dir)!r}: is not empty and holds no run; choose another with --out")
+
+
+def kept_key(path: Path) -> str:
+    """The key by which a tracking store knows the run folder, as this file has it; made where there is none."""
+    try:
+        key = json.loads(path.read_text())["key"]
+    except (OSError, ValueError, TypeError, KeyError):
+        key = ""
+    if not re.fullmatch("[0-9a-f]{32}", str(key)):
+        key = secrets.token_hex(16)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"key": key})
+    return key
+
+
+def shown_files(run_dir: Path) -> Iterator[tuple[Path, str | None]]:
+    """What a tracking store gets of a finished run, each with the folder for it: report, contact sheets, clips."""
+    yield run_dir / "report.html", None
+    yield run_dir / "data" / "contact.png", "data"
+    for path in sorted((run_dir / "samples").iterdir()):
+        if not path.name.startswith("."):
+            yield path, "samples"

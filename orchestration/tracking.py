@@ -1,8 +1,9 @@
 """MLflow, the only file that imports it: stages as nested runs of one parent, fed from the metric spool in the background.
 
 Tracking can fail, and a store can be away or silent: training goes on, one warning says so, and the run's own files stay complete.
-One thread makes all calls, in order; a run waits for it at its start and at its end, and no longer than its patience. Which runs of the
-store are whose is written beside the spools, so a command that goes on with a run goes on with them, after the last step that they have.
+One thread makes all calls, in order; a run waits for it at its start and at its end, and no longer than its patience. Runs of the store
+carry a key that is kept beside the spools: a command that goes on with a run finds them by it, whatever became of an answer, a command or
+the store before, and sends what they lack.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-import queue
-import re
-import threading
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,90 +23,86 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from ..datasets.storage import write_json
+from ..datasets.storage import sha256_file
+from .run_folder import kept_key
 from .spool_reader import SpoolReader
+from .tracking_calls import Calls, redacted, unreachable
+from .tracking_names import flatten, safe_name, safe_value
 
-PARAM_LIMIT = 500
+EXPERIMENT = "mutual-forcing"
+KEY, STAGE = "mutual_forcing.run", "mutual_forcing.stage"  # tags: whose a run of the store is, and of which stage
+MODEL = "model"  # the folder of a version's files among its run's artifacts
+WHOLE = "*"  # the stage of the parent run
 BATCH = 500
-INTERVAL = 2.0  # seconds between two looks at the spools
-PAUSE = 60.0  # seconds without any call after the store could not be reached
 PATIENCE = 30.0  # seconds that a run waits at its start, and again at its end for all artifacts and the last metrics together
 LOCAL_PATIENCE = 120.0  # the same for a store in files: it cannot be away, and a busy machine takes its time to make one
+UPLOAD = 600  # seconds that an answer may take while weights are sent
 LAST = 10.0  # seconds of that patience which artifacts leave to the end of the run
 
 
 class Tracker:
-    """One parent run: `open` it, `follow` forwards the spools of `stages` until `finish`. `run_id` continues an interrupted run, whose
-    finished stages are there already. `finished` tells whether a stage has ended well: its own run then ends too, whatever becomes of the
-    others. `warn` is called with one line when the tracker cannot be reached.
+    """One parent run: `open` it, `follow` forwards the spools of `stages` until `finish`. An earlier command's runs are gone on with.
+    `finished` tells whether a stage has ended well: its own run then ends too, whatever becomes of the others. `warn` is called with one
+    line when the tracker cannot be reached. `complete`: after `finish`, whether the store has everything.
     """
 
     def __init__(
-        self,
-        run_dir: Path,
-        name: str,
-        stages: Sequence[str],
-        finished: Callable[[str], bool],
-        warn: Callable[[str], None],
-        run_id: str | None = None,
+        self, run_dir: Path, name: str, stages: Sequence[str], finished: Callable[[str], bool], warn: Callable[[str], None]
     ) -> None:
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails here is said once, in one line, by _guard
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / 'mlflow.db'}"
-        self.run_id: str | None = run_id
-        self._warn, self._name, self._warned = warn, name, False
+        _quiet()
+        self.uri = tracking_uri(run_dir)
+        self.run_id: str | None = None
+        self.complete = False
+        self._warn, self._name = warn, name
         self._finished = finished
         self._run_dir = run_dir
         self._spools = run_dir / "metrics"
         self._readers = {stage: SpoolReader(self._spools / f"{stage}.jsonl") for stage in stages}
         self._broken: set[bytes] = set()
-        self._notes = self._spools / "mlflow.json"
-        known = _known(self._notes) if run_id is not None else {}
-        self._stages: dict[str, str] = {stage: known[stage] for stage in stages if stage in known}
-        self._resumed = set(self._stages)  # whose last step the store has not been asked for yet
+        self._key = ""
+        self._stages: dict[str, str] = {}
         self._closed: set[str] = set()
         self._params: dict[str, Any] = {}
-        self._params_sent = run_id is not None
+        self._tags: dict[str, str] = {}
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._wanted = self._opened = False
-        self._away = False  # the store could not be reached: no calls before `_again`
-        self._again = self._deadline = 0.0
-        self._over = threading.Event()  # no calls ever again, not even by a thread that comes back late
-        self._following = threading.Event()
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="mlflow")
+        self._lost = False  # something that is not sent again by this command
+        self._deadline = 0.0
+        where = redacted(self.uri)
+        self._calls = Calls(self._forward, lambda what: warn(f"MLflow at {where} {what}, metrics stay in {self._spools}"))
 
-    def open(self, params: dict[str, Any]) -> None:
-        """Open the store, and in it the run."""
-        self._params, self._wanted = flatten(params), True
-        if not self._ask(self._open, self._patience()):
-            self._over.set()
-            self._complain("does not answer; training goes on without it")
+    def open(self, params: dict[str, Any], tags: dict[str, str]) -> None:
+        """Open the store, and in it the run. Where an earlier command logged another parameter, a tag `changed.NAME` has the new one."""
+        self._params, self._tags, self._wanted = flatten(params), tags, True
+        if not self._calls.ask(self._open, self._patience()):
+            self._calls.end()
+            self._calls.complain("does not answer; training goes on without it")
 
     def follow(self) -> None:
         """Start to forward metrics in the background."""
         self._wanted = True
-        self._following.set()
-        self._start()
+        self._calls.follow()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file with the parent run."""
         seconds = self._left() - LAST
-        if seconds > 0 and not self._ask(lambda: self._use().log_artifact(self._require(), str(path), folder), seconds):
-            self._complain(f"is slow: not all files of {self._run_dir} were sent")
+        if self._calls.away or self._calls.over or seconds <= 0:
+            self._lost = True
+        elif not self._calls.ask(lambda: self._upload(path, folder), seconds):
+            self._lost = True
+            self._calls.complain(f"is slow: not all files of {self._run_dir} were sent")
 
     def finish(self, status: str) -> None:
         """Forward what is left and close the parent run, and those of stages that did not end well, with FINISHED, FAILED or KILLED."""
-        in_time = not self._wanted or self._ask(lambda: self._end(status), self._left())
-        self._over.set()
+        in_time = not self._wanted or self._calls.ask(lambda: self._end(status), self._left())
+        self._calls.end()
         if not in_time:
-            self._complain("is slow: its last metrics were not sent")
+            self._calls.complain("is slow: its last metrics were not sent")
         if self._broken:
             self._warn(f"{len(self._broken)} broken lines of the metric spools in {self._spools} were not sent to MLflow")
 
@@ -118,84 +114,95 @@ class Tracker:
         self._deadline = self._deadline or time.monotonic() + self._patience()
         return max(0.0, self._deadline - time.monotonic())
 
-    def _ask(self, action: Callable[[], None], seconds: float) -> bool:
-        """Have the thread do it; whether it is done, or need not be waited for, within `seconds`."""
-        if self._away or self._over.is_set():
-            return True  # that was said when it happened
-        done = threading.Event()
-
-        def job() -> None:
-            try:
-                self._guard(action)
-            finally:
-                done.set()
-
-        self._jobs.put(job)
-        self._start()
-        return done.wait(seconds)
-
-    def _start(self) -> None:
-        if self._thread.ident is None:
-            self._thread.start()
-
-    def _work(self) -> None:
-        while not self._over.is_set():
-            try:
-                job = self._jobs.get(timeout=INTERVAL)
-            except queue.Empty:
-                if self._following.is_set() and (not self._away or time.monotonic() >= self._again):
-                    self._away = False
-                    self._guard(self._forward)
-            else:
-                job()
-
     def _open(self) -> None:
         self._client = MlflowClient(tracking_uri=self.uri)
-        experiment = self._client.get_experiment_by_name("mutual-forcing")
-        artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (self._run_dir / "mlartifacts").as_uri()
-        self._experiment = experiment.experiment_id if experiment else self._use().create_experiment("mutual-forcing", artifacts)
-        if self.run_id is None:
-            self.run_id = self._use().create_run(self._experiment, run_name=self._name).info.run_id
-        if not self._params_sent:
-            self._use().log_batch(self.run_id, params=[Param(k, str(v)[:PARAM_LIMIT]) for k, v in self._params.items()])
-            self._params_sent = True
+        self._experiment = _experiment(self._use, self._run_dir)
+        self._key = self._key or kept_key(self._spools / "mlflow.json")
+        parent = self._run_of(WHOLE, self._name, {})
+        self.run_id = parent.info.run_id
+        self._describe(parent)
         self._opened = True
 
+    def _describe(self, run: Run) -> None:
+        """Log the parameters that the run has not, and as tags, in which it differs from those that it has: they cannot be changed."""
+        params = {safe_name(name): safe_value(value) for name, value in self._params.items()}
+        logged, run_id = run.data.params, run.info.run_id
+        changed = {safe_name(f"changed.{name}"): value for name, value in params.items() if logged.get(name, value) != value}
+        new = [Param(name, value) for name, value in params.items() if name not in logged]
+        self._use().log_batch(run_id, params=new, tags=[RunTag(*tag) for tag in (self._tags | changed).items()])
+        for name in run.data.tags:
+            if name.startswith("changed.") and name not in changed:
+                self._use().delete_tag(run_id, name)
+        if run.info.status != "RUNNING":
+            self._use().update_run(run_id, status="RUNNING")
+
+    def _ours(self) -> dict[str, Run]:
+        """The runs of this run folder in the store, by stage; the first of each, where an answer was lost and it was made twice."""
+        found = self._use().search_runs([self._experiment], f"tags.`{KEY}` = '{self._key}'")
+        return {r.data.tags[STAGE]: r for r in sorted(found, key=lambda r: (r.info.start_time, r.info.run_id), reverse=True)}
+
+    def _run_of(self, stage: str, name: str, tags: dict[str, str]) -> Run:
+        """An earlier command's run, or a new one."""
+        if stage not in (ours := self._ours()):
+            self._use().create_run(self._experiment, run_name=name, tags={KEY: self._key, STAGE: stage, **tags})
+            ours = self._ours()
+        return ours[stage]
+
+    def _upload(self, path: Path, folder: str | None) -> None:
+        sent = False
+        try:
+            self._use().log_artifact(self._require(), str(path), folder)
+            sent = True
+        finally:
+            self._lost |= not sent
+
     def _end(self, status: str) -> None:
-        self._guard(self._forward)
+        done = self._calls.guard(self._forward)
         for stage in self._stages:
-            self._guard(lambda s=stage: self._close(s, "FINISHED" if self._finished(s) else status))
-        self._guard(lambda: self._use().set_terminated(self._require(), status))
+            ended = self._finished(stage)
+            if done or not ended:  # FINISHED says that the store has all of it
+                done &= self._calls.guard(lambda s=stage, ended=ended: self._close(s, "FINISHED" if ended else status))
+        done &= self._calls.guard(lambda: self._use().set_terminated(self._require(), status))
+        self.complete = done and not self._lost
 
     def _forward(self) -> None:
         if not self._opened:
             self._open()
-        for stage in sorted(self._resumed):
-            self._continue(stage)
         for stage, reader in self._readers.items():
             ended = self._finished(stage)  # asked first: whatever comes after the answer is read below
-            lines: list[bytes] = []
-            metrics: list[Metric] = []
-            for line in reader.pending():
-                made = self._metrics(line)
-                if len(metrics) + len(made) > BATCH:
-                    self._send(stage, metrics)
-                    reader.confirm(lines)
-                    lines, metrics = [], []
-                lines.append(line)
-                metrics += made
-            self._send(stage, metrics)
-            reader.confirm(lines)
+            if stage not in self._closed and reader.pending():
+                self._forward_stage(stage, reader, ended)
             if ended and stage in self._stages:
                 self._close(stage, "FINISHED")
 
-    def _continue(self, stage: str) -> None:
-        """Take up the stage's run of an earlier command: what it has is not sent again."""
-        run_id = self._stages[stage]
-        history = self._use().get_metric_history(run_id, "lr")  # every step has one
-        self._readers[stage].skip(max((m.step for m in history), default=-1))
-        self._use().update_run(run_id, status="RUNNING")
-        self._resumed.discard(stage)
+    def _forward_stage(self, stage: str, reader: SpoolReader, ended: bool) -> None:
+        if stage not in self._stages:
+            self._join(stage, reader, ended)
+        lines: list[bytes] = []
+        metrics: list[Metric] = []
+        for line in reader.pending() if stage not in self._closed else ():
+            made = self._metrics(line)
+            if len(metrics) + len(made) > BATCH:
+                self._send(stage, metrics)
+                reader.confirm(lines)
+                lines, metrics = [], []
+            lines.append(line)
+            metrics += made
+        self._send(stage, metrics)
+        reader.confirm(lines)
+
+    def _join(self, stage: str, reader: SpoolReader, ended: bool) -> None:
+        """Make the stage's run, or take up that of an earlier command: what it has is not sent again."""
+        run = self._run_of(stage, f"{self._name} {stage}", {"mlflow.parentRunId": self._require()})
+        run_id, status = run.info.run_id, run.info.status
+        if ended and status == "FINISHED":
+            self._closed.add(stage)
+        else:
+            history = self._use().get_metric_history(run_id, "lr")  # every step has one
+            reader.skip(max((m.step for m in history), default=-1))
+            if status != "RUNNING":
+                self._use().update_run(run_id, status="RUNNING")
+        self._stages[stage] = run_id
 
     def _close(self, stage: str, status: str) -> None:
         if stage not in self._closed:
@@ -204,30 +211,24 @@ class Tracker:
 
     def _send(self, stage: str, metrics: list[Metric]) -> None:
         if metrics:
-            self._use().log_batch(self._stage(stage), metrics=metrics)
+            self._use().log_batch(self._stages[stage], metrics=metrics)
 
     def _metrics(self, line: bytes) -> list[Metric]:
         """A line's metrics; a broken line is counted and has none."""
         try:
             record = json.loads(line)
             at, step = int(record["time"] * 1000), int(record["step"])
+            if not (0 <= at < 2**63 and 0 <= step < 2**63):  # a store would refuse it, and everything that is sent with it
+                raise ValueError
             if "note" in record:
                 return []
-            return [Metric(k.replace("/", "."), float(v), at, step) for k, v in record["metrics"].items() if v is not None]
-        except (ValueError, TypeError, KeyError, AttributeError):
+            return [Metric(safe_name(k), float(v), at, step) for k, v in record["metrics"].items() if v is not None]
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
             self._broken.add(line)
             return []
 
-    def _stage(self, stage: str) -> str:
-        if stage not in self._stages:
-            tags = {"mlflow.parentRunId": self._require()}
-            self._stages[stage] = self._use().create_run(self._experiment, run_name=f"{self._name} {stage}", tags=tags).info.run_id
-            self._spools.mkdir(parents=True, exist_ok=True)
-            write_json(self._notes, _known(self._notes) | self._stages)
-        return self._stages[stage]
-
     def _use(self) -> MlflowClient:
-        if self._client is None or self._over.is_set():
+        if self._client is None or self._calls.over:
             raise MlflowException("the tracking store is not open")
         return self._client
 
@@ -236,58 +237,75 @@ class Tracker:
             raise MlflowException("the run could not be created")
         return self.run_id
 
-    def _guard(self, action: Callable[[], object]) -> None:
-        if self._away:
-            return
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001  clients of stores raise anything; none may stop a training
-            if cause := unreachable(error):
-                self._away, self._again = True, time.monotonic() + PAUSE
-            if not self._over.is_set():  # else it has been said
-                what = f"cannot be reached ({cause})" if cause else f"failed ({type(error).__name__})"
-                self._complain(f"{what}; training goes on")
 
-    def _complain(self, what: str) -> None:
-        """One warning a run, whatever else comes after it."""
-        if not self._warned:
-            self._warned = True
-            self._warn(f"MLflow at {redacted(self.uri)} {what}, metrics stay in {self._spools}")
+def tracking_uri(run_dir: Path) -> str:
+    """Where a run is tracked: what MLFLOW_TRACKING_URI names, or a store in its own folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{run_dir / 'mlflow.db'}"
 
 
-def _known(notes: Path) -> dict[str, str]:
-    """Runs of the store by stage, as an earlier command wrote them down."""
+def _quiet() -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # what fails here is said once, in one line, by who asked
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+
+def _experiment(use: Callable[[], MlflowClient], run_dir: Path) -> str:
+    found = use().get_experiment_by_name(EXPERIMENT)
+    artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (run_dir / "mlartifacts").as_uri()
+    return found.experiment_id if found else use().create_experiment(EXPERIMENT, artifacts)
+
+
+def register(run_dir: Path, folder: Path, name: str, tags: dict[str, str], figures: dict[str, float], parent: str | None) -> dict[str, str]:
+    """Make the files of `folder` a version of the registered model `name`, with a run of their own that has the figures, nested in
+    `parent` where the store knows it. The files are read back, and their hashes are tags. Returns name, version, run_id, tracking_uri.
+
+    Raises:
+        ValueError: it failed.
+    """
+    _quiet()
+    uri = tracking_uri(run_dir)
     try:
-        found = json.loads(notes.read_text())
-    except (OSError, ValueError):
-        return {}
-    return {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+        client = MlflowClient(tracking_uri=uri)
+        experiment = _experiment(lambda: client, run_dir)
+        nested = {"mlflow.parentRunId": parent} if parent and client.search_runs([experiment], f"attributes.run_id = '{parent}'") else {}
+        hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
+        tags = {safe_name(k): safe_value(v) for k, v in (tags | {f"sha256.{file}": sha for file, sha in hashes.items()}).items()}
+        run_id, status = client.create_run(experiment, run_name=f"export {name}", tags=tags | nested).info.run_id, "FAILED"
+        try:
+            client.log_batch(run_id, metrics=[Metric(safe_name(k), v, int(time.time() * 1000), 0) for k, v in figures.items()])
+            _upload(client, run_id, folder, hashes)
+            if not client.search_registered_models(f"name = '{name}'"):
+                client.create_registered_model(name)
+            source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"
+            version, status = client.create_model_version(name, source, run_id, tags=tags).version, "FINISHED"
+        finally:
+            client.set_terminated(run_id, status)
+    except Exception as error:  # clients of stores raise anything
+        cause = unreachable(error)
+        why = f"cannot be reached ({cause})" if cause else f"failed ({redacted(' '.join(str(error).split()))[:300]})"
+        raise ValueError(
+            f"--register={name!r}: MLflow at {redacted(uri)} {why}; no version was made, the export in {str(folder)!r} stands; cure it and "
+            "give the command again with another --out"
+        ) from error
+    return {"name": name, "version": str(version), "run_id": run_id, "tracking_uri": redacted(uri)}
 
 
-def unreachable(error: BaseException | None) -> str:
-    """The name of the failed connection, or of the silence on it, behind an error; empty where a store answered, or a file failed."""
-    while error is not None:
-        # What `requests` raises is an OSError with a response, which is None where no server gave one.
-        if isinstance(error, OSError) and getattr(error, "response", error) is None:
-            return type(error).__name__
-        error = error.__cause__ or error.__context__
-    return ""
+def _upload(client: MlflowClient, run_id: str, folder: Path, hashes: dict[str, str]) -> None:
+    """Send the files, and compare what the store gives back."""
+    with _long_calls():
+        client.log_artifacts(run_id, str(folder), MODEL)
+        for file, sha in hashes.items():
+            with tempfile.TemporaryDirectory(prefix=".verify-", dir=folder.parent) as temporary:
+                if sha256_file(Path(client.download_artifacts(run_id, f"{MODEL}/{file}", temporary))) != sha:
+                    raise MlflowException(f"{file} came back from the artifact store with another hash")
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `section.key` names; lists of named records by their name."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-            for item in value:
-                flat |= flatten(item, f"{prefix}{key}.{item['name']}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def redacted(uri: str) -> str:
-    """A URI without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+@contextmanager
+def _long_calls() -> Iterator[None]:
+    """A server answers the upload of weights when it has passed them on."""
+    before = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(int(before), UPLOAD))
+    try:
+        yield
+    finally:
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = before

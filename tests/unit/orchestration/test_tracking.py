@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections import defaultdict
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from mutual_forcing.orchestration import tracking
+from mutual_forcing.orchestration.alerts import RULES
+from mutual_forcing.orchestration.recipes import RECIPES
+from mutual_forcing.orchestration.report_losses import DIRECTIONS, LOSSES, PROBES, SHARES
+from mutual_forcing.orchestration.spool_reader import SpoolReader
 from mutual_forcing.orchestration.tracking import Tracker
+from mutual_forcing.orchestration.tracking_names import flatten, safe_name
 from mutual_forcing.workers.metrics import MetricSpool
 
 
@@ -46,15 +54,14 @@ class Stubbed(Tracker):
     def __init__(self, run_dir: Path, store: Store) -> None:
         self.warnings: list[str] = []
         self.ended: set[str] = set()
-        super().__init__(run_dir, "tiny", ["joint", "mutual"], self.ended.__contains__, self.warnings.append, "parent")
+        super().__init__(run_dir, "tiny", ["joint", "mutual"], self.ended.__contains__, self.warnings.append)
         client: Any = store
-        self._client = client
+        self._client, self.run_id = client, "parent"
         self._opened = self._wanted = True
 
-    def _stage(self, stage: str) -> str:
+    def _join(self, stage: str, reader: SpoolReader, ended: bool) -> None:
         assert stage not in self._closed
         self._stages[stage] = stage
-        return stage
 
 
 @pytest.fixture
@@ -134,38 +141,145 @@ def test_a_slow_store_gets_no_second_forwarder(tmp_path: Path, store: Store, tra
         threading.Event().wait(0.05)
     tracker.finish("FINISHED")
     store.gate.set()
-    tracker._thread.join(20)
+    tracker._calls.thread.join(20)
     assert store.most_inside == 1
     assert store.metrics["joint"] == [(s, 1.0) for s in range(3)]
     assert ["is slow" in line for line in tracker.warnings] == [True]
 
 
-def test_a_command_that_goes_on_with_a_run_sends_what_is_missing_and_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A real store in files. The first command dies with steps 0 to 4 sent; the second goes on from a checkpoint after step 2."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    said: list[str] = []
+class Commands:
+    """Commands that go on with one run, one after the other, at a real store in files."""
 
-    def command(first: int, end: int, run_id: str | None, dies: bool) -> str:
-        tracker = Tracker(tmp_path, "tiny", ["joint"], lambda stage: not dies, said.append, run_id)
-        tracker.open({"seed": 1})
-        spool = MetricSpool(tmp_path / "metrics", "joint", first)
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
+        self.said: list[str] = []
+        self.client = MlflowClient(tracking_uri=f"sqlite:///{run_dir / 'mlflow.db'}")
+
+    def run(self, first: int, end: int, settings: dict[str, Any] | None = None, dies: bool = False) -> str:
+        """Train steps `first` to `end`, a checkpoint of the steps before being there. One that dies makes no call after its last step."""
+        tracker = Tracker(self.run_dir, "tiny", ["joint"], lambda stage: not dies, self.said.append)
+        tracker.open(settings or {"seed": 1}, {"config_hash": "abc"})
+        spool = MetricSpool(self.run_dir / "metrics", "joint", first)
         for step in range(first, end):
             spool.write(step, {"loss": float(step), "lr": 0.1})
         spool.note(end, "look")
         tracker._forward()
         if dies:
-            tracker._over.set()  # as after `kill -9`: no call ever again
+            tracker._calls.end()
         else:
             tracker.finish("FINISHED")
+            assert tracker.complete
         assert tracker.run_id is not None
         return tracker.run_id
 
-    run_id = command(0, 5, None, dies=True)
-    assert command(3, 9, run_id, dies=False) == run_id
-    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
-    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
-    assert sorted((r.info.run_name, r.info.status) for r in runs) == [("tiny", "FINISHED"), ("tiny joint", "FINISHED")]
-    (joint,) = [r for r in runs if r.info.run_name == "tiny joint"]
-    sent = client.get_metric_history(joint.info.run_id, "loss")
-    assert sorted((m.step, m.value) for m in sent) == [(s, float(s)) for s in range(9)]
-    assert said == []
+    def runs(self) -> list[Run]:
+        return list(self.client.search_runs([e.experiment_id for e in self.client.search_experiments()]))
+
+    def sent(self) -> list[tuple[int, float]]:
+        (joint,) = [r for r in self.runs() if r.info.run_name == "tiny joint"]
+        return sorted((m.step, m.value) for m in self.client.get_metric_history(joint.info.run_id, "loss"))
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store's tables, which take seconds to make."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowClient(tracking_uri=f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def commands(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_store, tmp_path)
+    return Commands(tmp_path)
+
+
+def test_a_command_that_goes_on_with_a_run_sends_what_is_missing_and_nothing_twice(commands: Commands) -> None:
+    """The first command dies with steps 0 to 4 sent; the second goes on from a checkpoint after step 2."""
+    run_id = commands.run(0, 5, dies=True)
+    assert commands.run(3, 9) == run_id
+    assert sorted((r.info.run_name, r.info.status) for r in commands.runs()) == [("tiny", "FINISHED"), ("tiny joint", "FINISHED")]
+    assert commands.sent() == [(s, float(s)) for s in range(9)]
+    assert commands.run(9, 9) == run_id  # finished: only samples are made again
+    assert commands.sent() == [(s, float(s)) for s in range(9)]
+    assert commands.said == []
+
+
+def test_a_run_that_was_made_twice_because_an_answer_was_lost_is_one(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = MlflowClient.create_run
+
+    def lost(*given: Any, **named: Any) -> Any:
+        make(*given, **named)
+        return make(*given, **named)
+
+    monkeypatch.setattr(MlflowClient, "create_run", lost)
+    run_id = commands.run(0, 3, dies=True)
+    monkeypatch.undo()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert commands.run(1, 5) == run_id
+    assert sorted(len(commands.client.get_metric_history(r.info.run_id, "loss")) for r in commands.runs()) == [0, 0, 0, 5]
+
+
+def test_settings_that_changed_are_tags_because_parameters_cannot_change(commands: Commands) -> None:
+    def about(every: int, uri: str) -> tuple[dict[str, str], dict[str, str]]:
+        run_id = commands.run(0, 1, {"checkpoint": {"every": every, "uri": uri}, "stages": [{"name": "joint", "steps": 2}]})
+        data = commands.client.get_run(run_id).data
+        return data.params, {k: v for k, v in data.tags.items() if k.startswith("changed.") or k == "config_hash"}
+
+    logged = {"checkpoint.every": "0", "checkpoint.uri": "", "stages.joint.name": "joint", "stages.joint.steps": "2"}
+    assert about(0, "") == (logged, {"config_hash": "abc"})
+    assert about(5, "") == (logged, {"config_hash": "abc", "changed.checkpoint.every": "5"})
+    long = "/x" * 400
+    params, tags = about(0, long)  # back again, and another
+    assert (params, tags.keys()) == (logged, {"config_hash", "changed.checkpoint.uri"})
+    assert tags["changed.checkpoint.uri"] != about(0, long + "y")[1]["changed.checkpoint.uri"], "two that differ beyond the limit"
+    assert commands.said == []
+
+
+def test_our_own_names_stay_readable() -> None:
+    settings = {name for recipe in RECIPES.values() for name in flatten(asdict(recipe()))}
+    metrics = {*LOSSES, *PROBES, *DIRECTIONS, *SHARES, *(rule.metric for rule in RULES), "age/0", "lr", "rollout_wait_s", "samples_per_s"}
+    assert {safe_name(name) for name in settings} == settings
+    assert {safe_name(name) for name in metrics} == {name.replace("/", ".") for name in metrics}
+
+
+HOSTILE = [
+    "loss",
+    "loss/fm_video",
+    "age/12",
+    "probe/loss",
+    "health/mode_disagreement",
+    "",
+    ".",
+    "..",
+    "../x",
+    "/a",
+    "a//b",
+    "a\nb",
+    "läuft ✓",
+]
+HOSTILE += ["a:b;'c`\"", "x" * 300, "x" * 301, "system/node-1.example.org/cpu_percent", "CON", " a ", "\ud800", "a/./b"]
+
+
+def test_names_are_what_mlflow_takes_and_stay_apart(commands: Commands) -> None:
+    assert len({safe_name(raw) for raw in HOSTILE}) == len(HOSTILE)
+    tracker = Tracker(commands.run_dir, "tiny", ["joint"], lambda _: True, commands.said.append)
+    tracker.open(dict.fromkeys(HOSTILE, "x" * 9000), {})
+    MetricSpool(commands.run_dir / "metrics", "joint").write(0, dict.fromkeys(HOSTILE, 1.0))
+    tracker.finish("FINISHED")
+    assert commands.said == []
+    parent, child = sorted(commands.runs(), key=lambda r: r.info.run_name or "")
+    assert parent.data.params.keys() == child.data.metrics.keys() == {safe_name(raw) for raw in HOSTILE}
+
+
+def test_a_line_that_no_store_can_hold_stops_no_other(commands: Commands) -> None:
+    spool = MetricSpool(commands.run_dir / "metrics", "joint")
+    spool.write(0, {"loss": 0.0, "lr": 0.1})
+    spool._append(10**30, {"metrics": {"loss": 1.0}})
+    spool.close()
+    tracker = Tracker(commands.run_dir, "tiny", ["joint"], lambda _: True, commands.said.append)
+    tracker.open({}, {})
+    tracker.finish("FINISHED")
+    assert commands.sent() == [(0, 0.0)]
+    assert ["1 broken lines" in line for line in commands.said] == [True]

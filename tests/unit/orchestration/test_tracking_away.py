@@ -15,7 +15,7 @@ from dead_servers import KINDS
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from mutual_forcing.orchestration import tracking
+from mutual_forcing.orchestration import tracking, tracking_calls
 from mutual_forcing.orchestration.tracking import Tracker
 from mutual_forcing.workers.metrics import MetricSpool
 
@@ -40,7 +40,7 @@ def test_mlflow_is_impatient_unless_the_user_says_otherwise(own: dict[str, str],
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tenth of the patience."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    monkeypatch.setattr(tracking, "INTERVAL", 0.1)
+    monkeypatch.setattr(tracking_calls, "INTERVAL", 0.1)
 
 
 def tracked(run_dir: Path, uri: str, monkeypatch: pytest.MonkeyPatch, steps: int = 3) -> tuple[list[str], float]:
@@ -49,7 +49,7 @@ def tracked(run_dir: Path, uri: str, monkeypatch: pytest.MonkeyPatch, steps: int
     warnings: list[str] = []
     tracker = Tracker(run_dir, "tiny", ["joint"], lambda _: True, warnings.append)
     start = time.monotonic()
-    tracker.open({"seed": 1})
+    tracker.open({"seed": 1}, {})
     tracker.follow()
     spool = MetricSpool(run_dir / "metrics", "joint")
     for step in range(steps):
@@ -145,14 +145,14 @@ class Opened(Tracker):
 
     def __init__(self, run_dir: Path, server: Flaky) -> None:
         self.warnings: list[str] = []
-        super().__init__(run_dir, "tiny", ["joint"], lambda _: False, self.warnings.append, "parent")
+        super().__init__(run_dir, "tiny", ["joint"], lambda _: False, self.warnings.append)
         client: Any = server
-        self._client, self._opened, self._wanted, self._stages = client, True, True, {"joint": "stage"}
+        self._client, self.run_id, self._opened, self._wanted, self._stages = client, "parent", True, True, {"joint": "stage"}
 
 
 @pytest.fixture
 def tracker(tmp_path: Path, server: Flaky, monkeypatch: pytest.MonkeyPatch) -> Opened:
-    monkeypatch.setattr(tracking, "INTERVAL", 0.02)
+    monkeypatch.setattr(tracking_calls, "INTERVAL", 0.02)
     return Opened(tmp_path, server)
 
 
@@ -167,7 +167,7 @@ def test_a_server_that_went_away_is_not_called_on_the_way_of_the_run(tmp_path: P
     MetricSpool(tmp_path / "metrics", "joint").write(0, {"loss": 1.0})
     server.away = True
     tracker.follow()
-    until(lambda: tracker._away)
+    until(lambda: tracker._calls.away)
     tracker.artifact(tmp_path / "report.html")
     time.sleep(0.2)
     tracker.finish("FINISHED")
@@ -175,7 +175,7 @@ def test_a_server_that_went_away_is_not_called_on_the_way_of_the_run(tmp_path: P
 
 
 def test_a_server_that_comes_back_gets_everything(tmp_path: Path, server: Flaky, tracker: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "PAUSE", 0.2)
+    monkeypatch.setattr(tracking_calls, "PAUSE", 0.2)
     spool = MetricSpool(tmp_path / "metrics", "joint")
     spool.write(0, {"loss": 1.0})
     server.away = True
