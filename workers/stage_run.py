@@ -29,6 +29,7 @@ from .checkpoint_writer import CheckpointWriter, Share, State
 from .engine import Engine
 from .loop_config import RolloutSource, StageConfig, TrainLoopConfig
 from .metrics import MetricSpool
+from .node_metrics import NodeMetrics
 from .pieces import Piece, Shapes, shapes_of, whole_pieces
 from .step_guard import StepGuard
 from .train_step import Metrics, Networks, flow_step, mutual_step, probe
@@ -100,6 +101,7 @@ class StageRun:
         origin = Origin(stage.name, stage.objective, config.seed, place.rank, Setup(config.network, config.timeline, objective))
         self._guard = StepGuard(config.run_dir, origin, config.max_bad_steps, self._all_weights, about["row"])
         self._spool = MetricSpool(config.run_dir / "metrics", stage.name, self._first) if place.rank == 0 else None
+        self._nodes = NodeMetrics(config.run_dir, place.rank)
         self._writer = CheckpointWriter(
             place.store, config.checkpoint, place.rank, place.world, place.attempt, self._first, head_of(about["ledger"]), self._warn
         )
@@ -235,7 +237,7 @@ class StageRun:
         mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
         dist.all_reduce(mean)
         values = dict(zip(names, mean.tolist(), strict=True))
-        counts = over_ranks(ages) if ages else {}
+        counts = (over_ranks(ages) if ages else {}) | self._nodes.of_all(step)
         if self._spool is not None:
             self._spool.write(step, values | local | counts | {"samples_per_s": self._stage.batch / local["step_s"]})
         return values

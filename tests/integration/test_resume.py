@@ -39,6 +39,7 @@ pytestmark = pytest.mark.timeout(600)
 SETTINGS = ["workers.count=2", "stages.joint.steps=5", "stages.mutual.steps=5", "stages.mutual.health_every=2", "checkpoint.every=2"]
 STAGES = {"joint": 5, "mutual": 5}
 OF_TIME = ("_s", "samples_per_s")
+OF_MACHINES = ("share/", "system/")
 
 
 class Rollouts:
@@ -121,7 +122,7 @@ def figures(run: Path) -> dict[str, list[dict[str, Any]]]:
         lines = [json.loads(line) for line in (run / "metrics" / f"{stage}.jsonl").read_text().splitlines()]
         rows = [(line["step"], line["metrics"]) for line in lines if line["metrics"]]
         assert [step for step, _ in rows] == list(range(STAGES[stage]))
-        made[stage] = [{k: v for k, v in row.items() if not k.endswith(OF_TIME) and not k.startswith("share/")} for _, row in rows]
+        made[stage] = [{k: v for k, v in row.items() if not k.endswith(OF_TIME) and not k.startswith(OF_MACHINES)} for _, row in rows]
     return made
 
 
