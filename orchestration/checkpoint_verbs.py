@@ -69,7 +69,7 @@ def prune(
     run_verb(work, debug, "what was removed is gone, the rest is as it was")
 
 
-@checkpoint_app.command("export", epilog="Example: mutual-forcing checkpoint export runs/demo --out weights --branch video")
+@checkpoint_app.command("export", epilog="Example: mutual-forcing checkpoint export runs/demo --out weights --register talking-heads")
 def export(
     run: Run,
     out: Annotated[str, typer.Option("--out", help="Folder for the files; it must not hold any.")],
@@ -77,6 +77,10 @@ def export(
     step: Annotated[int, typer.Option("--step", help="Step of its checkpoint [default: the last].")] = -1,
     role: Annotated[str, typer.Option("--weights", help="ema (averaged), live, or fake.")] = "ema",
     branch: Annotated[str, typer.Option("--branch", help="video, audio, or both (a file each).")] = "both",
+    register: Annotated[
+        str,
+        typer.Option("--register", help="Make them a version of this model in MLflow's registry too (MLFLOW_TRACKING_URI, or the run's)."),
+    ] = "",
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -84,11 +88,20 @@ def export(
 
     def work() -> None:
         from .checkpoints import exported
+        from .registration import open_registration
 
+        registration = open_registration(run, register) if register else None
         record = exported(run, out, stage, step, role, branch)
-        typer.echo(json.dumps(record) if as_json else f"{record['folder']}: {', '.join(record['files'])}")
+        if registration is not None:
+            record["registered"] = version = registration.add(record)
+        if as_json:
+            typer.echo(json.dumps(record))
+            return
+        typer.echo(f"{record['folder']}: {', '.join(record['files'])}")
+        if registration is not None:
+            typer.echo(f"version {version['version']} of {version['name']} at {version['tracking_uri']}")
 
-    run_verb(work, debug)
+    run_verb(work, debug, "weights without weights.json are not whole; remove the folder and give the command again")
 
 
 def audit(run: Annotated[str, typer.Argument(help="Run folder.")], as_json: Json = False, debug: Debug = False) -> None:

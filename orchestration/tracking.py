@@ -20,6 +20,7 @@ from typing import Any
 
 # Read by MLflow itself; whoever has set them keeps them. Its own patience is 7 retries of 120 s with pauses between, for every call.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
@@ -277,7 +278,8 @@ def register(run_dir: Path, folder: Path, name: str, tags: dict[str, str], figur
             if not client.search_registered_models(f"name = '{name}'"):
                 client.create_registered_model(name)
             source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"
-            version, status = client.create_model_version(name, source, run_id, tags=tags).version, "FINISHED"
+            told = tags | {safe_name(k): f"{v:.6g}" for k, v in figures.items()}  # the page of a version shows its tags, and no metrics
+            version, status = client.create_model_version(name, source, run_id, tags=told).version, "FINISHED"
         finally:
             client.set_terminated(run_id, status)
     except Exception as error:  # clients of stores raise anything
