@@ -48,26 +48,30 @@ class Verdict(Enum):
 @dataclass(frozen=True)
 class Failure:
     """An end of the training that was not its own. at: seconds on a clock that never goes back; curable: whether the same step may go well
-    another time; steps: those of all stages that checkpoints had by then.
+    another time; steps: those of all stages that checkpoints had by then; taken: a machine was taken back, as announced.
     """
 
     at: float
     cause: str
     curable: bool
     steps: int = 0
+    taken: bool = False
 
 
 def decide_run(failures: Sequence[Failure], most: int, window_s: float) -> Verdict:
     """A curable failure is survived as long as not more than `most` of them fall into `window_s` seconds, nor follow each other without a
-    new checkpoint between them: long runs lose machines, and a crash loop is no long run, however slowly it turns.
+    new checkpoint between them: long runs lose machines, and a crash loop is no long run, however slowly it turns. Machines that were
+    taken back are counted apart, and by checkpoints alone: how often that happens says nothing about the training.
     """
+    most += failures[-1].taken  # the first is nobody's failure
     return Verdict.RESTART if failures[-1].curable and len(recent(failures, window_s)) <= most else Verdict.STOP
 
 
 def recent(failures: Sequence[Failure], window_s: float) -> list[Failure]:
-    """Those that count against the last one: of the same time, or of the same checkpoint."""
+    """Those that count against the last one: of the same kind, and of the same time or of the same checkpoint."""
     last = failures[-1]
-    return [f for f in failures if last.at - f.at <= window_s or f.steps == last.steps]
+    same = [f for f in failures if f.taken == last.taken]
+    return [f for f in same if f.steps == last.steps or (not last.taken and last.at - f.at <= window_s)]
 
 
 def curable(error: BaseException) -> bool:

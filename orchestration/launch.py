@@ -35,10 +35,11 @@ from ..workers.train_loop import train_stages
 from .config import RunConfig, from_tree
 from .failure_policy import Failure, Verdict, curable, decide_run, summary
 from .machine import git_state, machine, versions
+from .preemption import noticed, taken_back
 from .preflight import WORKER_CPU, examine, short_of
 from .report import build_report
 from .rollout_pool import RolloutClient, start_pool
-from .root_cause import root_cause
+from .root_cause import causes
 from .run_folder import NOTE, RUN, require_ours, shown_files
 from .samples import make_samples, open_generator
 from .session import kept_signals, ray_session, uninterrupted
@@ -217,13 +218,15 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
         try:
             return _fit_once(config, loop, run_dir, progress, warn)
         except TrainingFailedError as error:
-            cause = root_cause(error)
-            failures.append(Failure(time.monotonic(), one_line(cause)[:300], curable(cause), _saved(loop)))
+            found, taken = list(causes(error)), taken_back(error)
+            cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
+            failures.append(Failure(time.monotonic(), one_line(cause)[:300], curable(cause), _saved(loop), taken))
             if decide_run(failures, most, window) is Verdict.STOP:
                 if len(failures) == 1:
                     raise
                 raise RuntimeError(summary(failures, window)) from error
-            warn(f"training failed ({failures[-1].cause}); it goes on from its last checkpoint (failure {len(failures)})")
+            what = "a machine of the training was taken back" if taken else "training failed"
+            warn(f"{what} ({failures[-1].cause}); it goes on from its last checkpoint (failure {len(failures)})")
 
 
 def _saved(loop: TrainLoopConfig) -> int:
@@ -252,7 +255,7 @@ def _fit_once(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress:
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=0),  # `_fit` decides; nodes that are taken back count apart
+            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),  # `_fit` decides
             worker_runtime_env={
                 "env_vars": {"OMP_NUM_THREADS": str(workers.threads), "DS_ACCELERATOR": "cuda" if workers.use_gpu else "cpu"}
             },
@@ -272,7 +275,7 @@ def _worker(settings: dict[str, Any]) -> None:
         device = get_device()
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of that number; rollout actors may have the first ones
-    train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size(), str(device))
+    train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size(), str(device), noticed)
 
 
 def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:

@@ -78,6 +78,11 @@ class Running:
         """What `kill` and supervisors send, to this one process."""
         self._driver.terminate()
 
+    def kill(self) -> None:
+        """SIGKILL, to this one process: it can clean up nothing."""
+        self._driver.kill()
+        self._driver.wait()
+
     def wait(self, seconds: float) -> Said:
         """Its answer, when it has ended."""
         self._driver.wait(seconds)

@@ -30,12 +30,14 @@ from .engine import Engine
 from .loop_config import RolloutSource, StageConfig, TrainLoopConfig
 from .metrics import MetricSpool
 from .node_metrics import NodeMetrics
+from .notice import Notice, TakenBack, no_notice
 from .pieces import Piece, Shapes, shapes_of, whole_pieces
 from .step_guard import StepGuard
 from .train_step import Metrics, Networks, flow_step, mutual_step, probe
 from .watchdog import Watchdog
 from .wire import pack_weights
 
+NOTICE = "notice"  # how many ranks have heard that a machine goes away: it travels with a step's metrics, and is none
 MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
 
 
@@ -57,6 +59,7 @@ class Place:
     rank: int
     world: int
     device: torch.device = torch.device("cpu")
+    notice: Notice = no_notice
 
 
 class StageRun:
@@ -75,6 +78,7 @@ class StageRun:
     ) -> None:
         self._config, self._stage, self._dataset, self._rollouts = config, stage, dataset, rollouts
         self._rank, self._world, self._device = place.rank, place.world, place.device
+        self._notice, self._noticed = place.notice, False
         self._ema = network_of(config, start).to(place.device).requires_grad_(False)
         local = stage.batch // place.world
         mutual, objective = stage.objective == "mutual", config.objective
@@ -115,19 +119,27 @@ class StageRun:
             self._warn(text)
 
     def train(self) -> Weights:
-        """All steps that are left; returns the averaged weights for the next stage when its checkpoint is committed."""
-        every = self._config.checkpoint.every
+        """All steps that are left; returns the averaged weights for the next stage when its checkpoint is committed.
+
+        Raises:
+            TakenBack: a machine goes away before they are done; a checkpoint of the steps so far is committed.
+        """
+        every, done = self._config.checkpoint.every, self._first
         with Watchdog(self._config.run_dir / "stacks", self._rank, self._config.step_deadline_s) as watchdog:
             if self._rolls:
                 self._publish(self._first)
-            for step in range(self._first, self._stage.steps):
-                self._step(step)
+            while done < self._stage.steps and not self._noticed:
+                self._step(done)
                 watchdog.beat()
-                if step + 1 == self._stage.steps or (every and (step + 1) % every == 0):
-                    self._save(step + 1)
+                done += 1
+                if done == self._stage.steps or self._noticed or (every and done % every == 0):
+                    self._save(done)
         self._writer.finish()
         if self._spool is not None:
             self._spool.close()
+        if done < self._stage.steps:
+            dist.barrier()  # the first that ends takes the others with it: rank 0 must have committed
+            raise TakenBack(f"a machine is taken back; checkpoint of step {done} of stage {self._stage.name!r} is committed")
         ema = {name: x.detach().to("cpu", copy=True) for name, x in self._ema.state_dict().items()}
         for engine in self._engines.values():
             engine.close()
@@ -183,7 +195,7 @@ class StageRun:
         self._stalled = 0.0
         if step + 1 == self._stage.steps:
             measured = self._probe()
-        values = self._record(step, metrics | measured, local, ages)
+        values = self._record(step, metrics | measured | {NOTICE: float(self._notice())}, local, ages)
         skipped = values["skipped"] + values.get("skipped_fake", 0) > 0
         self._updates.append(Update(step, batch.sample_ids, applied=not values["skipped"]))
         self._guard.see(step, metrics, skipped, batch, rollout)
@@ -237,6 +249,7 @@ class StageRun:
         mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
         dist.all_reduce(mean)
         values = dict(zip(names, mean.tolist(), strict=True))
+        self._noticed = values.pop(NOTICE) > 0
         counts = (over_ranks(ages) if ages else {}) | self._nodes.of_all(step)
         if self._spool is not None:
             self._spool.write(step, values | local | counts | {"samples_per_s": self._stage.batch / local["step_s"]})

@@ -20,14 +20,20 @@ from ..datasets.store import Store
 from .checkpoint import Checkpoint, Weights, found_in, stage_weights
 from .checkpoint_writer import resume_from
 from .loop_config import RolloutSource, StageConfig, TrainLoopConfig
+from .notice import Notice, no_notice
 from .pretrained import initialise
 from .stage_run import Place, StageRun, network_of
 from .step_guard import of_all
 
 
-def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int, device: str = "cpu") -> None:
+def train_stages(
+    config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int, device: str = "cpu", notice: Notice = no_notice
+) -> None:
     """Run every stage that is not finished, each from the averaged weights of the one before it, the first from those of `init`. What a
     checkpoint has is not done again. device: this process's own.
+
+    Raises:
+        TakenBack: a rank had notice that a machine goes away; all steps are in a committed checkpoint.
     """
     torch.set_num_threads(config.threads)
     for stage in config.stages:
@@ -49,7 +55,7 @@ def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, rank: int, wo
             weights = _start(config, store, config.stages[i - 1] if i else None)
         if stage.objective == "mutual":
             rollouts.join(rank, 0 if resumed is None else resumed.step)
-        place = Place(store, attempt, rank, world, torch.device(device))
+        place = Place(store, attempt, rank, world, torch.device(device), notice)
         weights = StageRun(config, stage, dataset, rollouts, place, weights, resumed, warnings).train()
         dist.barrier()
 

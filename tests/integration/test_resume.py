@@ -12,6 +12,7 @@ import random
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from run_material import untrained_run
-from torch.multiprocessing.spawn import ProcessExitedException, spawn
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from mutual_forcing.datasets.ledger import faults, head_of, read_chain
 from mutual_forcing.datasets.loader import LatentDataset
@@ -72,9 +73,18 @@ def stages_of(config: RunConfig) -> RunConfig:
 
 
 def worker(
-    rank: int, folder: str, world: int, settings: list[str], dies_at: tuple[str, int] | None, dying: int | None, patient: bool
+    rank: int,
+    folder: str,
+    world: int,
+    settings: list[str],
+    dies_at: tuple[str, int] | None,
+    dying: int | None,
+    patient: bool,
+    heard_after: int | None,
 ) -> None:
-    """One process of a training; it dies in the named step, if it is the one to die. patient: not before its checkpoint is written."""
+    """One process of a training; it dies in the named step, if it is the one to die. patient: not before its checkpoint is written.
+    heard_after: steps after which the last rank, and no other, hears that its machine is taken back.
+    """
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     run = Path(folder)
@@ -93,7 +103,10 @@ def worker(
             step_of(self, step)
 
         stage_run.StageRun._step = step  # type: ignore[method-assign]
-    train_stages(config, Rollouts(config, world), rank, world)
+    asked = count(1)
+    train_stages(
+        config, Rollouts(config, world), rank, world, lambda: rank == world - 1 and heard_after is not None and next(asked) >= heard_after
+    )
     dist.destroy_process_group()
 
 
@@ -110,9 +123,10 @@ def trained(
     dies_at: tuple[str, int] | None = None,
     dying: int | None = None,
     patient: bool = False,
+    heard_after: int | None = None,
 ) -> None:
     (run / "rendezvous").unlink(missing_ok=True)
-    spawn(worker, (str(run), world, settings, dies_at, dying, patient), nprocs=world)
+    spawn(worker, (str(run), world, settings, dies_at, dying, patient, heard_after), nprocs=world)
 
 
 def figures(run: Path) -> dict[str, list[dict[str, Any]]]:
@@ -178,6 +192,21 @@ def test_after_a_kill_the_losses_are_those_of_a_run_that_was_never_killed(
     with pytest.raises(ProcessExitedException):
         trained(run, dies_at=(stage, step))
     trained(run)
+    assert figures(run) == never_killed
+    assert_every_clip_once(run)
+
+
+def test_a_rank_that_hears_of_its_end_has_all_of_them_save_and_stop(
+    run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]]
+) -> None:
+    """Some seconds of the default tests: nothing else there sees that notice leads to a checkpoint before the machine is gone."""
+    run, settings = run_of("run"), [*SETTINGS, "checkpoint.every=0"]
+    with pytest.raises(ProcessRaisedException, match=r"TakenBack.* checkpoint of step 2 of stage 'mutual' is committed"):
+        trained(run, settings=settings, heard_after=STAGES["joint"] + 2)
+    last = newest(loop_config(config_of(run), run).checkpoints, "mutual")
+    assert last is not None
+    assert last.step == 2
+    trained(run, settings=settings, heard_after=3)  # too late to be of use: after the last step
     assert figures(run) == never_killed
     assert_every_clip_once(run)
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from ray.exceptions import ActorDiedError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectStoreFullError,
+    OutOfDiskError,
+    OutOfMemoryError,
+)
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from mutual_forcing.orchestration.failure_policy import (
     Decision,
@@ -19,6 +29,7 @@ from mutual_forcing.orchestration.failure_policy import (
     decide_run,
     summary,
 )
+from mutual_forcing.workers.notice import TakenBack
 
 counts = st.integers(0, 20)
 
@@ -72,10 +83,54 @@ def test_restarts_are_counted_by_time_and_only_where_they_may_help(failures: lis
     assert decide_run(failures, 2, 100.0) is verdict
 
 
+def taken(*steps: int) -> list[Failure]:
+    return [Failure(float(i), "TakenBack: spot", True, at, taken=True) for i, at in enumerate(steps)]
+
+
+@pytest.mark.parametrize(
+    ("failures", "verdict"),
+    [
+        (taken(*range(50)), Verdict.RESTART),  # one a second, each after a step more
+        (taken(7, 7, 7), Verdict.RESTART),
+        (taken(7, 7, 7, 7), Verdict.STOP),  # not for ever: no checkpoint between them
+        ([*taken(*range(50)), Failure(50.0, "lost", True, 50)], Verdict.RESTART),  # those use up nothing of what failures may
+        ([*lost(0.0, 1.0), Failure(2.0, "TakenBack: spot", True, 2, taken=True)], Verdict.RESTART),
+        ([*lost(0.0, 1.0), *taken(1), Failure(2.0, "lost", True, 2)], Verdict.STOP),
+    ],
+)
+def test_machines_that_are_taken_back_are_counted_apart(failures: list[Failure], verdict: Verdict) -> None:
+    assert decide_run(failures, 2, 100.0) is verdict
+
+
+def test_where_no_failure_is_allowed_a_machine_may_still_be_taken_back() -> None:
+    assert decide_run(taken(7), 0, 100.0) is Verdict.RESTART
+    assert decide_run(taken(7, 7), 0, 100.0) is Verdict.STOP
+
+
+@given(st.lists(st.booleans(), min_size=20, max_size=20), st.integers(0, 8))
+def test_any_sequence_of_failures_without_a_checkpoint_between_them_ends(kinds: list[bool], most: int) -> None:
+    failures: list[Failure] = []
+    for i, kind in enumerate(kinds):
+        failures.append(Failure(1e6 * i, "lost", True, 3, taken=kind))
+        if decide_run(failures, most, 1.0) is Verdict.STOP:
+            break
+    assert len(failures) <= 2 * most + 2
+
+
 @pytest.mark.parametrize(
     ("error", "helps"),
     [
         (ActorDiedError(), True),
+        (OutOfMemoryError("Task was killed due to the node running low on memory"), True),
+        (ObjectStoreFullError("Failed to put object"), True),
+        (OutOfDiskError("Local disk is full"), True),
+        (NodeDiedError("its raylet is gone"), True),
+        (ActorUnavailableError("the connection broke", None), True),
+        (WorkerHealthCheckFailedError("A worker health check failed", ActorDiedError()), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EFBIG, "File too large"), True),
+        (torch.OutOfMemoryError("no room"), True),
+        (TakenBack("a machine is taken back"), True),
         (RuntimeError("Connection closed by peer [127.0.0.1]:4321"), True),
         (ConnectionResetError(), True),
         (MemoryError(), True),

@@ -1,0 +1,94 @@
+"""A Ray cluster of several machines on this one: each a raylet and its processes, which can be lost, taken back or replaced."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any
+
+import psutil
+import pytest
+
+# A machine that is gone is noticed within seconds, not within half a minute.
+NOTICED = {
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 2000,
+    "health_check_failure_threshold": 3,
+}
+STORE = 200 * 2**20  # bytes of a machine's object store
+
+
+class Machines:
+    """A context: a head without cores, where the driver is, and machines of one core each."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._patch = pytest.MonkeyPatch()
+        self._folder = tempfile.TemporaryDirectory(prefix="mf-", ignore_cleanup_errors=True)  # short: sockets lie in it
+        self._cluster: Any = None
+
+    def __enter__(self) -> Machines:
+        from ray.cluster_utils import Cluster  # slow to import
+
+        self._patch.setenv("RAY_TMPDIR", self._folder.name)  # or others on this machine would find this cluster
+        head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "_system_config": NOTICED}
+        self._cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(self._count):
+            self.add()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        started = psutil.Process().children(recursive=True)
+        try:
+            self._cluster.shutdown()
+        finally:
+            for process in psutil.wait_procs(started, 10)[1]:
+                process.kill()
+            self._patch.undo()
+            self._folder.cleanup()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to find the cluster."""
+        return {"RAY_ADDRESS": self._cluster.address, "RAY_TMPDIR": self._folder.name}
+
+    def add(self) -> None:
+        self._cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+    def processes(self, name: str) -> dict[psutil.Process, Any]:
+        """Processes of Ray with this in their names, oldest first, each with its machine."""
+        found = {}
+        for node in self._cluster.worker_nodes:
+            for process in _children(node):
+                try:
+                    if name in process.name():
+                        found[process] = node
+                except psutil.NoSuchProcess:
+                    pass  # it has ended between the list and the question
+        return dict(sorted(found.items(), key=lambda item: item[0].create_time()))
+
+    def lose(self, node: Any) -> None:
+        """Its raylet is killed with SIGKILL, if it still lives; what it started ends when it sees that."""
+        if _children(node):
+            node.kill_raylet()
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def take_back(self, node: Any, seconds: float) -> float:
+        """The cloud takes it back in so many seconds; returns when that is."""
+        from ray._raylet import GcsClient
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+        end = time.time() + seconds
+        reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        accepted, why = GcsClient(address=self._cluster.address).drain_node(node.node_id, reason, "spot", int(end * 1000))
+        assert accepted, why
+        return end
+
+
+def _children(node: Any) -> list[psutil.Process]:
+    """What a living raylet has started."""
+    try:
+        return psutil.Process(node.all_processes["raylet"][0].process.pid).children(recursive=True)
+    except (KeyError, psutil.NoSuchProcess):  # a drained machine ends by itself when nothing is left to do
+        return []
