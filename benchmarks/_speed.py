@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..model.arithmetic import peak_of
 from ..model.losses import Models, flow_matching
 from ..model.objective import ObjectiveConfig
 from ..model.sampler import SamplerConfig
@@ -39,8 +40,6 @@ class Amount:
     chunks: int = 10
 
 
-PEAKS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
-"""Dense bf16 FLOP/s of the data sheets, by the beginning of a device's name: what utilisation is commonly a share of."""
 DECODED, RECOMPUTE, NOT = "{}, decoded", "recompute", "not measured"
 BESIDE = 4  # chunks between two looks at the clock where decoding runs beside the next chunk: it would not, if each were waited for
 
@@ -182,7 +181,7 @@ def training(case: Case, amount: Amount, ceilings: Ceilings) -> Figures:
     tokens = case.clips * sum(sum(sums.tokens(k).values()) for k in range(amount.chunks))
     rate = 2 * case.clips * sums.training(amount.chunks, words) / spent
     name = torch.cuda.get_device_name(case.device) if case.device.type == "cuda" else ""
-    peak = next((flops for begin, flops in PEAKS.items() if name.startswith(begin)), ceilings.flops)
+    peak = peak_of(name) or ceilings.flops
     return {
         "step_ms": 1e3 * spent,
         "tokens_per_s": tokens / spent,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..model.arithmetic import Arithmetic
 from ..model.execution import ExecutionConfig
 from ..model.noise import PositionalNoise
 from ..model.path import few_grid, move, per_latent, shifted
@@ -19,7 +20,6 @@ from ..model.text import TextConfig, Word, make_controls
 from ..model.timeline import Layout
 from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
-from ._arithmetic import Arithmetic
 
 if TYPE_CHECKING:
     from ._decoding import Codecs

@@ -4,7 +4,7 @@
     long      ten minutes of FEW 4: does a chunk come to cost more, does memory grow
     training  a step of flow matching                                                                 tokens/s, share of the FLOPs
 
-    _arithmetic (multiply-adds, bytes), _ceilings (of this device), _streams (a network, played), _decoding -> _speed (a row) -> here
+    model/arithmetic (multiply-adds, bytes), _ceilings (of this device), _streams (a network, played), _decoding -> _speed (a row) -> here
 
 Each row is kept in a file when it is finished, so the same command goes on where it was stopped, or where `--minutes` ended it; a row that
 failed is tried again. Weights are random: time does not see them. Needs PyTorch alone; decoding needs NumPy, the plot matplotlib.
@@ -41,7 +41,7 @@ QUICK = Amount(rounds=2, latency=10, long=200, chunks=3)
 ON_GPU = Amount(rounds=3, latency=30)  # MULTI 50 of `paper` at 704x1280 takes a quarter of a minute a chunk where FLOPs decide
 MANY = 8  # clips at once on a CPU: rollouts are made in batches, and weights are then read once for all of them
 ROOT = Path(__file__).resolve().parents[1]
-MINE = ("model", "_speed", "_streams", "_arithmetic", "_ceilings", "_decoding")  # modules of benchmarks/ that figures depend on
+MINE = ("model", "_speed", "_streams", "_ceilings", "_decoding")  # modules of benchmarks/ that figures depend on
 RESOLUTIONS = {"192x336": (192, 336), "480x768": (480, 768), "704x1280": (704, 1280)}
 EAGER, COMPILED = ExecutionConfig(), ExecutionConfig(compile=True)
 FLEX = ExecutionConfig("flex", compile=True)

@@ -6,20 +6,24 @@ Linear layers and attention are counted, nothing else, for one clip; B clips are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
 
-from ..model.blocks import BranchConfig
-from ..model.mask import word_mask
-from ..model.presets import Preset
-from ..model.timeline import Timeline
-from ..model.trunk import TransformerConfig
-from ..model.types import MODALITIES
+from .blocks import BranchConfig
+from .mask import word_mask
+from .objective import ObjectiveConfig
+from .presets import Preset
+from .timeline import Timeline
+from .trunk import TransformerConfig
+from .types import MODALITIES, AVBatch
 
 Tokens = dict[str, int]
 """Query tokens of each modality in a pass."""
+
+PEAKS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
+"""Dense bf16 FLOP/s of the data sheets, by the beginning of a device's name: what utilisation is commonly a share of."""
 
 ONCE_A_CLIP = (
     ".words.",
@@ -31,6 +35,11 @@ ONCE_A_CLIP = (
     ".cross.words_kv.",
     ".cross.words_norm.",
 )
+
+
+def peak_of(device: str) -> float | None:
+    """Dense bf16 FLOP/s of a device by its name; None of one that is not in the table."""
+    return next((flops for begin, flops in PEAKS.items() if device.startswith(begin)), None)
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,38 @@ class Arithmetic:
         c, options = self.config, self.config.branch(m)
         width, features = (c.video_width, c.video_channels * c.patch**2) if m == "video" else (c.audio_width, c.audio_channels)
         return width, features, options.ffn_width or c.ffn_ratio * width, options
+
+
+def new_tokens(config: TransformerConfig, batch: AVBatch) -> int:
+    """What a batch has the network predict: video tokens (patches) and audio latents of its real chunks. The first frame, the clean history
+    and the padding of shorter clips do not count.
+    """
+    clock, chunks = batch.layout.timeline, batch.chunks_B or (batch.layout.chunks,) * batch.latents.batch
+    each = {"video": lambda n: _cells(config, batch) * clock.chunk_video * n, "audio": clock.audio_latents}
+    return sum(each[name](n) for name, _ in batch.latents.items() for n in chunks)
+
+
+def step_flops(config: TransformerConfig, batch: AVBatch, objective: ObjectiveConfig, mutual: bool) -> float:
+    """FLOPs that the method asks of the trainer for a batch of both modalities: forwards and backwards of its losses. Recomputed
+    activations, health signals and the optimizer do not count, and neither do rollouts.
+    """
+    features, caption_BWL = batch.controls.caption_features_BLE, batch.controls.caption_BWL
+    caption = (caption_BWL if features is None else features).shape[1]
+    rows, columns = batch.latents.get("video").shape[-2:]
+    preset, words = Preset(config, batch.layout.timeline), batch.controls.words_BWL.shape[1]
+    chunks = batch.chunks_B or (batch.layout.chunks,) * batch.latents.batch
+    forwards = sum(objective.forward_equivalents().values()) if mutual else 3.0
+    return 2 * sum(_training(preset, rows, columns, caption, n, words) for n in chunks) * forwards / 3
+
+
+@lru_cache(maxsize=64)
+def _training(preset: Preset, rows: int, columns: int, caption: int, chunks: int, words: int) -> int:
+    return Arithmetic(preset, rows, columns, torch.empty(0, 2), caption).training(chunks, words)
+
+
+def _cells(config: TransformerConfig, batch: AVBatch) -> int:
+    rows, columns = batch.latents.get("video").shape[-2:]
+    return -(-rows // config.patch) * -(-columns // config.patch)
 
 
 def _all(tokens: Tokens) -> int:
