@@ -21,6 +21,7 @@ from ..workers.checkpoint_writer import CheckpointConfig
 from ..workers.engine import EngineConfig
 from ..workers.loop_config import StageConfig
 from ..workers.pretrained import InitConfig
+from ..workers.profiler import ProfileConfig
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class RunConfig:
     init: InitConfig = InitConfig()
     execution: ExecutionConfig = ExecutionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    profile: ProfileConfig = ProfileConfig()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,6 +118,8 @@ class RunConfig:
                 f"(data.video_codec.spatial x model.patch)"
             )
         names = [s.name for s in self.stages]
+        if unknown := sorted(set(self.profile.stages) - set(names)):
+            raise ValueError(f"profile.stages={unknown}: there is no such stage; the stages are {names}")
         if len(set(names)) != len(names) or not names:
             raise ValueError(f"stages={names}: at least one stage, each with its own name")
         if any(set(n) - set("abcdefghijklmnopqrstuvwxyz0123456789-") for n in [self.name, *names]):
@@ -175,7 +179,7 @@ class RunConfig:
     def settings(self) -> str:
         """Hash of what shapes the trained weights (not of what merely reports on them, guards them, or of how they are computed)."""
         value = asdict(replace(self, samples=SamplesConfig()))
-        del value["execution"], value["checkpoint"]
+        del value["execution"], value["checkpoint"], value["profile"]
         value["workers"] = {"max_bad_steps": self.workers.max_bad_steps, "use_gpu": self.workers.use_gpu}
         value["engine"] = {"precision": self.engine.precision}  # how the work is divided changes the rounding of sums alone
         value["rollouts"] = {"max_age": self.rollouts.max_age}

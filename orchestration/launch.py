@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,37 +29,24 @@ from ..datasets.storage import make_folder, read_json, write_json
 from ..model.types import MODALITIES
 from ..workers.checkpoint import found_in, is_finished, stage_record
 from ..workers.checkpoint_writer import one_line
-from ..workers.loop_config import TrainLoopConfig
+from ..workers.loop_config import Process, TrainLoopConfig
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import train_stages
 from .config import RunConfig, from_tree
+from .exporter import Exporter
 from .failure_policy import Failure, Verdict, curable, decide_run, summary
 from .machine import git_state, machine, versions
 from .preemption import noticed, taken_back
 from .preflight import WORKER_CPU, examine, short_of
 from .report import build_report
-from .rollout_pool import RolloutClient, start_pool
+from .rollout_pool import NoRollouts, RolloutClient, start_pool
 from .root_cause import causes
 from .run_folder import NOTE, RUN, require_ours, shown_files
 from .samples import make_samples, open_generator
 from .session import kept_signals, ray_session, uninterrupted
-from .spool_watcher import SpoolWatcher
+from .spool_watcher import Say, SpoolWatcher
 from .tracking import Tracker
 from .tracking_calls import redacted
-
-
-@dataclass(frozen=True)
-class NoRollouts:
-    """The source of a run without a mutual stage."""
-
-    def join(self, rank: int, first: int) -> None:
-        pass
-
-    def publish(self, snapshot: Any) -> None:
-        raise AssertionError("no stage of this run publishes weights")
-
-    def take(self, step: int, rank: int) -> Any:
-        raise AssertionError("no stage of this run takes rollouts")
 
 
 def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
@@ -79,6 +66,7 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         execution=config.execution,
         checkpoint=config.checkpoint,
         step_deadline_s=config.workers.step_deadline_s,
+        profile=config.profile,
     )
 
 
@@ -103,7 +91,9 @@ def _record(run_dir: Path) -> dict[str, Any]:
     return record
 
 
-def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> bool:
+def train(
+    config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None], say: Say = lambda _: None
+) -> bool:
     """The whole main job in `run_dir`; returns whether there was anything to do. What an earlier, interrupted call finished is reused.
 
     Raises:
@@ -113,7 +103,7 @@ def train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progr
     make_folder("run", run_dir)
     require_ours(run_dir)
     with locked("run folder", run_dir):
-        return _train(config, run_dir, commands, progress, warn)
+        return _train(config, run_dir, commands, progress, warn, say)
 
 
 def preflight(config: RunConfig, run_dir: Path, warn: Callable[[str], None]) -> None:
@@ -133,7 +123,7 @@ def preflight(config: RunConfig, run_dir: Path, warn: Callable[[str], None]) -> 
         raise ValueError(f"{len(problems)} problems: " + " ".join(f"({i}) {text}." for i, text in enumerate(problems, 1)))
 
 
-def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None]) -> bool:
+def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None], say: Say) -> bool:
     begin = time.monotonic()
     record = _claim(config, run_dir, commands)
     loop = loop_config(config, run_dir)
@@ -183,7 +173,7 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
                 if todo:
                     tracker.follow()
                     about = {"config": asdict(config), "settings": config.settings(), "mlflow_run_id": tracker.run_id, **_code(record)}
-                    _fit(config, replace(loop, about=json.loads(json.dumps(about))), run_dir, progress, warn)
+                    _fit(config, replace(loop, about=json.loads(json.dumps(about))), run_dir, progress, warn, say)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
         keep()
@@ -206,7 +196,7 @@ def _code(record: dict[str, Any]) -> dict[str, Any]:
     return {name: record[name] for name in ("git_commit", "git_dirty", "versions") if name in record}
 
 
-def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None]) -> None:
+def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None], say: Say) -> None:
     """Train, and start again after failures that another start may cure.
 
     Raises:
@@ -216,7 +206,7 @@ def _fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Prog
     most, window = config.workers.max_failures, config.workers.failure_window_s
     while True:
         try:
-            return _fit_once(config, loop, run_dir, progress, warn)
+            return _fit_once(config, loop, run_dir, progress, warn, say, len(failures))
         except TrainingFailedError as error:
             found, taken = list(causes(error)), taken_back(error)
             cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
@@ -239,12 +229,26 @@ def _saved(loop: TrainLoopConfig) -> int:
     return sum(last.values())
 
 
-def _fit_once(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None]) -> None:
+def _fit_once(
+    config: RunConfig,
+    loop: TrainLoopConfig,
+    run_dir: Path,
+    progress: Progress,
+    warn: Callable[[str], None],
+    say: Say,
+    restarts: int,
+) -> None:
     workers, name = config.workers, f"fit-{time.time_ns()}"  # the same name would silently resume
     storage = make_folder("run", run_dir / "ray")
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"loop": loop, "rollouts": _rollouts(config, loop), "use_gpu": workers.use_gpu},
+        train_loop_config={
+            "loop": loop,
+            "rollouts": _rollouts(config, loop),
+            "use_gpu": workers.use_gpu,
+            "run": run_dir.name,
+            "restarts": restarts,
+        },
         # Objects and metrics are gathered on the CPU, whatever gradients travel by.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if workers.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -262,7 +266,7 @@ def _fit_once(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress:
         ),
     )
     todo = {s.name: s.steps for s in loop.stages if not is_finished(loop.checkpoints, s.name)}
-    with SpoolWatcher(run_dir / "metrics", todo, progress, warn), kept_signals(signal.SIGINT):
+    with SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
         trainer.fit()
     for attempt in storage.glob("fit-*"):  # the notes of interrupted ones help nobody any more
         if attempt.name != name:
@@ -275,7 +279,9 @@ def _worker(settings: dict[str, Any]) -> None:
         device = get_device()
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of that number; rollout actors may have the first ones
-    train_stages(settings["loop"], settings["rollouts"], context.get_world_rank(), context.get_world_size(), str(device), noticed)
+    observer = Exporter(settings["run"], settings["restarts"])
+    process = Process(context.get_world_rank(), context.get_world_size(), str(device), observer, noticed)
+    train_stages(settings["loop"], settings["rollouts"], process)
 
 
 def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:

@@ -37,6 +37,9 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what the run needs and what stands against it, and start nothing.")
     ] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Trace some steps of each stage into profile/ of the run folder (--set profile.steps=3).")
+    ] = False,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -50,13 +53,13 @@ def train(
         from .progress import Terminal
         from .runs import configured, default_run_dir
 
-        config = configured(recipe, media, set_ or [], data)
+        config = configured(recipe, media, [*(["profile.steps=3"] if profile else []), *(set_ or [])], data)
         run_dir = local_path("--out", out) if out else default_run_dir(config)
         if dry_run:
             stands = _show_preflight(config, run_dir, as_json)
             return
         with Terminal(console) as terminal:
-            worked = launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn)
+            worked = launch.train(config, run_dir, [launch.command_line()], terminal.progress, terminal.warn, terminal.say)
         if not worked:
             console.print("nothing to do: this run is finished, and its settings and data have not changed")
         _show_outcome(run_dir, as_json)

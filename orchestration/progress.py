@@ -18,7 +18,7 @@ def printable(text: str) -> str:
 
 
 class Terminal:
-    """A context that shows progress on a console; on a pipe it prints one line when a stage of work ends."""
+    """A context that shows progress on a console; on a pipe it prints one line when a stage of work ends, and what it is told to say."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -52,6 +52,16 @@ class Terminal:
             self._done.add(stage)
             if not self._console.is_terminal:
                 self._say(Text(f"{stage}: {done} of {total} done"))
+
+    def say(self, parts: list[str]) -> None:
+        """One line of as many of its parts as the terminal is wide; a pipe gets them all."""
+        line = printable(parts[0])
+        for part in parts[1:]:
+            longer = f"{line}  {printable(part)}"
+            if self._console.is_terminal and len(longer) > self._console.width:
+                break
+            line = longer
+        self._say(Text(line))
 
     def warn(self, line: str) -> None:
         """One line of warning."""

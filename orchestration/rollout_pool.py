@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -43,3 +44,17 @@ def start_pool(
     options = {"num_cpus": 0, "max_concurrency": 2 * ranks + 8}
     remote: Any = ray.remote(Coordinator).options(**options)
     return RolloutClient(remote.remote(actor, actors, ranks, local, steps, max_age, max_failures))
+
+
+@dataclass(frozen=True)
+class NoRollouts:
+    """The source of a run without a mutual stage."""
+
+    def join(self, rank: int, first: int) -> None:
+        pass
+
+    def publish(self, snapshot: Any) -> None:
+        raise AssertionError("no stage of this run publishes weights")
+
+    def take(self, step: int, rank: int) -> Any:
+        raise AssertionError("no stage of this run takes rollouts")

@@ -1,24 +1,42 @@
-"""The driver's eyes while `fit()` blocks: progress of the stages and alerts, from the metric spools."""
+"""The driver's eyes while `fit()` blocks: progress of the stages, a line an interval, and alerts, from the metric spools."""
 
 from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..datasets.progress import Progress
 from .alerts import alerts
+from .interval_line import interval_parts
 from .spool_reader import SpoolReader
+
+INTERVAL = 10.0  # seconds between two lines of a stage
+Say = Callable[[list[str]], None]
+"""Is given a line as its parts, the most important ones first."""
 
 
 class SpoolWatcher:
-    """A context that looks at the spools every second. stages: name -> steps, of those that are to run. Alerts come once a stage."""
+    """A context that looks at the spools every second. stages: name -> steps, of those that are to run. Alerts come once a stage, a line
+    every `interval` seconds and at the end of a stage.
+    """
 
-    def __init__(self, spools: Path, stages: dict[str, int], progress: Progress, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        spools: Path,
+        stages: dict[str, int],
+        progress: Progress,
+        warn: Callable[[str], None],
+        say: Say = lambda _: None,
+        interval: float = INTERVAL,
+    ) -> None:
         self._stages, self._progress, self._warn = stages, progress, warn
         self._readers = {name: SpoolReader(spools / f"{name}.jsonl") for name in stages}
         self._steps = dict.fromkeys(stages, 0)
+        self._lines = {name: StageLines(name, steps, say, interval) for name, steps in stages.items()}
         self._given: set[tuple[str, str]] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
@@ -56,7 +74,32 @@ class SpoolWatcher:
             self._warn(f"{stage}: {record['note']}")
             return
         self._steps[stage] = record["step"] + 1
+        self._lines[stage].see(record)
         for metric, text in alerts(record["metrics"]).items():
             if (stage, metric) not in self._given:
                 self._given.add((stage, metric))
                 self._warn(f"{stage}, step {record['step']}: {text}")
+
+
+class StageLines:
+    """The lines of one stage; records of an attempt before this one, which a run that goes on still holds, are not told again."""
+
+    def __init__(self, stage: str, steps: int, say: Say, interval: float) -> None:
+        self._stage, self._steps, self._say, self._interval = stage, steps, say, interval
+        self._born = time.time()
+        self._first: dict[str, Any] | None = None  # of this attempt
+        self._before: dict[str, Any] | None = None  # the last that has been told
+        self._records: list[dict[str, Any]] = []
+
+    def see(self, record: dict[str, Any]) -> None:
+        """A step has ended. Its own time counts, so however late records are read, the lines are the same."""
+        if record["time"] < self._born:
+            return
+        self._first = self._first or record
+        self._records.append(record)
+        since = (self._before or self._first)["time"]
+        if record["time"] - since < self._interval and record["step"] + 1 < self._steps:
+            return
+        passed, made = record["time"] - self._first["time"], record["step"] - self._first["step"]
+        self._say(interval_parts(self._stage, self._steps, self._records, self._before, made / passed if passed > 0 else None))
+        self._before, self._records = record, []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from .pieces import Piece, Shapes
 
 PATIENCE = 600.0  # seconds that rank 0 waits for the other ranks' files
 LOOK = 0.1  # seconds between two looks, at first
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,7 @@ class CheckpointWriter:
         except Exception as error:  # noqa: BLE001  told at the next checkpoint, or raised by `finish`
             self._error = error
             return
+        log.info("checkpoint %s is complete", folder)
         try:
             prune(self._store, self._config, state.stage, state.steps, self._attempt, state.step)
         except Exception as error:  # noqa: BLE001  old ones are in the way of nothing but the disk

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -14,8 +15,10 @@ from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES, Rollout
 from .checkpoint_writer import CheckpointConfig
 from .engine import EngineConfig
+from .notice import Notice, no_notice
 from .optimizer import OptimizerConfig
 from .pretrained import InitConfig
+from .profiler import ProfileConfig
 from .wire import Snapshot
 
 Objective = Literal["flow", "mutual"]
@@ -25,7 +28,8 @@ Objective = Literal["flow", "mutual"]
 class StageConfig:
     """One stage: what is trained (`modalities`), on which objective, for how many optimizer steps of `batch` clips.
 
-    health_every: steps between measurements of gradient norms by part and of the health signals in a mutual stage (0 = never).
+    health_every: steps between two metered ones (0 = never): seconds within collectives, and in a mutual stage gradient norms by part,
+    the parts' shares of the time, and the health signals.
     """
 
     name: str
@@ -42,6 +46,8 @@ class StageConfig:
             raise ValueError(f"stage {self.name!r}: steps={self.steps} and batch={self.batch} must be at least 1")
         if not 0 <= self.ema < 1:
             raise ValueError(f"stage {self.name!r}: ema={self.ema}: must be at least 0 and below 1, for example 0.999")
+        if self.health_every < 0:
+            raise ValueError(f"stage {self.name!r}: health_every={self.health_every}: must be 0 (never) or more steps")
         if not self.modalities or not set(self.modalities) <= set(MODALITIES):
             raise ValueError(f"stage {self.name!r}: modalities={self.modalities}: name one or both of {', '.join(MODALITIES)}")
         if self.objective == "mutual" and set(self.modalities) != set(MODALITIES):
@@ -66,6 +72,7 @@ class TrainLoopConfig:
     execution: ExecutionConfig = ExecutionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     step_deadline_s: float = 0.0
+    profile: ProfileConfig = ProfileConfig()
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -77,6 +84,27 @@ class TrainLoopConfig:
         return {f"model.{k}": _plain(v) for k, v in asdict(self.network).items()} | {
             f"timeline.{k}": v for k, v in asdict(self.timeline).items()
         }
+
+
+Observer = Callable[[str, int, dict[str, float]], None]
+"""Is told every step's metrics on rank 0: (stage, step, metrics)."""
+
+
+def unobserved(stage: str, step: int, metrics: dict[str, float]) -> None:
+    """For loops that nobody looks at."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the processes that train together. device: its own; observer: who hears of every step, on rank 0; notice: whether a machine is
+    about to go away.
+    """
+
+    rank: int
+    world: int
+    device: str = "cpu"
+    observer: Observer = unobserved
+    notice: Notice = no_notice
 
 
 class RolloutSource(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,11 +28,14 @@ from .bad_step import Origin, Setup
 from .checkpoint import Checkpoint, Weights
 from .checkpoint_writer import CheckpointWriter, Share, State
 from .engine import Engine
-from .loop_config import RolloutSource, StageConfig, TrainLoopConfig
+from .logs import RankLog
+from .loop_config import Process, RolloutSource, StageConfig, TrainLoopConfig
 from .metrics import MetricSpool
 from .node_metrics import NodeMetrics
-from .notice import Notice, TakenBack, no_notice
+from .notice import TakenBack
 from .pieces import Piece, Shapes, shapes_of, whole_pieces
+from .profiler import FOLDER, StageProfile
+from .step_clock import StepClock, rates
 from .step_guard import StepGuard
 from .train_step import Metrics, Networks, flow_step, mutual_step, probe
 from .watchdog import Watchdog
@@ -39,6 +43,7 @@ from .wire import pack_weights
 
 NOTICE = "notice"  # how many ranks have heard that a machine goes away: it travels with a step's metrics, and is none
 MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
+log = logging.getLogger(__name__)
 
 
 def network_of(config: TrainLoopConfig, weights: Weights | None) -> AVTransformer:
@@ -52,14 +57,12 @@ def network_of(config: TrainLoopConfig, weights: Weights | None) -> AVTransforme
 
 @dataclass(frozen=True)
 class Place:
-    """Where a process stands: in an attempt of the training, and among its ranks; device: of its networks and batches."""
+    """Where a process stands in an attempt of the training; log: what it has to say."""
 
     store: Store
     attempt: str
-    rank: int
-    world: int
-    device: torch.device = torch.device("cpu")
-    notice: Notice = no_notice
+    process: Process
+    log: RankLog
 
 
 class StageRun:
@@ -77,17 +80,18 @@ class StageRun:
         warnings: Sequence[str],
     ) -> None:
         self._config, self._stage, self._dataset, self._rollouts = config, stage, dataset, rollouts
-        self._rank, self._world, self._device = place.rank, place.world, place.device
-        self._notice, self._noticed = place.notice, False
-        self._ema = network_of(config, start).to(place.device).requires_grad_(False)
-        local = stage.batch // place.world
+        self._process, self._log, self._noticed = place.process, place.log, False
+        self._rank, self._world = rank, world = place.process.rank, place.process.world
+        self._device = device = torch.device(place.process.device)
+        self._ema = network_of(config, start).to(device).requires_grad_(False)
+        local = stage.batch // world
         mutual, objective = stage.objective == "mutual", config.objective
         self._rolls = mutual and objective.needs_rollouts
         self._probed = self._probe_rollout()  # of the weights that the stage began with, before those of a checkpoint
         saved = {} if resumed is None else {role: resumed.source(role) for role in resumed.manifest["roles"]}
         if saved:
             self._ema.load_state_dict(saved["ema"].weights())
-        self._theta = live = network_of(config, saved["live"].weights() if saved else start).to(place.device)
+        self._theta = live = network_of(config, saved["live"].weights() if saved else start).to(device)
         fake = self._fake_score(start) if mutual and objective.w_dmd > 0 else None
         if fake is not None and saved:
             fake.load_state_dict(saved["fake"].weights())
@@ -100,19 +104,20 @@ class StageRun:
             self._first, about = resumed.step, resumed.manifest
             for role, engine in self._engines.items():
                 engine.restore(saved[role], about["updates"][role])
-        frozen = network_of(config, start).to(place.device).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
+        frozen = network_of(config, start).to(device).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
         self._networks = Networks(self._live, self._ema, self._fake, frozen)
-        origin = Origin(stage.name, stage.objective, config.seed, place.rank, Setup(config.network, config.timeline, objective))
+        origin = Origin(stage.name, stage.objective, config.seed, rank, Setup(config.network, config.timeline, objective))
         self._guard = StepGuard(config.run_dir, origin, config.max_bad_steps, self._all_weights, about["row"])
-        self._spool = MetricSpool(config.run_dir / "metrics", stage.name, self._first) if place.rank == 0 else None
-        self._nodes = NodeMetrics(config.run_dir, place.rank)
+        self._spool = MetricSpool(config.run_dir / "metrics", stage.name, self._first) if rank == 0 else None
+        self._nodes = NodeMetrics(config.run_dir, rank)
         self._writer = CheckpointWriter(
-            place.store, config.checkpoint, place.rank, place.world, place.attempt, self._first, head_of(about["ledger"]), self._warn
+            place.store, config.checkpoint, rank, world, place.attempt, self._first, head_of(about["ledger"]), self._warn
         )
         self._shapes: dict[str, Shapes] = {role: shapes_of(e.network.named_parameters()) for role, e in self._engines.items()}
         self._shapes["ema"] = shapes_of(self._ema.named_parameters())
         place.store.close()  # all of the checkpoint has been read
         self._updates: list[Update] = []
+        self._profile = StageProfile(config.profile, config.run_dir / FOLDER, stage.name, rank, self._first, stage.steps)
         self._stalled = 0.0  # seconds that the checkpoint before this step took from training
         self._began, self._spent = time.monotonic(), float(about["seconds"])
         for text in warnings:
@@ -129,7 +134,9 @@ class StageRun:
             if self._rolls:
                 self._publish(self._first)
             while done < self._stage.steps and not self._noticed:
-                self._step(done)
+                self._log.step = done
+                with self._profile.around(done):
+                    self._step(done)
                 watchdog.beat()
                 done += 1
                 if done == self._stage.steps or self._noticed or (every and done % every == 0):
@@ -167,23 +174,23 @@ class StageRun:
         self._stalled = time.monotonic() - start
 
     def _warn(self, text: str) -> None:
+        log.warning("%s", text)
         if self._spool is not None:
             self._spool.note(self._first, text)
 
     def _step(self, step: int) -> None:
         measured = self._probe() if step == 0 else {}
-        start = time.monotonic()
+        clock = StepClock(self._rank == 0 and self._world > 1 and self._metered(step) and not self._profile.covers(step))
         positions = rank_positions(step, self._stage.batch, self._rank, self._world)
         batch, noise = self._clips(positions)
+        clock.lap("data_wait_s")
         rate = self._stage.optimizer.rate(step, self._stage.steps)
         ages: Counter[str] = Counter()
-        rollout, waited = None, 0.0
+        rollout = self._rollouts.take(step, self._rank) if self._rolls else None
+        clock.lap("rollout_wait_s")
         if self._stage.objective == "flow":
             metrics = flow_step(self._networks, batch, noise, self._config.objective, rate, self._config.engine.micro_batch)
         else:
-            asked = time.monotonic()
-            rollout = self._rollouts.take(step, self._rank) if self._rolls else None
-            waited = time.monotonic() - asked
             if rollout is not None:
                 rollout = rollout.to(self._device)
                 ages[f"age/{step - rollout.version_low}"] = len(positions)
@@ -191,25 +198,31 @@ class StageRun:
         self._average(step, skipped=bool(metrics["skipped"]))
         if self._rolls and step + 1 < self._stage.steps:
             self._publish(step + 1)
-        local = {"lr": rate, "rollout_wait_s": waited, "checkpoint_s": self._stalled, "step_s": time.monotonic() - start}
+        local = {"lr": rate, "checkpoint_s": self._stalled, **clock.stop()}
+        local |= rates(self._config.network, batch, self._config.objective, self._stage.objective == "mutual", self._world, local["step_s"])
         self._stalled = 0.0
         if step + 1 == self._stage.steps:
             measured = self._probe()
-        values = self._record(step, metrics | measured | {NOTICE: float(self._notice())}, local, ages)
+        values = self._record(step, metrics | measured | {NOTICE: float(self._process.notice())}, local, ages)
         skipped = values["skipped"] + values.get("skipped_fake", 0) > 0
+        if skipped:
+            log.warning("step skipped: a loss or a gradient was not finite")
         self._updates.append(Update(step, batch.sample_ids, applied=not values["skipped"]))
         self._guard.see(step, metrics, skipped, batch, rollout)
 
     def _mutual(self, step: int, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, rate: float) -> Metrics:
         """A dual-mode step, with its health signals at every `health_every`-th."""
         objective, micro = self._config.objective, self._config.engine.micro_batch
-        if not self._stage.health_every or step % self._stage.health_every:
+        if not self._metered(step):
             return mutual_step(self._networks, batch, rollout, noise, objective, rate, micro=micro)
         meter = GradientMeter({m: self._theta.branch_parameters((m,)) for m in self._stage.modalities})
         metrics = mutual_step(self._networks, batch, rollout, noise, objective, rate, meter, micro)
         meter.close()
         signals = few_health(self._ema, batch, objective, MULTI_STEPS, noise)
         return metrics | {f"health/{name}": value for name, value in signals.items()}
+
+    def _metered(self, step: int) -> bool:
+        return self._stage.health_every > 0 and step % self._stage.health_every == 0
 
     def _clips(self, positions: range, use: str = "train") -> tuple[AVBatch, PositionalNoise]:
         """The clips at `positions` in the stage's modalities, and their noise."""
@@ -252,7 +265,9 @@ class StageRun:
         self._noticed = values.pop(NOTICE) > 0
         counts = (over_ranks(ages) if ages else {}) | self._nodes.of_all(step)
         if self._spool is not None:
-            self._spool.write(step, values | local | counts | {"samples_per_s": self._stage.batch / local["step_s"]})
+            told = values | local | counts
+            self._spool.write(step, told)
+            self._process.observer(self._stage.name, step, told)
         return values
 
     def _publish(self, version: int) -> None:

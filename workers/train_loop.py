@@ -10,6 +10,7 @@ whether the process before it was killed or not.
 
 from __future__ import annotations
 
+import logging
 import secrets
 
 import torch
@@ -19,31 +20,40 @@ from ..datasets.loader import LatentDataset
 from ..datasets.store import Store
 from .checkpoint import Checkpoint, Weights, found_in, stage_weights
 from .checkpoint_writer import resume_from
-from .loop_config import RolloutSource, StageConfig, TrainLoopConfig
-from .notice import Notice, no_notice
+from .logs import RankLog
+from .loop_config import Process, RolloutSource, StageConfig, TrainLoopConfig
 from .pretrained import initialise
 from .stage_run import Place, StageRun, network_of
 from .step_guard import of_all
 
+log = logging.getLogger(__name__)
 
-def train_stages(
-    config: TrainLoopConfig, rollouts: RolloutSource, rank: int, world: int, device: str = "cpu", notice: Notice = no_notice
-) -> None:
+
+def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, process: Process) -> None:
     """Run every stage that is not finished, each from the averaged weights of the one before it, the first from those of `init`. What a
-    checkpoint has is not done again. device: this process's own.
+    checkpoint has is not done again.
 
     Raises:
         TakenBack: a rank had notice that a machine goes away; all steps are in a committed checkpoint.
     """
     torch.set_num_threads(config.threads)
+    with RankLog(config.run_dir / "logs", process.rank) as told:
+        _train_stages(config, rollouts, process, told)
+
+
+def _train_stages(config: TrainLoopConfig, rollouts: RolloutSource, process: Process, told: RankLog) -> None:
+    rank, world = process.rank, process.world
     for stage in config.stages:
         if stage.batch % world:
             raise ValueError(f"stage {stage.name!r}: batch={stage.batch} is not a multiple of the {world} workers; change one of them")
     store, attempt = config.checkpoints, of_all(secrets.token_hex(4))[0]
+    log.info("attempt %s begins, rank %d of %d", attempt, rank, world)
+    place = Place(store, attempt, process, told)
     dataset = LatentDataset(config.data, config.network.text, verify=True)
     weights: Weights | None = None
     for i in range(_first(config, store, rank), len(config.stages)):
         stage, warnings = config.stages[i], list[str]()
+        told.stage, told.step = stage.name, None
         resumed = resume_from(store, stage.name, of_all, rank, world, warnings.append)
         if resumed is not None:
             resumed.require(config.architecture())
@@ -51,11 +61,11 @@ def train_stages(
             if resumed.finished:
                 weights = None
                 continue
+        log.info("%s", "starts at step 0" if resumed is None else f"goes on from checkpoint {resumed.uri}")
         if weights is None:
             weights = _start(config, store, config.stages[i - 1] if i else None)
         if stage.objective == "mutual":
             rollouts.join(rank, 0 if resumed is None else resumed.step)
-        place = Place(store, attempt, rank, world, torch.device(device), notice)
         weights = StageRun(config, stage, dataset, rollouts, place, weights, resumed, warnings).train()
         dist.barrier()
 

@@ -126,7 +126,7 @@ def test_a_server_killed_in_mid_run_gets_every_step_once(server: MlflowServer, t
     data = runs["made"].data
     assert data.params == {"seed": "1", "checkpoint.every": "0", "checkpoint.uri": ""}
     assert (data.tags["config_hash"], data.tags["changed.checkpoint.every"]) == ("abc", "5")
-    assert [a.path for a in MlflowClient(tracking_uri=server.uri).list_artifacts(run_id)] == ["report.html"]
+    assert [a.path for a in MlflowClient(tracking_uri=server.uri).list_artifacts(str(run_id))] == ["report.html"]
 
 
 def test_a_run_that_ended_while_the_server_was_away_is_sent_by_the_same_command_and_registered(
@@ -169,7 +169,7 @@ def test_a_run_that_ended_while_the_server_was_away_is_sent_by_the_same_command_
     assert told.error == ""
     version = client.get_model_version("tiny", json.loads(told.out)["registered"]["version"])
     assert (version.tags["recipe"], version.tags["config_hash"]) == ("tiny", record["settings"])
-    assert client.get_run(version.run_id).data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert client.get_run(str(version.run_id)).data.tags["mlflow.parentRunId"] == parent.info.run_id
     store = store_of(f"{s3.uri}/{tmp_path.name}")  # what lies in the bucket, not what the server says of it
     (name,) = [name for name in store.names() if name.endswith(f"{version.run_id}/artifacts/model/video.safetensors")]
     sent = load(store.fetch(name).read_bytes())

@@ -53,6 +53,11 @@ def test_a_clip_that_is_not_finite_stops_the_run_and_is_found_again(tmp_path: Pa
     header, _ = read_bad_step(file)
     assert clip in header["sample_ids"]
 
+    logs = [path.read_text().splitlines()[-1] for path in sorted((run / "logs").iterdir())]
+    for rank, last in enumerate(map(json.loads, logs)):
+        assert (last["level"], last["rank"], last["stage"], last["step"]) == ("critical", rank, "pretrain-audio", header["step"])
+        assert "FloatingPointError: stage 'pretrain-audio'" in last["exception"]
+
     replayed = command("replay", str(file))
     assert replayed.code == 0, replayed.error
     [position] = [p for p, name in zip(header["positions"], header["sample_ids"], strict=True) if name == clip]

@@ -30,7 +30,7 @@ from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.launch import loop_config
 from mutual_forcing.workers import stage_run
 from mutual_forcing.workers.checkpoint import finished, found_in, newest
-from mutual_forcing.workers.loop_config import TrainLoopConfig
+from mutual_forcing.workers.loop_config import Process, TrainLoopConfig
 from mutual_forcing.workers.rollout_actor import RolloutActor, RolloutActorConfig
 from mutual_forcing.workers.train_loop import train_stages
 from mutual_forcing.workers.wire import Snapshot, rollout_from_arrays
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.timeout(600)
 
 SETTINGS = ["workers.count=2", "stages.joint.steps=5", "stages.mutual.steps=5", "stages.mutual.health_every=2", "checkpoint.every=2"]
 STAGES = {"joint": 5, "mutual": 5}
-OF_TIME = ("_s", "samples_per_s")
+OF_TIME = ("_s", "mfu")
 OF_MACHINES = ("share/", "system/")
 
 
@@ -104,9 +104,8 @@ def worker(
 
         stage_run.StageRun._step = step  # type: ignore[method-assign]
     asked = count(1)
-    train_stages(
-        config, Rollouts(config, world), rank, world, lambda: rank == world - 1 and heard_after is not None and next(asked) >= heard_after
-    )
+    notice = lambda: rank == world - 1 and heard_after is not None and next(asked) >= heard_after  # noqa: E731
+    train_stages(config, Rollouts(config, world), Process(rank, world, notice=notice))
     dist.destroy_process_group()
 
 
@@ -188,12 +187,20 @@ def assert_every_clip_once(run: Path) -> None:
 def test_after_a_kill_the_losses_are_those_of_a_run_that_was_never_killed(
     run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]], stage: str, step: int
 ) -> None:
+    """The second attempt is traced, which changes nothing either."""
     run = run_of("run")
     with pytest.raises(ProcessExitedException):
         trained(run, dies_at=(stage, step))
-    trained(run)
+    trained(run, settings=[*SETTINGS, "profile.steps=1"])
     assert figures(run) == never_killed
     assert_every_clip_once(run)
+    traces = {file.name for file in (run / "profile").iterdir()}
+    assert traces >= {f"mutual-rank{rank}.json.gz" for rank in range(2)}
+    for rank in range(2):
+        lines = [json.loads(line) for line in (run / "logs" / f"rank-{rank:05d}.jsonl").read_text().splitlines()]
+        assert {line["rank"] for line in lines} == {rank}
+        assert sum(line["message"].startswith("attempt ") for line in lines) == 2
+        assert sum("goes on from checkpoint" in line["message"] for line in lines if line["stage"] == stage) == (step >= 2)
 
 
 def test_a_rank_that_hears_of_its_end_has_all_of_them_save_and_stop(

@@ -67,6 +67,33 @@ def test_long_work_says_how_far_it_came(run: Trained) -> None:
         assert any(line.startswith(f"{stage}: ") for line in run.done.error.splitlines()), stage
 
 
+def test_every_stage_ends_with_a_line_of_its_figures(run: Trained) -> None:
+    for stage in CONFIG.stages:
+        [line] = [x for x in run.done.error.splitlines() if x.startswith(f"{stage.name}  {stage.steps}/{stage.steps}  ")]
+        assert all(unit in line for unit in ("loss ", "clips/s", "tokens/s")), line
+        assert ("  age " in line) == (stage.objective == "mutual")
+
+
+def test_every_rank_kept_a_log(run: Trained) -> None:
+    for rank in range(CONFIG.workers.count):
+        lines = [json.loads(line) for line in (run.folder / "logs" / f"rank-{rank:05d}.jsonl").read_text().splitlines()]
+        assert [line["stage"] for line in lines if line["message"] == "starts at step 0"] == STAGES
+        assert not any(line["level"] == "critical" for line in lines)
+        complete = [line["stage"] for line in lines if line["message"].endswith(" is complete")]
+        assert complete == (STAGES if rank == 0 else []), "the first rank commits"
+
+
+def test_every_step_says_where_its_time_went(run: Trained) -> None:
+    for stage in CONFIG.stages:
+        for line in run.lines(stage.name):
+            m = line["metrics"]
+            assert m["step_s"] >= m["data_wait_s"] + m["rollout_wait_s"]
+            assert m["tokens_per_s"] > m["samples_per_s"] > 0
+            assert m["checkpoint_s"] >= 0
+            assert ("comm_s" in m) == (line["step"] % stage.health_every == 0)
+            assert 0 < m.get("comm_s", 1e-9) < m["step_s"]
+
+
 def test_every_stage_left_a_verified_checkpoint(run: Trained) -> None:
     config = open_run(run.folder)
     assert config == CONFIG

@@ -253,6 +253,7 @@ def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
         "engine.micro_batch=1",
         "rollouts.actors=1",
         "checkpoint.every=7",
+        "profile.steps=2",
     ]
     assert with_settings(tiny, divided).settings() == tiny.settings(), "a run may go on with other processes"
     for assignment in ("seed=1", "stages.joint.steps=7", "objective.shortcut.guidance=2", "model.depth=3"):
@@ -280,3 +281,8 @@ def test_every_choice_can_be_written_behind_set() -> None:
     found = list(choices(RunConfig))
     assert {"ode", "ema", "generated"} <= set(found)
     assert all(yaml.safe_load(str(choice)) == choice for choice in found)
+
+
+def test_a_trace_of_a_stage_that_is_not_there_is_refused(tiny: RunConfig) -> None:
+    with pytest.raises(ValueError, match=r"profile\.stages=\['jont'\]: there is no such stage; the stages are \['pretrain-video'"):
+        with_settings(tiny, ["profile.stages=[jont]"])

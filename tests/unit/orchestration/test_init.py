@@ -22,11 +22,12 @@ from wan_material import TINY, State, random_state, wan_folder
 from mutual_forcing.datasets.store import store_of
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig, with_settings
-from mutual_forcing.orchestration.launch import NoRollouts, loop_config, train
+from mutual_forcing.orchestration.launch import loop_config, train
 from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.orchestration.rollout_pool import NoRollouts
 from mutual_forcing.orchestration.runs import configured
 from mutual_forcing.workers.checkpoint import stage_weights
-from mutual_forcing.workers.loop_config import TrainLoopConfig
+from mutual_forcing.workers.loop_config import Process, TrainLoopConfig
 from mutual_forcing.workers.pretrained import InitConfig
 from mutual_forcing.workers.train_loop import first_weights, train_stages
 
@@ -207,7 +208,7 @@ def one_worker(rank: int, folder: str) -> None:
         rate = ["stages.joint.optimizer.lr=1e-30"] if run == "two" else []
         settled = with_settings(config, ["workers.count=1", *more, *rate])
         only = replace(settled, stages=tuple(replace(s, steps=1) for s in settled.stages if s.name == stage))
-        train_stages(loop_config(only, root / run), NoRollouts(), 0, 1)
+        train_stages(loop_config(only, root / run), NoRollouts(), Process(0, 1))
     torch.distributed.destroy_process_group()
 
 

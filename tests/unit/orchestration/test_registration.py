@@ -60,9 +60,9 @@ def test_a_version_tells_its_data_its_recipe_and_its_figures(run: Path, tmp_path
     told |= {"data.manifest_sha256": sha256_file(run / "data" / "manifest.json"), "loss": f"{10 - steps}", "sync.few4.gap": "0.25"}
     assert told.items() <= version.tags.items()
     assert "probe.loss" not in version.tags, "it is of another step"
-    figures = client.get_run(version.run_id).data.metrics
+    figures = client.get_run(str(version.run_id)).data.metrics
     assert figures == {"loss": 10.0 - steps, "sync.few4.matched": 0.5, "sync.few4.shuffled": 0.25, "sync.few4.gap": 0.25}
-    files = Path(client.download_artifacts(version.run_id, "model"))
+    files = Path(client.download_artifacts(str(version.run_id), "model"))
     assert sorted(p.name for p in files.iterdir()) == ["audio.safetensors", "video.safetensors", "weights.json"]
     for path in files.iterdir():
         assert version.tags[f"sha256.{path.name}"] == sha256_file(path) == sha256_file(tmp_path / "2" / path.name)
