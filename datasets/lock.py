@@ -32,3 +32,11 @@ def locked(what: str, folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the others wait. The system frees the lock of a process that dies."""
+    with (folder / LOCK).open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

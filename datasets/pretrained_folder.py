@@ -11,10 +11,8 @@ What the files hold is checked by whoever reads them (`model/codecs/folder.py`),
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +25,8 @@ from ..model.codecs.base import AudioCodec, VideoCodec
 from ..model.codecs.folder import Place
 from ..model.codecs.registry import codec_from_folder
 from ..model.codecs.umt5 import Umt5TextEncoder
-from .storage import local_path, make_folder, s3, sync
+from .lock import alone
+from .storage import local_path, make_folder, s3, sync, user_cache
 
 ITSELF = ("",)
 TEXT_PARTS = ("text_encoder", "tokenizer")
@@ -120,7 +119,7 @@ def _hub() -> Any:
 
 def _copied(connect: Any, root: str, uri: str, parts: Sequence[str], commit: str, cache: Path | None) -> Path:
     """The local copy of a remote folder. With a commit it is not asked for again once it is here, so no network is needed then."""
-    cache = make_folder("cache", cache or _user_cache())
+    cache = make_folder("cache", cache or user_cache())
     if commit and (ready := _place(cache, root, [uri, list(parts)]) / "copy").is_dir():
         return ready
     with _told(commit):
@@ -129,7 +128,7 @@ def _copied(connect: Any, root: str, uri: str, parts: Sequence[str], commit: str
     _check(files, parts)
     key = [uri, list(parts), *([] if commit else [[file.name, file.size, file.version] for file in files])]
     place = make_folder("cache", _place(cache, root, key))
-    with _alone(place):
+    with alone(place):
         if not (place / "copy").is_dir():
             partial = place / "partial"
             shutil.rmtree(partial, ignore_errors=True)
@@ -198,15 +197,3 @@ def _told(commit: str) -> Iterator[None]:
             else "check bucket, folder, credentials and network"
         )
         raise ValueError(f"cannot be copied ({reason}); {remedy}; or give a local folder") from error
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time; the others wait. The system frees the lock of a process that dies."""
-    with (folder / ".lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mutual-forcing"

@@ -36,7 +36,7 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class DataConfig:
     """Everything that shapes a dataset. media: a folder of video files, or "synthetic" for generated talking characters. prepared:
-    a folder that `data prepare` made, to be used instead of media; it must have been made with the same sizes, rates and codecs.
+    a folder (local, or s3://) that `data prepare` made, to be used instead of media; it must have the same sizes, rates and codecs.
 
     width, height in pixels; clip_chunks: chunks a clip; held_out_share: share of sources kept from training (at least one);
     codec_fit_sources: how many sources the embedded codecs are measured on.

@@ -25,6 +25,11 @@ def local_path(name: str, uri: str | Path) -> Path:
     return Path(os.path.abspath(os.path.expanduser(text)))
 
 
+def user_cache() -> Path:
+    """Where copies of remote files are kept for this user of this machine."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mutual-forcing"
+
+
 def make_folder(name: str, path: Path) -> Path:
     """Create a folder that can be written to.
 

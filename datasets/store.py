@@ -8,13 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import random
-import tempfile
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from .scratch import Scratch
 from .storage import atomic_path, s3, sync
 
 T = TypeVar("T")
@@ -24,7 +25,13 @@ FIRST_PAUSE = 0.5  # seconds before the second attempt; twice as long before eac
 
 
 class Store(Protocol):
-    """See the module docstring. Errors of a disk or of S3 are OSErrors."""
+    """See the module docstring. Errors of a disk or of S3 are OSErrors. What `fetch` brings here stays until `close`, the end of a `with`
+    block, or that of the process.
+    """
+
+    def __enter__(self) -> Store: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
     @property
     def uri(self) -> str:
@@ -36,7 +43,15 @@ class Store(Protocol):
         ...
 
     def fetch(self, name: str) -> Path:
-        """A local file with the content of `name`, to be read. Raises FileNotFoundError where there is none."""
+        """A local file with the content of `name`, to be read before `close`. Raises FileNotFoundError where there is none."""
+        ...
+
+    def send(self, path: Path, name: str) -> None:
+        """Make a file that nobody changes meanwhile the file `name`."""
+        ...
+
+    def receive(self, name: str, path: Path) -> None:
+        """Write the content of `name` to `path`, which is not there yet. Raises FileNotFoundError where there is none."""
         ...
 
     def names(self, prefix: str = "") -> dict[str, int]:
@@ -52,6 +67,16 @@ class Store(Protocol):
         ...
 
 
+def is_remote(uri: str) -> bool:
+    """Whether a user's word for a folder names one in S3."""
+    return uri.startswith("s3://")
+
+
+def below(uri: str, name: str) -> str:
+    """The folder `name` in the folder `uri`."""
+    return f"{uri.rstrip('/')}/{name}"
+
+
 def store_of(uri: str | Path) -> Store:
     """The store of a local path or an s3:// URI.
 
@@ -59,7 +84,7 @@ def store_of(uri: str | Path) -> Store:
         ValueError: a URI of another kind.
     """
     text = str(uri)
-    if text.startswith("s3://"):
+    if is_remote(text):
         return S3Store(text)
     if "://" in text:
         raise ValueError(f"{text!r}: neither a local path nor s3://BUCKET/FOLDER; give one of the two")
@@ -83,7 +108,20 @@ def write_bytes(store: Store, name: str, content: bytes) -> None:
         path.write_bytes(content)
 
 
-class LocalStore:
+class _Closing:
+    """The `with` of a store."""
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+
+class LocalStore(_Closing):
     """A folder on a disk that all processes share."""
 
     def __init__(self, folder: Path) -> None:
@@ -106,6 +144,13 @@ class LocalStore:
         if not path.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
         return path
+
+    def send(self, path: Path, name: str) -> None:
+        with self.writing(name) as made:
+            shutil.copyfile(path, made)
+
+    def receive(self, name: str, path: Path) -> None:
+        shutil.copyfile(self.fetch(name), path)
 
     def names(self, prefix: str = "") -> dict[str, int]:
         found = {}
@@ -133,7 +178,7 @@ class LocalStore:
         pass
 
 
-class S3Store:
+class S3Store(_Closing):
     """A prefix of a bucket. Uploads are one request, or parts that count when the last request completes them: nothing is seen before."""
 
     def __init__(self, uri: str) -> None:
@@ -141,7 +186,7 @@ class S3Store:
         if not self._root:
             raise ValueError(f"{uri!r}: names no bucket; give s3://BUCKET/FOLDER")
         self._fs = s3(attempts=1)
-        self._fetched: tempfile.TemporaryDirectory[str] | None = None
+        self._fetched: Scratch | None = None
 
     @property
     def uri(self) -> str:
@@ -149,25 +194,30 @@ class S3Store:
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="mf-put-") as folder:
-            path = Path(folder, "file")
-            yield path
-            size = path.stat().st_size
-
-            def put() -> None:
-                self._fs.put_file(str(path), self._at(name))
-                if (found := self._fs.info(self._at(name))["size"]) != size:
-                    raise OSError(errno.EIO, f"has {found} of {size} bytes after the upload", f"{self.uri}/{name}")
-
-            self._tried(put)
+        with Scratch() as folder:
+            yield folder / "file"
+            self.send(folder / "file", name)
 
     def fetch(self, name: str) -> Path:
         if self._fetched is None:
-            self._fetched = tempfile.TemporaryDirectory(prefix="mf-get-")
-        path = Path(self._fetched.name, safe(name))
+            self._fetched = Scratch()
+        path = self._fetched.folder / safe(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._tried(lambda: self._fs.get_file(self._at(name), str(path)))
+        self.receive(name, path)
         return path
+
+    def send(self, path: Path, name: str) -> None:
+        size = path.stat().st_size
+
+        def put() -> None:
+            self._fs.put_file(str(path), self._at(name))
+            if (found := self._fs.info(self._at(name))["size"]) != size:
+                raise OSError(errno.EIO, f"has {found} of {size} bytes after the upload", f"{self.uri}/{name}")
+
+        self._tried(put)
+
+    def receive(self, name: str, path: Path) -> None:
+        self._tried(lambda: self._fs.get_file(self._at(name), str(path)))
 
     def names(self, prefix: str = "") -> dict[str, int]:
         at = f"{self._root}/{prefix}".rstrip("/")
@@ -184,7 +234,7 @@ class S3Store:
     def close(self) -> None:
         """Remove what was fetched."""
         if self._fetched is not None:
-            self._fetched.cleanup()
+            self._fetched.close()
             self._fetched = None
 
     def _at(self, name: str) -> str:

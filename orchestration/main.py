@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ app.command(epilog="Example: mutual-forcing audit runs/demo")(audit)
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
-Data = Annotated[str | None, typer.Option("--data", help="Dataset that `data prepare` made, instead of making one.")]
+Data = Annotated[str | None, typer.Option("--data", help="Dataset (folder or s3://) that `data prepare` made, instead of making one.")]
 
 
 @app.command(epilog="Example: mutual-forcing train demo --media my/clips --set stages.joint.steps=500")
@@ -71,7 +72,7 @@ def train(
 @data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --recipe demo --out prepared/mine")
 def data_prepare(
     media: Annotated[str, typer.Argument(help="Folder of video files, or `synthetic`.")],
-    out: Annotated[str, typer.Option("--out", help="Folder for the dataset.")],
+    out: Annotated[str, typer.Option("--out", help="Folder for the dataset, or s3://BUCKET/FOLDER.")],
     recipe: Annotated[str, typer.Option("--recipe", help="Recipe that will train on it.")] = "demo",
     set_: Set = None,
     as_json: Json = False,
@@ -80,35 +81,33 @@ def data_prepare(
     """Decode, align, cut and encode media files to latent shards with a manifest, for `train RECIPE --data FOLDER`."""
 
     def run() -> None:
-        from ..datasets.pipeline import prepare
-        from ..datasets.storage import local_path
+        from .data_verbs import prepared
         from .progress import Terminal
         from .runs import configured
-        from .session import ray_session
 
-        config, folder = configured(recipe, media, set_ or []), local_path("--out", out)
-        with Terminal(console) as terminal, ray_session():
-            prepare(config.data, folder, terminal.progress)
-        _show_dataset(folder, as_json)
+        config = configured(recipe, media, set_ or [])
+        with ExitStack() as stack:
+            with Terminal(console) as terminal:
+                folder = stack.enter_context(prepared(config.data, out, terminal.progress))
+            _show_dataset(folder, out, as_json)
 
     run_verb(run, debug, "no dataset is left; the same command begins it again, and reuses the characters that it drew")
 
 
 @data_app.command("inspect", epilog="Example: mutual-forcing data inspect runs/demo/data")
-def data_inspect(folder: Annotated[str, typer.Argument(help="Dataset folder.")], as_json: Json = False, debug: Debug = False) -> None:
+def data_inspect(
+    folder: Annotated[str, typer.Argument(help="Dataset folder, or s3://BUCKET/FOLDER.")], as_json: Json = False, debug: Debug = False
+) -> None:
     """Print what a dataset holds and what became of every source; write its contact sheet."""
 
     def run() -> None:
-        from ..datasets.manifest import read_manifest
-        from ..datasets.pipeline import draw_contact_sheet
-        from ..datasets.storage import local_path
+        from .data_verbs import inspected
         from .progress import Terminal
 
-        path = local_path("folder", folder)
-        with Terminal(console) as terminal:
-            manifest = read_manifest(path, progress=terminal.progress)
-            draw_contact_sheet(path, manifest, terminal.progress)
-        _show_dataset(path, as_json)
+        with ExitStack() as stack:
+            with Terminal(console) as terminal:
+                path = stack.enter_context(inspected(folder, terminal.progress))
+            _show_dataset(path, folder, as_json)
 
     run_verb(run, debug)
 
@@ -250,14 +249,17 @@ def _show_preflight(config: Any, run_dir: Path, as_json: bool) -> bool:
     return any(f.kind == "problem" for f in findings)
 
 
-def _show_dataset(folder: Path, as_json: bool) -> None:
+def _show_dataset(folder: Path, named: str, as_json: bool) -> None:
+    """named: the dataset as the user wrote it, where its contact sheet stays."""
     from ..datasets.manifest import read_manifest
     from ..datasets.pipeline import read_sources
+    from ..datasets.store import below, is_remote
 
+    sheet = below(named, "contact.png") if is_remote(named) else str(folder / "contact.png")
     manifest, sources = read_manifest(folder, verify=False), read_sources(folder)
     if as_json:
         totals = {"clips": manifest.clips, "hours": manifest.hours, **manifest.codec_quality}
-        typer.echo(json.dumps({**totals, "sources": sources, "contact_sheet": str(folder / "contact.png")}))
+        typer.echo(json.dumps({**totals, "sources": sources, "contact_sheet": sheet}))
         return
     table = Table(title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes")
     for name in ("source", "status", "clips", "seconds", "reason or note"):
@@ -269,7 +271,7 @@ def _show_dataset(folder: Path, as_json: bool) -> None:
     typer.echo(
         f"codecs, from latents back to media: video {quality['video_psnr_db']:.1f} dB PSNR, audio {quality['audio_snr_db']:.1f} dB SNR"
     )
-    typer.echo(f"contact sheet: {folder / 'contact.png'}")
+    typer.echo(f"contact sheet: {sheet}")
 
 
 def _show_replay(record: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ..datasets.media import write_media
 from ..datasets.progress import Progress, silent
 from ..datasets.sources import parse_sidecar
 from ..datasets.storage import local_path, make_folder, read_json
+from ..datasets.store import is_remote
 from ..model.sampler import SamplerConfig
 from .config import RunConfig, with_settings
 from .launch import loop_config, open_run
@@ -32,7 +33,7 @@ def configured(name: str, media: str | None, assignments: list[str], data: str |
     if data is not None:
         if media is not None:
             raise ValueError(f"--data={data!r}, --media={media!r}: a prepared dataset is used as it is; give one of the two")
-        assignments = [f"data.prepared={json.dumps(str(local_path('--data', data)))}", *assignments]
+        assignments = [f"data.prepared={json.dumps(data if is_remote(data) else str(local_path('--data', data)))}", *assignments]
     if media is not None and media != "synthetic":
         config = replace(config, data=replace(config.data, media=str(local_path("--media", media))))
     settled = with_settings(config, assignments)

@@ -5,56 +5,23 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from dataset_material import CONFIG, make_dataset
 
 from mutual_forcing.datasets.adopt import adopt, prepared_dataset
-from mutual_forcing.datasets.manifest import SOURCES, Manifest, ShardEntry, read_manifest
+from mutual_forcing.datasets.manifest import SOURCES, read_manifest
 from mutual_forcing.datasets.pipeline import prepare, require_unchanged
 from mutual_forcing.datasets.progress import silent
-from mutual_forcing.datasets.shards import ClipRecord, write_shard
 from mutual_forcing.datasets.sources import list_sources
 from mutual_forcing.datasets.stages import DataConfig, settings_of
-from mutual_forcing.datasets.storage import sha256_file
-
-CONFIG = DataConfig()
-
-
-def make(folder: Path, clips: int = 3) -> Manifest:
-    """A dataset of noise."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [f"clip-{i}" for i in range(clips)]
-    noise = np.zeros((2, 3), np.float16)
-    write_shard(folder / "shard-0.arrow", [ClipRecord(n, "a.mp4", 0.0, noise, noise, "", ()) for n in names])
-    shard = folder / "shard-0.arrow"
-    manifest = Manifest(
-        settings="any",
-        timeline=CONFIG.timeline,
-        clip_chunks=CONFIG.clip_chunks,
-        width=CONFIG.width,
-        height=CONFIG.height,
-        video_codec=asdict(CONFIG.video_codec) | {"kind": "dct"},
-        audio_codec=asdict(CONFIG.audio_codec) | {"kind": "mdct"},
-        shards=(ShardEntry(shard.name, clips, shard.stat().st_size, sha256_file(shard)),),
-        held_out=(names[0],),
-        clips=clips,
-        hours=0.1,
-        sources_used=1,
-        sources_refused=0,
-        codec_quality={},
-        synthetic=False,
-    )
-    (folder / SOURCES).write_text("{}\n")
-    manifest.write(folder)
-    return manifest
 
 
 @pytest.fixture
 def prepared(tmp_path: Path) -> Path:
-    make(tmp_path / "mine")
+    make_dataset(tmp_path / "mine")
     return tmp_path / "mine"
 
 
@@ -93,7 +60,7 @@ def test_what_a_killed_attempt_left_is_replaced(tmp_path: Path, config: DataConf
 def test_a_dataset_prepared_again_is_refused(tmp_path: Path, prepared: Path, config: DataConfig) -> None:
     adopt(config, tmp_path / "data", silent)
     shutil.rmtree(prepared)
-    make(prepared, clips=4)
+    make_dataset(prepared, clips=4)
     with pytest.raises(ValueError, match=r"data\.prepared=.*prepared again since.*--out"):
         adopt(config, tmp_path / "data", silent)
     assert read_manifest(tmp_path / "data").clips == 3
@@ -135,7 +102,7 @@ def test_sources_that_have_changed_are_refused(tmp_path: Path) -> None:
     (media / "a.mp4").write_bytes(b"one")
     config = replace(CONFIG, media=str(media))
     require_unchanged(config, out)  # nothing has been made of them yet
-    replace(make(out), settings=settings_of(config, list_sources(media))).write(out)
+    replace(make_dataset(out), settings=settings_of(config, list_sources(media))).write(out)
     require_unchanged(config, out)
     (media / "b.mp4").write_bytes(b"two")
     with pytest.raises(ValueError, match=r"data\.media=.*have changed.*--out") as caught:
@@ -151,6 +118,6 @@ def test_sources_that_have_changed_are_refused(tmp_path: Path) -> None:
 def test_a_prepared_dataset_that_has_changed_is_refused(tmp_path: Path, prepared: Path, config: DataConfig) -> None:
     adopt(config, tmp_path / "data", silent)
     require_unchanged(config, tmp_path / "data")
-    make(prepared, clips=4)
+    make_dataset(prepared, clips=4)
     with pytest.raises(ValueError, match="prepared again since"):
         require_unchanged(config, tmp_path / "data")
