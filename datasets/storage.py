@@ -53,7 +53,8 @@ def s3(attempts: int = 3) -> Any:
     import s3fs
 
     patience = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": attempts}}
-    made = s3fs.S3FileSystem(use_listings_cache=False, skip_instance_cache=True, config_kwargs=patience)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    made = s3fs.S3FileSystem(endpoint_url=endpoint, use_listings_cache=False, config_kwargs=patience)  # one a thread: making one is slow
     made.retries = min(attempts, made.retries)
     return made
 

@@ -21,6 +21,7 @@ from .storage import atomic_path, s3, sync
 T = TypeVar("T")
 
 ATTEMPTS = 7  # of a request to S3, with 16 to 32 s of pauses between them
+INCURABLE = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError")  # of the client: another try changes nothing
 FIRST_PAUSE = 0.5  # seconds before the second attempt; twice as long before each next one
 
 
@@ -251,7 +252,7 @@ class S3Store(_Closing):
                 if missing > 1 or attempt + 1 == ATTEMPTS:
                     raise
             except Exception as error:
-                if attempt + 1 == ATTEMPTS:
+                if attempt + 1 == ATTEMPTS or type(error).__name__ in INCURABLE:
                     raise OSError(errno.EIO, f"S3 does not answer ({type(error).__name__}: {error})", self.uri) from error
             time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0))
         raise AssertionError("unreachable")

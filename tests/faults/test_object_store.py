@@ -115,6 +115,15 @@ def test_a_server_that_is_gone_is_an_error_and_no_hang(s3: S3, monkeypatch: pyte
     s3.up.set()
 
 
+def test_without_credentials_the_answer_comes_at_once(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(store_module, "FIRST_PAUSE", 100.0)
+    with pytest.raises(OSError, match="NoCredentialsError"):
+        store_of(s3.uri).names()
+
+
 def test_a_uri_that_names_no_bucket_or_no_store_is_refused() -> None:
     with pytest.raises(ValueError, match="names no bucket"):
         S3Store("s3://")
