@@ -25,7 +25,7 @@ def prepared_dataset(config: DataConfig, verify: bool = True, progress: Progress
         ValueError: it holds no finished dataset, or one that does not fit the settings; the first field that differs is named.
     """
     if is_remote(config.prepared):
-        with told(config.prepared), store_of(config.prepared) as store:
+        with told("data.prepared", config.prepared), store_of(config.prepared) as store:
             manifest = remote_manifest(store)
     else:
         manifest = read_manifest(local_path("data.prepared", config.prepared), verify, progress)
@@ -51,7 +51,7 @@ def adopt(config: DataConfig, out: Path, progress: Progress) -> Manifest:
     make_folder("data.out", out)
     with locked("dataset folder", out):
         if is_remote(config.prepared):
-            with told(config.prepared), store_of(config.prepared) as store:
+            with told("data.prepared", config.prepared), store_of(config.prepared) as store:
                 return fetch_dataset(store, out, progress, manifest.contents())
         folder = local_path("data.prepared", config.prepared)
         for done, shard in enumerate(manifest.shards):

@@ -26,6 +26,7 @@ MAX_MANIFEST = 64 * 2**20  # bytes; a shard takes about 150 of them
 MAX_BESIDE = 256 * 2**20
 PATIENCE = 600.0  # seconds that a machine waits for a dataset that another one is sending
 LOOK = 5.0
+NO_DATASET = "holds no finished dataset; make one with `mutual-forcing data prepare CLIPS --out FOLDER`"
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def dataset_here(folder: Path, source: DataSource, cache: Path | None = None) ->
     place = make_folder("cache", (cache or user_cache()) / f"data-{key}")
     with alone(place):
         if not _holds(place, source):
-            with told(source.uri), store_of(source.uri) as store:
+            with told("dataset", source.uri), store_of(source.uri) as store:
                 _await(store)
                 fetch_dataset(store, place, contents=source.contents)
     return place
@@ -145,16 +146,16 @@ def _await(store: Store) -> None:
 
 
 @contextmanager
-def told(uri: str) -> Iterator[None]:
-    """What a store answers in one line, with a remedy."""
+def told(field: str, uri: str, absent: str = NO_DATASET) -> Iterator[None]:
+    """What a store answers in one line that names the field and a remedy; `absent` where something is not there."""
     try:
         yield
     except FileNotFoundError as error:
-        raise ValueError(f"{uri}: holds no finished dataset; make one with `mutual-forcing data prepare CLIPS --out {uri}`") from error
+        raise ValueError(f"{field}={uri!r}: {absent}") from error
     except OSError as error:
         why = " ".join(str(error).split())[:300]
         raise ValueError(
-            f"{uri}: cannot be read or written ({why}); check bucket, credentials and network; the same command goes on"
+            f"{field}={uri!r}: cannot be read or written ({why}); check bucket, credentials and network; the same command goes on"
         ) from error
 
 

@@ -11,24 +11,28 @@ from ..datasets.loader import LatentDataset
 from ..datasets.lock import locked
 from ..datasets.order import sample_at
 from ..datasets.storage import local_path, make_folder, sha256_file, write_json
-from ..datasets.store import LocalStore, Store, store_of
+from ..datasets.store import LocalStore, Store, below, is_remote, store_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import Checkpoint, Found, found_in, newest
 from ..workers.checkpoint_writer import CheckpointConfig, remove
+from .config import from_tree
 from .launch import loop_config, open_run
+from .restore import remote_record
 from .run_folder import RUN
 
 FORMAT = "mutual-forcing weights 1"
 
 
 def store_of_run(run: str) -> Store:
-    """The checkpoints of a run folder, or of the folder or prefix that holds them.
+    """The checkpoints of a run folder (here or in S3), or of the folder or prefix that holds them.
 
     Raises:
         ValueError: it is neither.
     """
-    if run.startswith("s3://"):
-        return store_of(run)
+    if is_remote(run):
+        with store_of(run) as store:
+            record = remote_record(store)
+        return store if record is None else store_of(from_tree(record["config"]).checkpoint_uri or below(run, "checkpoints"))
     path = local_path("run", run)
     if (path / RUN).is_file():
         return loop_config(open_run(path), path).checkpoints
@@ -66,7 +70,7 @@ def pruned(run: str, keep_last: int, keep_every: int, dry_run: bool) -> list[str
         ValueError: the run is training.
     """
     config, store = CheckpointConfig(keep_last=keep_last, keep_every=keep_every), store_of_run(run)
-    path = None if run.startswith("s3://") else local_path("run", run)
+    path = None if is_remote(run) else local_path("run", run)
     if path is not None and (path / RUN).is_file():
         with locked("run folder", path):
             return _pruned(store, config, dry_run)

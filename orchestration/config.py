@@ -14,6 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..datasets.stages import DataConfig
+from ..datasets.store import is_remote
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
 from ..model.trunk import TransformerConfig
@@ -22,6 +23,7 @@ from ..workers.engine import EngineConfig
 from ..workers.loop_config import StageConfig
 from ..workers.pretrained import InitConfig
 from ..workers.profiler import ProfileConfig
+from .mirror import RemoteConfig
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class RunConfig:
     execution: ExecutionConfig = ExecutionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     profile: ProfileConfig = ProfileConfig()
+    remote: RemoteConfig = RemoteConfig()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -176,10 +179,20 @@ class RunConfig:
             other = "objective.fake.kind='lora'" if adapter else "engine.zero_stage=3"
             raise ValueError(f"execution.compile=true with {other}: compiled code does not notice its hooks; set compile=false")
 
+    @property
+    def checkpoint_uri(self) -> str:
+        """Where checkpoints are; empty: in the run folder."""
+        return self.checkpoint.uri or self.remote.checkpoints
+
+    @property
+    def data_uri(self) -> str:
+        """Where a machine without the run folder gets the data; empty: nowhere."""
+        return self.data.prepared if is_remote(self.data.prepared) else self.remote.data
+
     def settings(self) -> str:
         """Hash of what shapes the trained weights (not of what merely reports on them, guards them, or of how they are computed)."""
         value = asdict(replace(self, samples=SamplesConfig()))
-        del value["execution"], value["checkpoint"], value["profile"]
+        del value["execution"], value["checkpoint"], value["profile"], value["remote"]
         value["workers"] = {"max_bad_steps": self.workers.max_bad_steps, "use_gpu": self.workers.use_gpu}
         value["engine"] = {"precision": self.engine.precision}  # how the work is divided changes the rounding of sums alone
         value["rollouts"] = {"max_age": self.rollouts.max_age}

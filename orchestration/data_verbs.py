@@ -35,16 +35,16 @@ def prepared(config: DataConfig, out: str, progress: Progress) -> Iterator[Path]
         return
     with store_of(out) as store, Scratch() as scratch:
         folder = scratch / "data"
-        with told(out):
+        with told("--out", out):
             there = MANIFEST in store.names()  # before minutes of preparing
         if there:
             _require_same(config, store)
-            with told(out):
+            with told("--out", out):
                 fetch_dataset(store, make_folder("--out", folder), progress)
         else:
             with ray_session():
                 prepare(config, folder, progress)
-            with told(out):
+            with told("--out", out):
                 send_dataset(folder, store, progress)
         yield folder
 
@@ -54,7 +54,7 @@ def inspected(uri: str, progress: Progress) -> Iterator[Path]:
     """A dataset, all of its shards verified, as a local folder for as long as the block lasts; a local one gets a new contact sheet."""
     if is_remote(uri):
         with Scratch() as folder:
-            with told(uri), store_of(uri) as store:
+            with told("folder", uri), store_of(uri) as store:
                 fetch_dataset(store, folder, progress)
             yield folder
         return

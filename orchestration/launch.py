@@ -22,10 +22,12 @@ from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from ..datasets.lock import locked
-from ..datasets.manifest import MANIFEST
+from ..datasets.manifest import MANIFEST, read_manifest
 from ..datasets.pipeline import prepare, require_unchanged
 from ..datasets.progress import Progress
 from ..datasets.storage import make_folder, read_json, write_json
+from ..datasets.store import is_remote
+from ..datasets.transfer import DataSource
 from ..model.types import MODALITIES
 from ..workers.checkpoint import found_in, is_finished, stage_record
 from ..workers.checkpoint_writer import one_line
@@ -36,9 +38,11 @@ from .config import RunConfig, from_tree
 from .exporter import Exporter
 from .failure_policy import Failure, Verdict, curable, decide_run, summary
 from .machine import git_state, machine, versions
+from .mirror import mirrored
 from .preemption import noticed, taken_back
 from .preflight import WORKER_CPU, examine, short_of
 from .report import build_report
+from .restore import MOVED, restore
 from .rollout_pool import NoRollouts, RolloutClient, start_pool
 from .root_cause import causes
 from .run_folder import NOTE, RUN, require_ours, shown_files
@@ -64,7 +68,7 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         threads=config.workers.threads,
         init=config.init.absolute(),
         execution=config.execution,
-        checkpoint=config.checkpoint,
+        checkpoint=replace(config.checkpoint, uri=config.checkpoint_uri),
         step_deadline_s=config.workers.step_deadline_s,
         profile=config.profile,
     )
@@ -99,11 +103,15 @@ def train(
     Raises:
         ValueError: bad input, or the folder holds a run of another configuration, or of data that have changed.
     """
+    if restore(config.remote, config.settings(), run_dir, progress):
+        warn(f"the run in {config.remote.uri} was brought to {str(run_dir)!r}, and goes on here; let no other machine work on it")
     preflight(config, run_dir, warn)  # before minutes of preparing data, and before a mistyped folder claims the run folder
     make_folder("run", run_dir)
     require_ours(run_dir)
     with locked("run folder", run_dir):
-        return _train(config, run_dir, commands, progress, warn, say)
+        record = _claim(config, run_dir, commands)
+        with mirrored(config.remote, run_dir, not is_remote(config.data.prepared), warn):
+            return _train(config, run_dir, record, progress, warn, say)
 
 
 def preflight(config: RunConfig, run_dir: Path, warn: Callable[[str], None]) -> None:
@@ -123,9 +131,8 @@ def preflight(config: RunConfig, run_dir: Path, warn: Callable[[str], None]) -> 
         raise ValueError(f"{len(problems)} problems: " + " ".join(f"({i}) {text}." for i, text in enumerate(problems, 1)))
 
 
-def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Progress, warn: Callable[[str], None], say: Say) -> bool:
+def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: Progress, warn: Callable[[str], None], say: Say) -> bool:
     begin = time.monotonic()
-    record = _claim(config, run_dir, commands)
     loop = loop_config(config, run_dir)
     todo = [s.name for s in config.stages if not is_finished(loop.checkpoints, s.name)]
     done = not todo and record.get("finished") and (run_dir / "report.html").is_file()
@@ -169,11 +176,12 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
             with ray_session():
                 for text in short_of(config, ray.cluster_resources()):
                     warn(f"{text}; training waits until nodes that have them join the cluster")
-                prepare(config.data, loop.data, progress)
+                source = DataSource(config.data_uri, _dataset(config, loop.data, record, progress))
+                keep()
                 if todo:
                     tracker.follow()
                     about = {"config": asdict(config), "settings": config.settings(), "mlflow_run_id": tracker.run_id, **_code(record)}
-                    _fit(config, replace(loop, about=json.loads(json.dumps(about))), run_dir, progress, warn, say)
+                    _fit(config, replace(loop, about=json.loads(json.dumps(about)), source=source), run_dir, progress, warn, say)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
         keep()
@@ -189,6 +197,17 @@ def _train(config: RunConfig, run_dir: Path, commands: list[str], progress: Prog
         with uninterrupted():
             tracker.finish(status)
             keep()
+
+
+def _dataset(config: RunConfig, data: Path, record: dict[str, Any], progress: Progress) -> str:
+    """Have the run's dataset in its folder; what it holds, which is the same as long as the run goes on."""
+    if MOVED in record and (data / MANIFEST).is_file():  # what it was made of is on another machine, or has other times here
+        contents = read_manifest(data, progress=progress).contents()
+    else:
+        contents = prepare(config.data, data, progress).contents()
+    if record.setdefault("dataset", contents) != contents:
+        raise ValueError(f"run {str(data.parent)!r}: its data hold other clips than when it was begun; start another run with --out")
+    return contents
 
 
 def _code(record: dict[str, Any]) -> dict[str, Any]:
@@ -298,6 +317,7 @@ def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRol
         stage=stage.name,
         threads=config.rollouts.threads,
         execution=config.execution,
+        source=loop.source,
     )
     ranks = config.workers.count
     return start_pool(
@@ -311,12 +331,13 @@ def _claim(config: RunConfig, run_dir: Path, commands: list[str]) -> dict[str, A
         record = _record(run_dir)
         if record.get("settings") != config.settings():
             raise ValueError(f"run folder {str(run_dir)!r}: holds a run of another configuration; choose another with --out, or remove it")
-        if (where := record["config"].get("checkpoint", {}).get("uri", "")) != config.checkpoint.uri:
+        if (where := open_run(run_dir).checkpoint_uri) != config.checkpoint_uri:
             raise ValueError(
-                f"checkpoint.uri={config.checkpoint.uri!r}: the checkpoints of the run in {str(run_dir)!r} are in "
+                f"checkpoint.uri={config.checkpoint_uri!r}: the checkpoints of the run in {str(run_dir)!r} are in "
                 f"{where or str(run_dir / 'checkpoints')!r}; give it back, or choose another run folder with --out"
             )
-        require_unchanged(config.data, run_dir / "data")
+        if MOVED not in record or config.data.prepared:
+            require_unchanged(config.data, run_dir / "data")
         if record["config"] != json.loads(json.dumps(asdict(config))):  # of what may differ: the record says how it goes on
             again = record["config"].get("samples") != asdict(config.samples)
             record |= {"config": asdict(config)} | ({"finished": False} if again else {})

@@ -141,16 +141,19 @@ def generate(
 
 
 @app.command(epilog="Example: mutual-forcing report runs/demo")
-def report(run: Annotated[str, typer.Argument(help="Run folder.")], debug: Debug = False) -> None:
+def report(run: Annotated[str, typer.Argument(help="Run folder, or the remote.uri of a run.")], debug: Debug = False) -> None:
     """Write the run's report.html again from what the run folder holds."""
 
     def work() -> None:
         from ..datasets.storage import local_path
+        from ..datasets.store import is_remote
         from .progress import Terminal
         from .report import build_report
+        from .restore import report_again
 
         with Terminal(console) as terminal:
-            made = build_report(local_path("run", run), terminal.progress)
+            progress = terminal.progress
+            made = report_again(run, progress) if is_remote(run) else build_report(local_path("run", run), progress)
         typer.echo(str(made))
 
     run_verb(work, debug)

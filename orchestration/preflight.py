@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import torch
 from ..datasets.adopt import prepared_dataset
 from ..datasets.sources import list_sources
 from ..datasets.storage import local_path
-from ..datasets.store import Store, store_of, write_bytes
+from ..datasets.store import Store, is_remote, store_of, write_bytes
 from ..model.transformer import AVTransformer
 from ..workers.checkpoint import is_finished, newest
 from ..workers.pretrained import find_pretrained
@@ -177,9 +178,11 @@ def _data(config: RunConfig, run_dir: Path) -> Told:
 
 
 def _folders(config: RunConfig, run_dir: Path) -> Told:
-    uri = config.checkpoint.uri
-    places = {"--out": str(run_dir)} | ({"checkpoint.uri": uri} if uri else {})
+    uri = config.checkpoint_uri
+    places = {"--out": str(run_dir), "checkpoint.uri": uri, "remote.uri": config.remote.uri}
     for name, place in places.items():
+        if not place:
+            continue
         try:
             _write_and_read_back(store_of(place))
         except (OSError, ValueError) as error:
@@ -196,6 +199,15 @@ def _folders(config: RunConfig, run_dir: Path) -> Told:
                 "problem",
                 f"disk: checkpoints take up to {total / 1e9:.2g} GB in {str(local)!r}, {free / 1e9:.2g} GB are free; lower "
                 "checkpoint.keep_last, make room, or set checkpoint.uri",
+            )
+    if is_remote(uri):
+        total = needs_of(config).checkpoint * config.workers.count
+        free = shutil.disk_usage(tempfile.gettempdir()).free
+        if total > free:
+            yield (
+                "warning",
+                f"disk: to go on from a checkpoint in S3, the training processes of a machine hold up to {total / 1e9:.2g} GB in "
+                f"{tempfile.gettempdir()!r}, {free / 1e9:.2g} GB are free; set TMPDIR to a larger folder",
             )
 
 
@@ -215,7 +227,7 @@ def _tracker(config: RunConfig, run_dir: Path) -> Told:
 
 
 def _checkpoints(config: RunConfig, run_dir: Path) -> Store:
-    return store_of(config.checkpoint.uri or run_dir / "checkpoints")
+    return store_of(config.checkpoint_uri or run_dir / "checkpoints")
 
 
 def _write_and_read_back(store: Store) -> None:
@@ -227,6 +239,7 @@ def _write_and_read_back(store: Store) -> None:
                 raise OSError("what was read back differs from what was written")
         finally:
             store.remove(name)
+            store.close()
 
 
 @contextmanager

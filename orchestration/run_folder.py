@@ -17,6 +17,7 @@ NOTE = (
     "Curves: in the nested runs, one a stage. Artifacts: `report.html` (everything on one page), `samples/` (generated and real clips, "
     "their contact sheet), `data/contact.png` (training clips). Tags `changed.*`: settings with which the run went on later."
 )
+RESTORING = ".restoring"  # a run is being fetched from another place into the folder
 
 
 def require_ours(run_dir: Path) -> None:
@@ -25,7 +26,7 @@ def require_ours(run_dir: Path) -> None:
     Raises:
         ValueError: it holds files and no run.
     """
-    if not (run_dir / RUN).is_file() and any(path.name != LOCK for path in run_dir.iterdir()):
+    if not (run_dir / RUN).is_file() and not (run_dir / RESTORING).is_file() and any(p.name != LOCK for p in run_dir.iterdir()):
         raise ValueError(f"run folder {str(run_dir)!r}: is not empty and holds no run; choose another with --out")
 
 

@@ -145,6 +145,7 @@ class CheckpointWriter:
             self._error = None
 
     def _tell(self) -> None:
+        self._store.close()  # the records of other ranks have been read
         while self._told:
             self._warn(self._told.pop(0))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from ..datasets.store import Store, store_of
+from ..datasets.transfer import DataSource
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
 from ..model.timeline import Timeline
@@ -56,7 +57,9 @@ class StageConfig:
 
 @dataclass(frozen=True)
 class TrainLoopConfig:
-    """Everything a worker needs, besides the source of rollouts. about: what a checkpoint says of its run, as JSON has it."""
+    """Everything a worker needs, besides the source of rollouts. about: what a checkpoint says of its run, as JSON has it; source: where
+    a machine on which `data` is not gets the dataset.
+    """
 
     data: Path
     run_dir: Path
@@ -74,6 +77,7 @@ class TrainLoopConfig:
     step_deadline_s: float = 0.0
     profile: ProfileConfig = ProfileConfig()
     about: dict[str, Any] = field(default_factory=dict)
+    source: DataSource = DataSource()
 
     @property
     def checkpoints(self) -> Store:

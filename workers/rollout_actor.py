@@ -10,6 +10,7 @@ import torch
 
 from ..datasets.loader import LatentDataset
 from ..datasets.order import sample_at
+from ..datasets.transfer import DataSource, dataset_here
 from ..model.execution import ExecutionConfig
 from ..model.noise import PositionalNoise
 from ..model.objective import ObjectiveConfig
@@ -22,7 +23,7 @@ from .wire import Snapshot, rollout_to_arrays, unpack_weights
 
 @dataclass(frozen=True)
 class RolloutActorConfig:
-    """What every actor of a pool shares. stage: whose sample order the positions refer to."""
+    """What every actor of a pool shares. stage: whose sample order the positions refer to; source: as the trainers have it."""
 
     data: Path
     network: TransformerConfig
@@ -32,6 +33,7 @@ class RolloutActorConfig:
     stage: str
     threads: int
     execution: ExecutionConfig = ExecutionConfig()
+    source: DataSource = DataSource()
 
 
 class RolloutActor:
@@ -40,7 +42,7 @@ class RolloutActor:
     def __init__(self, config: RolloutActorConfig) -> None:
         torch.set_num_threads(config.threads)
         self._config = config
-        self._dataset = LatentDataset(config.data, config.network.text)
+        self._dataset = LatentDataset(dataset_here(config.data, config.source), config.network.text)
         self._network = AVTransformer(config.network, config.timeline, config.execution).eval().requires_grad_(False)
         self._version = -1
 

@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from ..datasets.loader import LatentDataset
 from ..datasets.store import Store
+from ..datasets.transfer import dataset_here
 from .checkpoint import Checkpoint, Weights, found_in, stage_weights
 from .checkpoint_writer import resume_from
 from .logs import RankLog
@@ -49,7 +50,7 @@ def _train_stages(config: TrainLoopConfig, rollouts: RolloutSource, process: Pro
     store, attempt = config.checkpoints, of_all(secrets.token_hex(4))[0]
     log.info("attempt %s begins, rank %d of %d", attempt, rank, world)
     place = Place(store, attempt, process, told)
-    dataset = LatentDataset(config.data, config.network.text, verify=True)
+    dataset = LatentDataset(dataset_here(config.data, config.source), config.network.text, verify=True)
     weights: Weights | None = None
     for i in range(_first(config, store, rank), len(config.stages)):
         stage, warnings = config.stages[i], list[str]()

@@ -90,7 +90,7 @@ def test_no_words_print_the_help() -> None:
         (("tiny", "--set", "seed"), ("--set 'seed'", "for example")),
         (("tiny", "--media", "s3://bucket/clips"), ("--media='s3://bucket/clips'", "local")),
         (("tiny", "--media", ""), ("--media", "give a path")),
-        (("tiny", "--data", "s3://bucket/data"), ("--data='s3://bucket/data'", "local")),
+        (("tiny", "--data", "gs://bucket/data"), ("--data='gs://bucket/data'", "local")),
         (("tiny", "--data", "mine", "--media", "clips"), ("--data='mine'", "--media='clips'", "one of the two")),
         (("tiny", "--out", "s3://bucket/run"), ("--out='s3://bucket/run'", "local")),
     ],
