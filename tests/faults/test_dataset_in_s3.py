@@ -20,7 +20,7 @@ from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
 from mutual_forcing.datasets.progress import silent
 from mutual_forcing.datasets.scratch import AGE, PREFIX, Scratch
 from mutual_forcing.datasets.stages import DataConfig
-from mutual_forcing.datasets.store import store_of
+from mutual_forcing.datasets.store import store_of, write_bytes
 from mutual_forcing.datasets.transfer import DataSource, dataset_here, fetch_dataset, send_dataset
 from mutual_forcing.orchestration import data_verbs
 from mutual_forcing.orchestration.data_verbs import inspected, prepared
@@ -95,7 +95,9 @@ def test_an_upload_cut_off_leaves_nothing_that_a_reader_trusts_and_goes_on(
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "data").exists()
     s3.faults[:] = [Fault("slow", "PUT", "shard-0", 1)]  # would be met if it were sent again
+    write_bytes(store_of(s3.uri), "shard-9.arrow", b"of a job that was killed and made other shards")
     send_dataset(tmp_path / "mine", store_of(s3.uri))
+    assert "shard-9.arrow" not in store_of(s3.uri).names()
     assert asked(s3, "shard-0") == 0
     assert adopt(replace(CONFIG, prepared=s3.uri), tmp_path / "data", silent).clips == 9
 
