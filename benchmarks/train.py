@@ -36,8 +36,8 @@ from ..model.losses import Models, flow_matching
 from ..model.noise import PositionalNoise, position_seed
 from ..model.transformer import AVTransformer
 from ..orchestration.config import RunConfig, SamplesConfig, from_tree, with_settings
-from ..orchestration.launch import loop_config
 from ..orchestration.recipes import recipe
+from ..orchestration.run_record import loop_config
 from ..workers.checkpoint_writer import CheckpointConfig
 
 WARM = 3  # steps before the first that counts

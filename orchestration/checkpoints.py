@@ -16,9 +16,9 @@ from ..model.types import MODALITIES
 from ..workers.checkpoint import Checkpoint, Found, found_in, newest
 from ..workers.checkpoint_writer import CheckpointConfig, remove
 from .config import from_tree
-from .launch import loop_config, open_run
 from .restore import remote_record
 from .run_folder import RUN
+from .run_record import loop_config, open_run
 
 FORMAT = "mutual-forcing weights 1"
 

@@ -17,8 +17,8 @@ from ..datasets.storage import local_path, make_folder, read_json
 from ..datasets.store import is_remote
 from ..model.sampler import SamplerConfig
 from .config import RunConfig, with_settings
-from .launch import loop_config, open_run
 from .recipes import recipe
+from .run_record import loop_config, open_run
 from .samples import Generator, clip_controls, open_generator
 
 MAX_SECONDS = 600.0

@@ -14,8 +14,8 @@ from mutual_forcing.datasets.stages import Encode, Survey, WriteShard, settings_
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig
-from mutual_forcing.orchestration.launch import loop_config
 from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.orchestration.run_record import loop_config
 
 
 def untrained_run(folder: Path) -> RunConfig:

@@ -16,8 +16,8 @@ from command_material import Running, Said, command
 
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
-from mutual_forcing.orchestration.launch import loop_config
 from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.orchestration.run_record import loop_config
 from mutual_forcing.orchestration.runs import generate_clip
 
 CONFIG = recipe("tiny")

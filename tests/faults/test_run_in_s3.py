@@ -23,13 +23,14 @@ from mutual_forcing.datasets.store import store_of
 from mutual_forcing.orchestration import mirror
 from mutual_forcing.orchestration.checkpoints import store_of_run
 from mutual_forcing.orchestration.config import RunConfig, with_settings
-from mutual_forcing.orchestration.launch import _claim, _dataset, loop_config
+from mutual_forcing.orchestration.launch import _dataset
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.mirror import RemoteConfig, mirrored
 from mutual_forcing.orchestration.preflight import examine
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.restore import MOVED, restore
 from mutual_forcing.orchestration.run_folder import RUN
+from mutual_forcing.orchestration.run_record import claim, loop_config
 from mutual_forcing.workers.metrics import MetricSpool
 
 TINY = recipe("tiny")
@@ -53,7 +54,7 @@ def config(s3: S3) -> RunConfig:
 def begun(config: RunConfig, run: Path) -> dict:
     """A run folder as the driver has it while training is under way."""
     run.mkdir()
-    record = _claim(config, run, ["mutual-forcing train tiny"])
+    record = claim(config, run, ["mutual-forcing train tiny"])
     make_dataset(run / "data", shards=2)
     spool = MetricSpool(run / "metrics", "joint")
     for step in range(3):
@@ -198,7 +199,7 @@ def test_another_machine_goes_on_with_the_run(s3: S3, config: RunConfig, tmp_pat
     assert (second / "metrics" / "joint.jsonl").read_bytes().count(b"\n") == 3
     assert read_manifest(second / "data").clips == 6
     assert not (second / "bad-steps").exists()
-    again = _claim(config, second, [])
+    again = claim(config, second, [])
     assert (again["created"], again["mlflow"], again[MOVED]) == (record["created"], {}, True)
     assert not (second / "metrics" / "mlflow.json").exists(), "the tracking store stayed on the other machine"
     assert _dataset(config, second / "data", again, silent) == record["dataset"], "taken as it is, not made again"
@@ -292,7 +293,7 @@ def test_checkpoints_go_there_unless_another_place_is_named(s3: S3, config: RunC
     copy(config, tmp_path / "run")
     assert store_of_run(config.remote.uri).uri == store_of_run(str(tmp_path / "run")).uri == config.checkpoint_uri
     with pytest.raises(ValueError, match=r"checkpoint\.uri=''.*are in 's3://"):
-        _claim(TINY, tmp_path / "run", [])
+        claim(TINY, tmp_path / "run", [])
     s3.faults.append(Fault("denied", "PUT", "/one/.preflight", 10**6))
     (text,) = [f.text for f in examine(config, tmp_path / "run") if f.kind == "problem"]
     assert text.startswith("remote.uri=")

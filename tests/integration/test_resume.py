@@ -27,7 +27,7 @@ from mutual_forcing.datasets.loader import LatentDataset
 from mutual_forcing.datasets.order import sample_at
 from mutual_forcing.model.types import Rollout
 from mutual_forcing.orchestration.config import RunConfig, with_settings
-from mutual_forcing.orchestration.launch import loop_config
+from mutual_forcing.orchestration.run_record import loop_config
 from mutual_forcing.workers import stage_run
 from mutual_forcing.workers.checkpoint import finished, found_in, newest
 from mutual_forcing.workers.loop_config import Process, TrainLoopConfig
@@ -110,7 +110,7 @@ def worker(
 
 
 def config_of(run: Path) -> RunConfig:
-    from mutual_forcing.orchestration.launch import open_run
+    from mutual_forcing.orchestration.run_record import open_run
 
     return open_run(run)
 

@@ -14,8 +14,8 @@ from mlflow.tracking import MlflowClient
 
 from mutual_forcing.datasets.lock import LOCK
 from mutual_forcing.datasets.media import decode, probe
-from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.orchestration.run_record import loop_config, open_run
 from mutual_forcing.workers.checkpoint import finished
 
 pytestmark = pytest.mark.timeout(600)

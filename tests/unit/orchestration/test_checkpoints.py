@@ -19,8 +19,8 @@ from mutual_forcing.datasets.lock import locked
 from mutual_forcing.datasets.order import sample_at
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
-from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.main import app
+from mutual_forcing.orchestration.run_record import loop_config, open_run
 
 STEPS = 6
 

@@ -22,9 +22,10 @@ from wan_material import TINY, State, random_state, wan_folder
 from mutual_forcing.datasets.store import store_of
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig, with_settings
-from mutual_forcing.orchestration.launch import loop_config, train
+from mutual_forcing.orchestration.launch import train
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.rollout_pool import NoRollouts
+from mutual_forcing.orchestration.run_record import loop_config
 from mutual_forcing.orchestration.runs import configured
 from mutual_forcing.workers.checkpoint import stage_weights
 from mutual_forcing.workers.loop_config import Process, TrainLoopConfig

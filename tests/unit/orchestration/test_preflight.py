@@ -18,10 +18,11 @@ from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration import preflight
 from mutual_forcing.orchestration.config import RunConfig, with_settings
-from mutual_forcing.orchestration.launch import _claim, loop_config, train
+from mutual_forcing.orchestration.launch import train
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.preflight import Finding, examine, needs_of, short_of
 from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.orchestration.run_record import claim, loop_config
 from mutual_forcing.workers.checkpoint import newest
 from mutual_forcing.workers.train_loop import _same_run
 
@@ -141,11 +142,11 @@ def test_checkpoints_of_another_run_are_not_taken_for_ones_own(tmp_path: Path) -
 def test_a_run_goes_on_with_other_processes_and_its_record_says_so(tmp_path: Path) -> None:
     before = with_settings(TINY, ["workers.count=1"])
     write_json(tmp_path / "run.json", {"settings": before.settings(), "config": asdict(before), "stages": []})
-    record = _claim(with_settings(TINY, ["workers.count=2", "checkpoint.every=3"]), tmp_path, [])
+    record = claim(with_settings(TINY, ["workers.count=2", "checkpoint.every=3"]), tmp_path, [])
     assert (record["config"]["workers"]["count"], record["config"]["checkpoint"]["every"]) == (2, 3)
     assert json.loads((tmp_path / "run.json").read_text())["config"]["workers"]["count"] == 2
     with pytest.raises(ValueError, match=r"checkpoint\.uri='/elsewhere': the checkpoints of the run in .* are in .*checkpoints"):
-        _claim(with_settings(TINY, ["checkpoint.uri=/elsewhere"]), tmp_path, [])
+        claim(with_settings(TINY, ["checkpoint.uri=/elsewhere"]), tmp_path, [])
 
 
 def test_a_tracker_that_does_not_answer_is_no_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

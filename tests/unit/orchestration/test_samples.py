@@ -13,8 +13,8 @@ from run_material import untrained_run
 from mutual_forcing.model.types import Controls
 from mutual_forcing.orchestration import runs
 from mutual_forcing.orchestration.config import RunConfig
-from mutual_forcing.orchestration.launch import loop_config, open_run
 from mutual_forcing.orchestration.report import build_report
+from mutual_forcing.orchestration.run_record import loop_config, open_run
 from mutual_forcing.orchestration.runs import generate_clip, outcome
 from mutual_forcing.orchestration.samples import make_samples, open_generator
 

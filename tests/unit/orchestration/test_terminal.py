@@ -31,7 +31,8 @@ def test_names_in_the_table_of_sources_are_printed_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    main._show_dataset(dataset(tmp_path, [*NAMES, "steer\x1b]0;title\x07.mp4"]), as_json=False)
+    folder = dataset(tmp_path, [*NAMES, "steer\x1b]0;title\x07.mp4"])
+    main._show_dataset(folder, str(folder), as_json=False)
     said = capsys.readouterr().out
     for name in NAMES:
         assert said.count(name) == 2, "as the source and in the reason"

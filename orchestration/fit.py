@@ -1,0 +1,144 @@
+"""Training by Ray Train: one `fit()` over all stages, started again after what another start may cure."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import TrainingFailedError
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from ..datasets.progress import Progress
+from ..datasets.storage import make_folder
+from ..workers.checkpoint import found_in, is_finished
+from ..workers.checkpoint_writer import one_line
+from ..workers.loop_config import Process, TrainLoopConfig
+from ..workers.rollout_actor import RolloutActorConfig
+from ..workers.train_loop import train_stages
+from .config import RunConfig
+from .exporter import Exporter
+from .failure_policy import Failure, Verdict, curable, decide_run, summary
+from .preemption import noticed, taken_back
+from .preflight import WORKER_CPU
+from .rollout_pool import NoRollouts, RolloutClient, start_pool
+from .root_cause import causes
+from .session import kept_signals
+from .spool_watcher import Say, SpoolWatcher
+
+
+def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None], say: Say) -> None:
+    """Train, and start again after failures that another start may cure.
+
+    Raises:
+        RuntimeError: it failed for good; the causes of all failures are named.
+    """
+    failures: list[Failure] = []
+    most, window = config.workers.max_failures, config.workers.failure_window_s
+    while True:
+        try:
+            return _fit_once(config, loop, run_dir, progress, warn, say, len(failures))
+        except TrainingFailedError as error:
+            found, taken = list(causes(error)), taken_back(error)
+            cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
+            failures.append(Failure(time.monotonic(), one_line(cause)[:300], curable(cause), _saved(loop), taken))
+            if decide_run(failures, most, window) is Verdict.STOP:
+                if len(failures) == 1:
+                    raise
+                raise RuntimeError(summary(failures, window)) from error
+            what = "a machine of the training was taken back" if taken else "training failed"
+            warn(f"{what} ({failures[-1].cause}); it goes on from its last checkpoint (failure {len(failures)})")
+
+
+def _saved(loop: TrainLoopConfig) -> int:
+    """Steps of all stages that checkpoints have; 0 where that cannot be told."""
+    last: dict[str, int] = {}
+    with suppress(OSError):
+        for found in found_in(loop.checkpoints):
+            if found.complete:
+                last[found.stage] = max(found.step, last.get(found.stage, 0))
+    return sum(last.values())
+
+
+def _fit_once(
+    config: RunConfig,
+    loop: TrainLoopConfig,
+    run_dir: Path,
+    progress: Progress,
+    warn: Callable[[str], None],
+    say: Say,
+    restarts: int,
+) -> None:
+    workers, name = config.workers, f"fit-{time.time_ns()}"  # the same name would silently resume
+    storage = make_folder("run", run_dir / "ray")
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "loop": loop,
+            "rollouts": _rollouts(config, loop),
+            "use_gpu": workers.use_gpu,
+            "run": run_dir.name,
+            "restarts": restarts,
+        },
+        # Objects and metrics are gathered on the CPU, whatever gradients travel by.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if workers.use_gpu else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.count,
+            use_gpu=workers.use_gpu,
+            resources_per_worker={"CPU": WORKER_CPU} | ({"GPU": 1} if workers.use_gpu else {}),
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),  # `_fit` decides
+            worker_runtime_env={
+                "env_vars": {"OMP_NUM_THREADS": str(workers.threads), "DS_ACCELERATOR": "cuda" if workers.use_gpu else "cpu"}
+            },
+        ),
+    )
+    todo = {s.name: s.steps for s in loop.stages if not is_finished(loop.checkpoints, s.name)}
+    with SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
+        trainer.fit()
+    for attempt in storage.glob("fit-*"):  # the notes of interrupted ones help nobody any more
+        if attempt.name != name:
+            shutil.rmtree(attempt, ignore_errors=True)
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    context, device = ray.train.get_context(), torch.device("cpu")
+    if settings["use_gpu"]:
+        device = get_device()
+        torch.cuda.set_device(device)
+        os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of that number; rollout actors may have the first ones
+    observer = Exporter(settings["run"], settings["restarts"])
+    process = Process(context.get_world_rank(), context.get_world_size(), str(device), observer, noticed)
+    train_stages(settings["loop"], settings["rollouts"], process)
+
+
+def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:
+    mutual = [s for s in config.stages if s.objective == "mutual" and config.objective.needs_rollouts]
+    if not mutual:
+        return NoRollouts()
+    (stage,) = mutual  # the configuration allows one
+    actor = RolloutActorConfig(
+        data=loop.data,
+        network=loop.network,
+        timeline=loop.timeline,
+        objective=config.objective,
+        seed=config.seed,
+        stage=stage.name,
+        threads=config.rollouts.threads,
+        execution=config.execution,
+        source=loop.source,
+    )
+    ranks = config.workers.count
+    return start_pool(
+        actor, config.rollouts.actors, ranks, stage.batch // ranks, stage.steps, config.rollouts.max_age, config.rollouts.max_failures
+    )
