@@ -16,7 +16,7 @@ import pytest
 from cluster_material import Machines
 from command_material import Running, Said, command
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 OF_TIME = ("_s", "samples_per_s")
 
