@@ -76,8 +76,8 @@ class Machines:
 
     def take_back(self, node: Any, seconds: float) -> float:
         """The cloud takes it back in so many seconds; returns when that is."""
-        from ray._raylet import GcsClient
-        from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+        from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]  compiled
+        from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # pyright: ignore[reportAttributeAccessIssue]  made at run time
 
         end = time.time() + seconds
         reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
