@@ -14,8 +14,9 @@ from ..datasets.storage import write_json
 RUN = "run.json"
 # Of the run's page in a tracking store.
 NOTE = (
-    "Curves: in the nested runs, one a stage. Artifacts: `report.html` (everything on one page), `samples/` (generated and real clips, "
-    "their contact sheet), `data/contact.png` (training clips). Tags `changed.*`: settings with which the run went on later."
+    "Curves: each stage's loss here, everything else in its nested run. Artifacts: `report.html` (everything on one page), `samples/` "
+    "(generated and real clips, their contact sheet), `data/contact.png` (training clips). Tags `changed.*`: settings with which the run "
+    "went on later."
 )
 RESTORING = ".restoring"  # a run is being fetched from another place into the folder
 

@@ -21,6 +21,7 @@ from typing import Any
 # Read by MLflow itself; whoever has set them keeps them. Its own patience is 7 retries of 120 s with pauses between, for every call.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # where --json prints
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
@@ -67,6 +68,7 @@ class Tracker:
         self._key = ""
         self._stages: dict[str, str] = {}
         self._closed: set[str] = set()
+        self._shown: dict[str, int] = {}  # by stage, the last step whose loss the parent's page has
         self._params: dict[str, Any] = {}
         self._tags: dict[str, str] = {}
         self._client: MlflowClient | None = None
@@ -199,11 +201,14 @@ class Tracker:
         if ended and status == "FINISHED":
             self._closed.add(stage)
         else:
-            history = self._use().get_metric_history(run_id, "lr")  # every step has one
-            reader.skip(max((m.step for m in history), default=-1))
+            reader.skip(self._last_step(run_id, "lr"))  # every step has one
+            self._shown[stage] = self._last_step(self._require(), _curve(stage))
             if status != "RUNNING":
                 self._use().update_run(run_id, status="RUNNING")
         self._stages[stage] = run_id
+
+    def _last_step(self, run_id: str, metric: str) -> int:
+        return max((m.step for m in self._use().get_metric_history(run_id, metric)), default=-1)
 
     def _close(self, stage: str, status: str) -> None:
         if stage not in self._closed:
@@ -211,8 +216,15 @@ class Tracker:
             self._closed.add(stage)
 
     def _send(self, stage: str, metrics: list[Metric]) -> None:
-        if metrics:
-            self._use().log_batch(self._stages[stage], metrics=metrics)
+        """All of them to the stage's run; its loss to the parent's too, whose page shows no others."""
+        if not metrics:
+            return
+        shown = self._shown.get(stage, -1)
+        losses = [Metric(_curve(stage), m.value, m.timestamp, m.step) for m in metrics if m.key == "loss" and m.step > shown]
+        if losses:
+            self._use().log_batch(self._require(), metrics=losses)
+            self._shown[stage] = losses[-1].step
+        self._use().log_batch(self._stages[stage], metrics=metrics)
 
     def _metrics(self, line: bytes) -> list[Metric]:
         """A line's metrics; a broken line is counted and has none."""
@@ -254,6 +266,10 @@ def _experiment(use: Callable[[], MlflowClient], run_dir: Path) -> str:
     found = use().get_experiment_by_name(EXPERIMENT)
     artifacts = None if os.environ.get("MLFLOW_TRACKING_URI") else (run_dir / "mlartifacts").as_uri()
     return found.experiment_id if found else use().create_experiment(EXPERIMENT, artifacts)
+
+
+def _curve(stage: str) -> str:
+    return safe_name(f"{stage}/loss")
 
 
 def register(run_dir: Path, folder: Path, name: str, tags: dict[str, str], figures: dict[str, float], parent: str | None) -> dict[str, str]:

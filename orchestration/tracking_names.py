@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 NAME_LIMIT = 250
+SYSTEM = "system/"  # MLflow shows what begins with it in a tab of its own
 VALUE_LIMIT = 500
 
 
@@ -26,8 +27,9 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def safe_name(raw: str) -> str:
     """The name of a metric, parameter or tag: `/` becomes `.`, and a hash stands for what else cannot be kept."""
-    wanted = raw.replace("/", ".")  # stores in files make folders of `/`
-    safe = re.sub(r"[^A-Za-z0-9_. -]", "_", wanted).strip(". ") or "_"
+    head = SYSTEM if raw.startswith(SYSTEM) else ""
+    wanted = head + raw.removeprefix(head).replace("/", ".")  # stores in files make folders of `/`
+    safe = head + (re.sub(r"[^A-Za-z0-9_. -]", "_", wanted.removeprefix(head)).strip(". ") or "_")
     return safe if safe == wanted and len(safe) <= NAME_LIMIT else f"{safe[: NAME_LIMIT - 9]}-{_hash(raw)}"
 
 

@@ -143,7 +143,7 @@ def test_a_slow_store_gets_no_second_forwarder(tmp_path: Path, store: Store, tra
     store.gate.set()
     tracker._calls.thread.join(20)
     assert store.most_inside == 1
-    assert store.metrics["joint"] == [(s, 1.0) for s in range(3)]
+    assert store.metrics == {"parent": [(s, 1.0) for s in range(3)]}, "the call that was under way, and none after it"
     assert ["is slow" in line for line in tracker.warnings] == [True]
 
 
@@ -176,8 +176,11 @@ class Commands:
         return list(self.client.search_runs([e.experiment_id for e in self.client.search_experiments()]))
 
     def sent(self) -> list[tuple[int, float]]:
-        (joint,) = [r for r in self.runs() if r.info.run_name == "tiny joint"]
-        return sorted((m.step, m.value) for m in self.client.get_metric_history(joint.info.run_id, "loss"))
+        """What the store has of the loss: the same in the stage's run and in the parent."""
+        runs = {r.info.run_name: r.info.run_id for r in self.runs()}
+        own = [(m.step, m.value) for m in self.client.get_metric_history(runs["tiny joint"], "loss")]
+        assert [(m.step, m.value) for m in self.client.get_metric_history(runs["tiny"], "joint.loss")] == own
+        return own
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +222,25 @@ def test_a_run_that_was_made_twice_because_an_answer_was_lost_is_one(commands: C
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert commands.run(1, 5) == run_id
     assert sorted(len(commands.client.get_metric_history(r.info.run_id, "loss")) for r in commands.runs()) == [0, 0, 0, 5]
+
+
+def test_a_command_that_dies_between_two_calls_for_the_same_steps_leaves_neither_twice(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parent has the losses of steps 0 to 4, the stage's run nothing."""
+    send = MlflowClient.log_batch
+
+    def dies(self: MlflowClient, run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:
+        if any(m.key == "lr" for m in metrics):
+            raise MlflowException("killed")
+        send(self, run_id, metrics=metrics, params=params, tags=tags)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", dies)
+        with pytest.raises(MlflowException):
+            commands.run(0, 5, dies=True)
+    commands.run(3, 9)
+    assert commands.sent() == [(s, float(s)) for s in range(9)]
 
 
 def test_settings_that_changed_are_tags_because_parameters_cannot_change(commands: Commands) -> None:
@@ -270,6 +292,7 @@ def test_names_are_what_mlflow_takes_and_stay_apart(commands: Commands) -> None:
     tracker.finish("FINISHED")
     assert commands.said == []
     parent, child = sorted(commands.runs(), key=lambda r: r.info.run_name or "")
+    assert {name for name in map(safe_name, HOSTILE) if "/" in name} == {"system/node-1.example.org.cpu_percent"}
     assert parent.data.params.keys() == child.data.metrics.keys() == {safe_name(raw) for raw in HOSTILE}
 
 
