@@ -57,8 +57,8 @@ def runs_of(server: MlflowServer) -> dict[str, Run]:
     return named
 
 
-def losses(server: MlflowServer, run: Run) -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in MlflowClient(tracking_uri=server.uri).get_metric_history(run.info.run_id, "loss")]
+def losses(server: MlflowServer, run: Run, name: str = "loss") -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in MlflowClient(tracking_uri=server.uri).get_metric_history(run.info.run_id, name)]
 
 
 def until(reached: Callable[[], bool]) -> None:
@@ -109,7 +109,7 @@ def test_a_server_killed_in_mid_run_gets_every_step_once(server: MlflowServer, t
     assert ["cannot be reached" in line for line in said] == [True]
 
     server.start()
-    run_id = tracker.run_id
+    run_id = tracker.run_id or ""
     tracker = Tracker(run_dir, "made", ["joint", "mutual"], {"joint", "mutual"}.__contains__, said.append)
     tracker.open({"seed": 1, "checkpoint": {"every": 5, "uri": ""}}, {"config_hash": "abc"})
     MetricSpool(run_dir / "metrics", "mutual", 2).write(2, {"loss": 2.0, "lr": 0.1})
@@ -121,12 +121,13 @@ def test_a_server_killed_in_mid_run_gets_every_step_once(server: MlflowServer, t
     assert {name: run.info.status for name, run in runs.items()} == dict.fromkeys(("made", "made joint", "made mutual"), "FINISHED")
     assert runs["made"].info.run_id == tracker.run_id == run_id
     steps = (run_dir / "metrics" / "joint.jsonl").read_bytes().count(b"\n")
-    assert losses(server, runs["made joint"]) == [(s, float(s)) for s in range(steps)]
-    assert losses(server, runs["made mutual"]) == [(s, float(s)) for s in range(3)]
+    for stage, count in (("joint", steps), ("mutual", 3)):
+        sent = [(s, float(s)) for s in range(count)]
+        assert losses(server, runs[f"made {stage}"]) == losses(server, runs["made"], f"{stage}.loss") == sent
     data = runs["made"].data
     assert data.params == {"seed": "1", "checkpoint.every": "0", "checkpoint.uri": ""}
     assert (data.tags["config_hash"], data.tags["changed.checkpoint.every"]) == ("abc", "5")
-    assert [a.path for a in MlflowClient(tracking_uri=server.uri).list_artifacts(str(run_id))] == ["report.html"]
+    assert [a.path for a in MlflowClient(tracking_uri=server.uri).list_artifacts(run_id)] == ["report.html"]
 
 
 def test_a_run_that_ended_while_the_server_was_away_is_sent_by_the_same_command_and_registered(
@@ -156,7 +157,7 @@ def test_a_run_that_ended_while_the_server_was_away_is_sent_by_the_same_command_
     for stage in STAGES:
         lines = [json.loads(line) for line in (folder / "metrics" / f"{stage.name}.jsonl").read_text().splitlines()]
         assert losses(server, runs[f"tiny {stage.name}"]) == [(line["step"], line["metrics"]["loss"]) for line in lines]
-        readings = {name.rpartition(".")[2] for name in runs[f"tiny {stage.name}"].data.metrics if name.startswith("system.")}
+        readings = {name.rpartition(".")[2] for name in runs[f"tiny {stage.name}"].data.metrics if name.startswith("system/")}
         assert readings >= {"cpu_percent", "disk_percent", "memory_percent"}
     shown = {a.path for place in ("", "data", "samples") for a in client.list_artifacts(parent.info.run_id, place)}
     assert shown >= {"report.html", "data/contact.png", "samples/contact.png", "samples/samples.json", "samples/few4-000.mp4"}
@@ -169,7 +170,7 @@ def test_a_run_that_ended_while_the_server_was_away_is_sent_by_the_same_command_
     assert told.error == ""
     version = client.get_model_version("tiny", json.loads(told.out)["registered"]["version"])
     assert (version.tags["recipe"], version.tags["config_hash"]) == ("tiny", record["settings"])
-    assert client.get_run(str(version.run_id)).data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert client.get_run(version.run_id or "").data.tags["mlflow.parentRunId"] == parent.info.run_id
     store = store_of(f"{s3.uri}/{tmp_path.name}")  # what lies in the bucket, not what the server says of it
     (name,) = [name for name in store.names() if name.endswith(f"{version.run_id}/artifacts/model/video.safetensors")]
     sent = load(store.fetch(name).read_bytes())
