@@ -22,8 +22,17 @@ from .types import MODALITIES, AVBatch
 Tokens = dict[str, int]
 """Query tokens of each modality in a pass."""
 
-PEAKS = {"NVIDIA H100": 989e12, "NVIDIA H200": 989e12}
-"""Dense bf16 FLOP/s of the data sheets, by the beginning of a device's name: what utilisation is commonly a share of."""
+PEAKS = {
+    "NVIDIA A100-SXM4-40GB": 312e12,
+    "NVIDIA A100-SXM4-80GB": 312e12,
+    "NVIDIA A100-PCIE-40GB": 312e12,
+    "NVIDIA A100 80GB PCIe": 312e12,
+    "NVIDIA H100 80GB HBM3": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100 NVL": 835e12,
+    "NVIDIA H200": 989e12,
+}
+"""Dense bf16 FLOP/s of the data sheets, by a device's whole name: a GPU differs by its board. Utilisation is a share of these."""
 
 ONCE_A_CLIP = (
     ".words.",
@@ -39,7 +48,7 @@ ONCE_A_CLIP = (
 
 def peak_of(device: str) -> float | None:
     """Dense bf16 FLOP/s of a device by its name; None of one that is not in the table."""
-    return next((flops for begin, flops in PEAKS.items() if device.startswith(begin)), None)
+    return PEAKS.get(device)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,8 @@ def needs_of(config: RunConfig) -> Needs:
     held += size * n * (1 / ranks if stage >= 2 else 1)  # gradients
     state = (8 + (4 if stage else 0)) * n / (ranks if stage else 1)  # moments, and the copies that ZeRO updates
     frozen = 4 * n if mutual and config.objective.teacher == "frozen" else 0
-    worker = int(trained * (held + state) + 4 * n + frozen)
+    building = 4 * n + (trained - 1) * (held + state)  # a network is whole before ZeRO has its shares of it
+    worker = int(max(trained * (held + state), building) + 4 * n + frozen)
     away = trained * state if config.engine.offload == "optimizer" else 0
     actor = 4 * n if mutual and config.objective.needs_rollouts else 0
     device = int(worker - away) if config.workers.use_gpu else 0

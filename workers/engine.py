@@ -48,6 +48,7 @@ class EngineConfig:
             raise ValueError(f"engine.offload={self.offload!r} with engine.zero_stage=0: stage 0 keeps no state apart; use stage 1, 2 or 3")
 
 
+GATHER = 256 * 2**20  # bytes of weights that are whole at a time where they are averaged
 PERSISTENT = 100_000  # weights of a parameter up to which stage 3 keeps it whole: DeepSpeed's own default
 
 
@@ -131,12 +132,24 @@ class Engine:
         """Whether the reduced gradients are finite; they are the same on every rank."""
         return all(bool(p.grad.isfinite().all()) for p in self._trained if p.grad is not None)
 
+    def each(self) -> Iterator[Tensor]:
+        """All weights in fp32, whole on every rank, one after the other, in the order of `network.parameters()`; all ranks must take all of
+        them. As `gathered`, and no more than `GATHER` bytes are whole at a time.
+        """
+        for parameters in _groups(list(self.network.parameters())):
+            with self._whole(parameters) as weights:
+                yield from weights
+
     @contextmanager
     def gathered(self) -> Iterator[list[Tensor]]:
         """All weights in fp32, whole on every rank, in the order of `network.parameters()`; all ranks must enter. Under bf16 they are the
         optimizer's own, of which those of the network are rounded copies.
         """
-        parameters = list(self.network.parameters())
+        with self._whole(list(self.network.parameters())) as weights:
+            yield weights
+
+    @contextmanager
+    def _whole(self, parameters: list[nn.Parameter]) -> Iterator[list[Tensor]]:
         if self._rounded:
             yield self._gathered_masters(parameters)
             return
@@ -208,6 +221,21 @@ class Engine:
     def close(self) -> None:
         """Release hooks and buffers, so that the next stage can wrap the same network."""
         self._engine.destroy()
+
+
+def _groups(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """In their order, each group of at most `GATHER` bytes in fp32, or of one parameter."""
+    group: list[nn.Parameter] = []
+    size = 0
+    for p in parameters:
+        own = 4 * prod(getattr(p, "ds_shape", p.shape))
+        if group and size + own > GATHER:
+            yield group
+            group, size = [], 0
+        group.append(p)
+        size += own
+    if group:
+        yield group
 
 
 def _deepspeed_config(optimizer: OptimizerConfig, config: EngineConfig, batch: int) -> dict:

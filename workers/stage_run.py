@@ -253,8 +253,8 @@ class StageRun:
         """Follow the live weights; a skipped step left them as they were."""
         if not skipped:
             trained = [p.requires_grad for p in self._theta.parameters()]  # the others stand still, and are rounded under bf16
-            with self._live.gathered() as live:
-                ema_update(compress(self._ema.parameters(), trained), compress(live, trained), ema_decay(self._stage.ema, step))
+            live = self._live.each()
+            ema_update(compress(self._ema.parameters(), trained), compress(live, trained), ema_decay(self._stage.ema, step))
 
     def _record(self, step: int, metrics: Metrics, local: dict[str, float], ages: Counter[str]) -> dict[str, float]:
         """Write a step's metrics to the spool; returns their means over the ranks."""

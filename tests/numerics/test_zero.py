@@ -16,9 +16,10 @@ import deepspeed
 import pytest
 import torch
 import torch.distributed as dist
+import zero_material
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
-from zero_material import BATCH, OBJECTIVE, OPTIMIZER, WORLD, clips, network, plain, sharded, together, whole
+from zero_material import BATCH, OBJECTIVE, OPTIMIZER, WORLD, clips, each, network, plain, sharded, together, whole
 
 from mutual_forcing.datasets.order import rank_positions
 from mutual_forcing.model.ema import ema_decay, ema_update
@@ -72,8 +73,7 @@ def train(kind: Kind, engine: Callable[[nn.Module], Trained], rank: int, world: 
             metrics = mutual_step(nets, batch, rollout, noise, DUAL[kind], rate, micro=micro)
         else:
             metrics = two_parts(nets.live, batch, noise, rate, kind == "apart")
-        with whole(nets.live) as weights:
-            ema_update(ema.parameters(), weights, ema_decay(0.9, step))
+        ema_update(ema.parameters(), each(nets.live), ema_decay(0.9, step))
         for name, value in metrics.items():
             trace.setdefault(name, []).append(mean_over_ranks(float(value)))
     trace["ema"] = [float(p.double().norm()) for p in ema.parameters()]
@@ -258,6 +258,24 @@ def test_an_adapter_as_fake_score_trains_in_two_processes_as_in_one(traces: dict
 def test_two_processes_train_as_one(traces: dict, alone: dict[str, Trace], stage: Stage, kind: Kind) -> None:
     """`self-taught` is the dual mode with the network under training as its own teacher, the same partitioned weights."""
     assert_same(traces[stage, kind], alone[kind], stage)
+
+
+def one_of_four(rank: int, folder: str) -> None:
+    zero_material.WORLD = 4
+    with together(rank, folder):
+        traces = {}
+        for stage in get_args(Stage):
+            for kind in ("flow", "mutual"):
+                traces[stage, kind] = train(kind, lambda net, s=stage: sharded(net, EngineConfig(zero_stage=s)), rank, 4)
+        torch.save(traces, f"{folder}/made-{rank}.pt")
+
+
+@pytest.mark.slow
+def test_four_processes_train_as_one(tmp_path: Path, alone: dict[str, Trace]) -> None:
+    spawn(one_of_four, (str(tmp_path),), nprocs=4)
+    for rank in range(4):
+        for (stage, kind), trace in torch.load(tmp_path / f"made-{rank}.pt", weights_only=True).items():
+            assert_same(trace, alone[kind], stage)
 
 
 @pytest.mark.parametrize(("kind", "at_once"), [("micro-flow", "flow"), ("micro", "mutual")])

@@ -18,6 +18,7 @@ from mutual_forcing.model.timeline import Layout, Timeline
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.trunk import TransformerConfig
 from mutual_forcing.model.types import AV, MODALITIES, AVBatch, Rollout
+from mutual_forcing.workers import engine
 from mutual_forcing.workers.engine import Engine, EngineConfig
 from mutual_forcing.workers.optimizer import OptimizerConfig, ParameterGroups
 from mutual_forcing.workers.plain_engine import PlainEngine
@@ -42,6 +43,7 @@ OPTIMIZER = OptimizerConfig(lr=1e-3, clip=0.5)
 def together(rank: int, folder: str) -> Iterator[None]:
     """This process as one of `WORLD`."""
     torch.set_num_threads(1)
+    engine.GATHER = 4 * 1000  # so that even these networks are averaged in several groups
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD)}
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD)
     yield
@@ -75,6 +77,11 @@ def groups(net: nn.Module) -> ParameterGroups:
 def whole(engine: Trained) -> AbstractContextManager[list[Tensor]]:
     """All weights of either kind of engine."""
     return engine.gathered() if isinstance(engine, Engine) else nullcontext([p.data for p in engine.network.parameters()])
+
+
+def each(engine: Trained) -> Iterator[Tensor]:
+    """All weights of either kind of engine, one after the other."""
+    return engine.each() if isinstance(engine, Engine) else (p.data for p in engine.network.parameters())
 
 
 def clips(positions: range) -> tuple[AVBatch, Rollout, PositionalNoise]:

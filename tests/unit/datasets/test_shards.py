@@ -174,7 +174,7 @@ def test_a_manifest_of_another_form_is_refused(tmp_path):
         ([good], "another format"),
         ({k: v for k, v in good.items() if k != "clips"}, "lacks or adds a field"),
         ({**good, "more": 1}, "lacks or adds a field"),
-        ({**good, "shards": [outside]}, "is missing"),
+        ({**good, "shards": [outside]}, "which is no shard"),
     ]:
         (tmp_path / MANIFEST).write_text(json.dumps(bad))
         with pytest.raises(ValueError, match=reason):

@@ -38,7 +38,9 @@ def test_a_steps_flops_are_those_of_its_forwards(branches: str) -> None:
     assert shorter == 2 * (one.training(3, words) + one.training(1, words))
 
 
-def test_peaks_are_known_by_the_beginning_of_a_name() -> None:
+def test_peaks_are_known_by_the_whole_name_of_a_board() -> None:
     assert peak_of("NVIDIA H100 80GB HBM3") == 989e12
+    assert peak_of("NVIDIA H100 PCIe") == 756e12
+    assert peak_of("NVIDIA H100") is None
     assert peak_of("NVIDIA GeForce GTX 970") is None
     assert peak_of("") is None

@@ -111,6 +111,6 @@ def test_rates_are_those_of_all_ranks_and_utilisation_that_of_a_known_device(mon
     object.__setattr__(there, "latents", OnDevice(batch.latents))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
     flops = step_clock.step_flops(config, batch, o, True)
-    assert rates(config, there, o, True, 2, 0.5)["mfu"] == pytest.approx(flops / 0.5 / 989e12), "of one device, by its own share"
+    assert rates(config, there, o, True, 2, 0.5)["mfu"] == pytest.approx(flops / 0.5 / 756e12), "of one device, by its own share"
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a device that nobody knows")
     assert "mfu" not in rates(config, there, o, True, 2, 0.5)
