@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
+
+PAUSES = (0.0, 10.0, 30.0, 60.0, 120.0, 300.0)  # seconds before another start, the longest again and again: a store comes back in minutes
+GPU_FULL = "set engine.micro_batch=1, execution.checkpoint_every=1 or engine.offload=optimizer, or raise engine.zero_stage"
+
 
 class Decision(Enum):
     """REPLACE: start another actor and give its request back. WAIT: for the next weights. FAIL: stop the run with the cause."""
@@ -74,15 +79,31 @@ def recent(failures: Sequence[Failure], window_s: float) -> list[Failure]:
     return [f for f in same if f.steps == last.steps or (not last.taken and last.at - f.at <= window_s)]
 
 
+def pause_s(failures: Sequence[Failure]) -> float:
+    """Seconds to wait after the last failure: the longer, the more of its kind followed each other without a new checkpoint. A machine that
+    was taken back after some progress, as any first failure, is followed at once.
+    """
+    return PAUSES[min(len(recent(failures, 0.0)), len(PAUSES)) - 1]
+
+
 def curable(error: BaseException) -> bool:
-    """Whether the machines may be to blame: lost processes, nodes and connections, memory. Not values, types, broken promises, and files
-    that are missing or forbidden. PyTorch says RuntimeError to a lost connection and to shapes that do not fit: both are tried again.
+    """Whether the machines may be to blame: lost processes, nodes and connections, memory. Not values, types, broken promises, files that
+    are missing or forbidden, and a GPU's memory, which nobody else fills. PyTorch says RuntimeError to a lost connection and to shapes
+    that do not fit: both are tried again.
     """
     if type(error).__module__.partition(".")[0] == "ray":
         return True
     if isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | NotImplementedError | RecursionError):
         return False
+    if isinstance(error, torch.OutOfMemoryError):
+        return False
     return isinstance(error, RuntimeError | OSError | MemoryError)
+
+
+def told(error: BaseException) -> str:
+    """What failed, in one line; with a remedy where there is one that the error itself cannot know."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return f"{text}; {GPU_FULL}" if isinstance(error, torch.OutOfMemoryError) else text
 
 
 def summary(failures: Sequence[Failure], window_s: float) -> str:

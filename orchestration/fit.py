@@ -13,19 +13,19 @@ from typing import Any
 
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from ..datasets.progress import Progress
 from ..datasets.storage import make_folder
 from ..workers.checkpoint import found_in, is_finished
-from ..workers.checkpoint_writer import one_line
 from ..workers.loop_config import Process, TrainLoopConfig
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import train_stages
 from .config import RunConfig
 from .exporter import Exporter
-from .failure_policy import Failure, Verdict, curable, decide_run, summary
+from .failure_policy import Failure, Verdict, curable, decide_run, pause_s, summary, told
 from .preemption import noticed, taken_back
 from .preflight import WORKER_CPU
 from .rollout_pool import NoRollouts, RolloutClient, start_pool
@@ -41,20 +41,32 @@ def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progr
         RuntimeError: it failed for good; the causes of all failures are named.
     """
     failures: list[Failure] = []
+    todo = {s.name: s.steps for s in loop.stages}
     most, window = config.workers.max_failures, config.workers.failure_window_s
     while True:
+        todo = _unfinished(loop, todo)
         try:
-            return _fit_once(config, loop, run_dir, progress, warn, say, len(failures))
-        except TrainingFailedError as error:
+            return _fit_once(config, loop, run_dir, todo, progress, warn, say, len(failures))
+        except (TrainingFailedError, RayError) as error:  # the latter: of the controller, whose process is gone
             found, taken = list(causes(error)), taken_back(error)
             cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
-            failures.append(Failure(time.monotonic(), one_line(cause)[:300], curable(cause), _saved(loop), taken))
+            failures.append(Failure(time.monotonic(), told(cause), curable(cause), _saved(loop), taken))
             if decide_run(failures, most, window) is Verdict.STOP:
-                if len(failures) == 1:
+                if len(failures) == 1 and not isinstance(cause, torch.OutOfMemoryError):
                     raise
                 raise RuntimeError(summary(failures, window)) from error
             what = "a machine of the training was taken back" if taken else "training failed"
-            warn(f"{what} ({failures[-1].cause}); it goes on from its last checkpoint (failure {len(failures)})")
+            pause = pause_s(failures)
+            after = f" in {pause:.0f} s" if pause else ""
+            warn(f"{what} ({failures[-1].cause}); it goes on from its last checkpoint{after} (failure {len(failures)})")
+        time.sleep(pause)  # outside the handler: what stops it has no other cause
+
+
+def _unfinished(loop: TrainLoopConfig, before: dict[str, int]) -> dict[str, int]:
+    """Steps of the stages that are not finished, by name; as they were `before` where that cannot be told."""
+    with suppress(OSError):
+        return {s.name: s.steps for s in loop.stages if not is_finished(loop.checkpoints, s.name)}
+    return before
 
 
 def _saved(loop: TrainLoopConfig) -> int:
@@ -71,6 +83,7 @@ def _fit_once(
     config: RunConfig,
     loop: TrainLoopConfig,
     run_dir: Path,
+    todo: dict[str, int],
     progress: Progress,
     warn: Callable[[str], None],
     say: Say,
@@ -97,13 +110,12 @@ def _fit_once(
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(storage),
-            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),  # `_fit` decides
+            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),  # `fit` decides
             worker_runtime_env={
                 "env_vars": {"OMP_NUM_THREADS": str(workers.threads), "DS_ACCELERATOR": "cuda" if workers.use_gpu else "cpu"}
             },
         ),
     )
-    todo = {s.name: s.steps for s in loop.stages if not is_finished(loop.checkpoints, s.name)}
     with SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
         trainer.fit()
     for attempt in storage.glob("fit-*"):  # the notes of interrupted ones help nobody any more

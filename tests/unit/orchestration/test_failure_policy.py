@@ -20,6 +20,7 @@ from ray.exceptions import (
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from mutual_forcing.orchestration.failure_policy import (
+    PAUSES,
     Decision,
     Failure,
     PoolStatus,
@@ -27,7 +28,9 @@ from mutual_forcing.orchestration.failure_policy import (
     curable,
     decide,
     decide_run,
+    pause_s,
     summary,
+    told,
 )
 from mutual_forcing.workers.notice import TakenBack
 
@@ -129,7 +132,7 @@ def test_any_sequence_of_failures_without_a_checkpoint_between_them_ends(kinds: 
         (WorkerHealthCheckFailedError("A worker health check failed", ActorDiedError()), True),
         (OSError(errno.ENOSPC, "No space left on device"), True),
         (OSError(errno.EFBIG, "File too large"), True),
-        (torch.OutOfMemoryError("no room"), True),
+        (torch.OutOfMemoryError("no room"), False),  # of a GPU: the same step meets it again
         (TakenBack("a machine is taken back"), True),
         (RuntimeError("Connection closed by peer [127.0.0.1]:4321"), True),
         (ConnectionResetError(), True),
@@ -144,6 +147,38 @@ def test_any_sequence_of_failures_without_a_checkpoint_between_them_ends(kinds: 
 )
 def test_what_another_start_may_cure(error: Exception, helps: bool) -> None:
     assert curable(error) is helps
+
+
+def test_memory_of_a_gpu_names_what_to_set() -> None:
+    text = told(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate" + 900 * " 20 GiB"))
+    assert text.startswith("OutOfMemoryError: CUDA out of memory. Tried to allocate 20 GiB")
+    for setting in ("engine.micro_batch", "engine.offload=optimizer", "engine.zero_stage", "execution.checkpoint_every"):
+        assert setting in text
+    assert told(ValueError("a\nb")) == "ValueError: a b"
+
+
+@pytest.mark.parametrize(
+    ("failures", "seconds"),
+    [
+        (lost(0.0), 0.0),
+        (lost(*range(9)), 0.0),  # each after a checkpoint more
+        (lost(0.0, 1.0, progress=False), 10.0),
+        (lost(0.0, 50.0, 9000.0, progress=False), 30.0),
+        ([*lost(0.0, 1.0, 2.0), Failure(3.0, "lost", True, 2)], 10.0),
+        (taken(*range(50)), 0.0),
+        (taken(7, 7), 10.0),
+        ([*lost(0.0, 1.0, progress=False), *taken(0)], 0.0),
+    ],
+)
+def test_the_pause_before_another_start_grows_while_nothing_is_gained(failures: list[Failure], seconds: float) -> None:
+    assert pause_s(failures) == seconds
+
+
+@given(st.integers(1, 40))
+def test_pauses_never_shrink_and_have_a_bound(count: int) -> None:
+    pauses = [pause_s(lost(*range(n), progress=False)) for n in range(1, count + 1)]
+    assert pauses == sorted(pauses)
+    assert pauses[-1] <= max(PAUSES) == 300
 
 
 def test_a_crash_loop_ends_with_all_its_causes() -> None:

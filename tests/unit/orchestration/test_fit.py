@@ -1,0 +1,93 @@
+"""Starting a training again, with a training that fails on command instead of Ray's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.train
+import torch
+from ray.exceptions import ActorDiedError
+
+from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.orchestration import failure_policy, fit
+from mutual_forcing.orchestration.config import with_settings
+from mutual_forcing.orchestration.recipes import recipe
+from mutual_forcing.orchestration.run_record import loop_config
+
+CONFIG = with_settings(recipe("tiny"), ["workers.max_failures=4"])
+
+
+class Trainings:
+    """What each start of the training raises, in order; the ones after those end well."""
+
+    def __init__(self, *ends: Exception) -> None:
+        self.ends, self.starts, self.said = list(ends), 0, list[str]()
+
+    def __call__(self, *_: Any, **__: Any) -> Trainings:
+        return self
+
+    def fit(self) -> None:
+        self.starts += 1
+        if self.ends:
+            raise self.ends.pop(0)
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainings]:
+    def start(*ends: Exception) -> Trainings:
+        trainings = Trainings(*ends)
+        monkeypatch.setattr(fit, "TorchTrainer", trainings)
+        monkeypatch.setattr(fit, "_rollouts", lambda *_: None)
+        fit.fit(CONFIG, loop_config(CONFIG, tmp_path), tmp_path, lambda *_: None, trainings.said.append, lambda _: None)
+        return trainings
+
+    return start
+
+
+def lost_connection() -> Exception:
+    return ray.train.WorkerGroupError("x", {0: RuntimeError("Connection reset by peer")})
+
+
+def test_a_store_that_is_away_between_two_starts_ends_no_training(
+    started: Callable[..., Trainings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver asks it for finished stages, and for what a failure has cost."""
+    monkeypatch.setattr(failure_policy, "PAUSES", (0.0, 0.1))
+    there, asked = LocalStore.names, list[str]()
+
+    def names(store: LocalStore, prefix: str = "") -> dict[str, int]:
+        asked.append(prefix)
+        if len(asked) > len(CONFIG.stages):  # it answered before the first start
+            raise OSError(5, "S3 does not answer (EndpointConnectionError)", "s3://b/x")
+        return there(store, prefix)
+
+    monkeypatch.setattr(LocalStore, "names", names)
+    trainings = started(lost_connection(), lost_connection(), lost_connection())
+    assert trainings.starts == 4
+    assert len(asked) > len(CONFIG.stages)
+
+
+def test_a_controller_whose_process_is_gone_is_a_failure_as_any(started: Callable[..., Trainings]) -> None:
+    trainings = started(ActorDiedError())
+    assert trainings.starts == 2
+    assert "training failed (ActorDiedError" in trainings.said[0]
+
+
+def test_pauses_between_starts_are_told_and_end_with_ctrl_c(started: Callable[..., Trainings]) -> None:
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        started(lost_connection(), lost_connection())
+    assert time.monotonic() - begin < 8
+
+
+def test_a_gpu_without_memory_is_not_tried_again(started: Callable[..., Trainings]) -> None:
+    with pytest.raises(RuntimeError, match=r"OutOfMemoryError: CUDA out of memory.*engine\.micro_batch=1"):
+        started(ray.train.WorkerGroupError("x", {0: torch.OutOfMemoryError("CUDA out of memory")}))
