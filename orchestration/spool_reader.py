@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class SpoolReader:
             if not content.endswith(b"\n"):
                 break
             end += len(content)
-            step = _step(content)
+            step = step_of(content)
             if content not in self._others if step is None else step > self._after:
                 self._waiting.append(_Line(content, end, step))
         return [line.content for line in self._waiting]
@@ -73,10 +74,18 @@ def _about(descriptor: int) -> tuple[int, int]:
     return about.st_dev, about.st_ino
 
 
-def _step(line: bytes) -> int | None:
-    """The step that a line has the metrics of."""
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """What a line says; nothing where it is torn, or none of a MetricSpool's."""
     try:
         record = json.loads(line)
-        return int(record["step"]) if record["metrics"] else None
-    except (ValueError, TypeError, KeyError):
+        step, at, metrics = record["step"], record["time"], record["metrics"]
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+    whole = type(step) is int and type(at) in (int, float) and isinstance(metrics, dict) and isinstance(record.get("note", ""), str)
+    return record if whole and all(v is None or type(v) in (int, float) for v in metrics.values()) else None
+
+
+def step_of(line: bytes) -> int | None:
+    """The step that a line has the metrics of."""
+    record = record_of(line)
+    return record["step"] if record and record["metrics"] else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 from ..datasets.progress import Progress
 from .alerts import alerts
 from .interval_line import interval_parts
-from .spool_reader import SpoolReader
+from .spool_reader import SpoolReader, record_of
 
 INTERVAL = 10.0  # seconds between two lines of a stage
 Say = Callable[[list[str]], None]
@@ -66,10 +65,9 @@ class SpoolWatcher:
                 self._progress(f"train {stage}", self._steps[stage], self._stages[stage])
 
     def _see(self, stage: str, line: bytes) -> None:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            return  # a torn line; the report counts it
+        record = record_of(line)
+        if record is None:
+            return  # the report counts it
         if "note" in record:
             self._warn(f"{stage}: {record['note']}")
             return

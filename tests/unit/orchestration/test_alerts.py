@@ -57,3 +57,28 @@ def test_the_watcher_passes_on_what_the_workers_note(tmp_path: Path) -> None:
     with SpoolWatcher(tmp_path, {"mutual": 3}, lambda *_: None, said.append):
         MetricSpool(tmp_path, "mutual", 2).note(2, "checkpoint x: damaged")
     assert said == ["mutual: checkpoint x: damaged"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "7",
+        "[1]",
+        '"x"',
+        "null",
+        "[" * 100_000,
+        '{"a": 1}',
+        '{"step": "1", "time": 0, "metrics": {"loss": 1}}',
+        '{"step": 1, "time": 0, "metrics": 3}',
+        '{"step": 1, "time": null, "metrics": {"loss": 1}}',
+        '{"step": 1, "time": 0, "metrics": {"skipped": "x"}}',
+        '{"step": 1, "time": 0, "metrics": {}, "note": 5}',
+        '{"step": Infinity, "time": 0, "metrics": {"loss": 1}}',
+    ],
+)
+def test_a_line_that_no_worker_wrote_does_not_stop_the_watcher(tmp_path: Path, line: str) -> None:
+    steps: list[tuple[str, int, int]] = []
+    (tmp_path / "mutual.jsonl").write_text(f"{line}\n" + json.dumps({"step": 1, "time": 0.0, "metrics": {"loss": 1.0}}) + "\n")
+    with SpoolWatcher(tmp_path, {"mutual": 3}, lambda *step: steps.append(step), pytest.fail):
+        pass
+    assert steps[-1] == ("train mutual", 2, 3)
