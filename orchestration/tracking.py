@@ -32,7 +32,7 @@ from mlflow.tracking import MlflowClient
 from ..datasets.storage import sha256_file
 from .run_folder import kept_key
 from .spool_reader import SpoolReader
-from .tracking_calls import Calls, redacted, unreachable
+from .tracking_calls import Calls, first_line, redacted, unreachable
 from .tracking_names import flatten, safe_name, safe_value
 
 EXPERIMENT = "mutual-forcing"
@@ -300,7 +300,7 @@ def register(run_dir: Path, folder: Path, name: str, tags: dict[str, str], figur
             client.set_terminated(run_id, status)
     except Exception as error:  # clients of stores raise anything
         cause = unreachable(error)
-        why = f"cannot be reached ({cause})" if cause else f"failed ({redacted(' '.join(str(error).split()))[:300]})"
+        why = f"cannot be reached ({cause})" if cause else f"failed ({first_line(error)})"
         raise ValueError(
             f"--register={name!r}: MLflow at {redacted(uri)} {why}; no version was made, the export in {str(folder)!r} stands; cure it and "
             "give the command again with another --out"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 INTERVAL = 2.0  # seconds between two turns of what goes on in the background
+LONGEST = 200  # letters of what a store says
 PAUSE = 60.0  # seconds without any call after the store could not be reached
 
 
@@ -63,9 +64,8 @@ class Calls:
             if cause := unreachable(error):
                 self.away, self._again = True, time.monotonic() + PAUSE
             if not self.over:  # else it has been said
-                self.complain(
-                    f"cannot be reached ({cause}); training goes on" if cause else f"failed ({type(error).__name__}); training goes on"
-                )
+                failed = f"failed ({type(error).__name__}: {first_line(error)})"
+                self.complain(f"{f'cannot be reached ({cause})' if cause else failed}; training goes on")
             return False
         return True
 
@@ -102,5 +102,16 @@ def unreachable(error: BaseException | None) -> str:
 
 
 def redacted(uri: str) -> str:
-    """A URI without user and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+    """A URI without user, password, query and fragment; that of a file has none. What cannot be told apart is left out."""
+    scheme, mark, rest = uri.partition("://")
+    if not mark or rest.startswith("/"):
+        return uri
+    place = re.split("[?#]", rest)[0]
+    return f"{scheme}://{'...' if '@' in rest[len(place) :] else place.rpartition('@')[2]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what a store or its client says, short and without secrets."""
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    public = re.sub(r"\S+://\S+", lambda found: redacted(found[0]), first)
+    return re.sub(r"[?&]\S+=\S*", "", public).strip()[:LONGEST]

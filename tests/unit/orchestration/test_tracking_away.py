@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dead_servers import KINDS
+from dead_servers import KINDS, refusing
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -209,3 +209,36 @@ def test_a_run_that_never_opened_its_store_makes_none(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path, "tiny", ["joint"], lambda _: False, pytest.fail)
     tracker.finish("FAILED")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("http://host:5000", "http://host:5000"),
+        ("https://host/base", "https://host/base"),
+        ("http://user:p@ss@host", "http://host"),
+        ("http://u:pa/ss@host:5/base", "http://host:5/base"),
+        ("http://host?token=s3cret", "http://host"),
+        ("http://host/base#s3cret", "http://host/base"),
+        ("http://u:a?ss@host", "http://..."),
+        ("http://host?token=a@s3cret", "http://..."),
+        ("sqlite:////home/me@work/a?b#c/mlflow.db", "sqlite:////home/me@work/a?b#c/mlflow.db"),
+        ("/runs/mlruns", "/runs/mlruns"),
+    ],
+)
+def test_no_secret_of_an_address_is_shown(uri: str, shown: str) -> None:
+    assert tracking_calls.redacted(uri) == shown
+
+
+def test_a_refusal_is_told_in_a_line_without_secrets() -> None:
+    said = "\nfor url: /api?tok=s3cret&x=1 of http://u:p@ss@host/x?tok=s3cret: no\nmore"
+    assert tracking_calls.first_line(MlflowException(said)) == "for url: /api of http://host/x no"
+    assert len(tracking_calls.first_line(MlflowException("x" * 9999))) == tracking_calls.LONGEST
+
+
+def test_a_server_that_refuses_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with refusing(b'{"error_code": "PERMISSION_DENIED", "message": "token expired"}') as port:
+        warnings, _ = tracked(tmp_path, f"http://user:p@ss@127.0.0.1:{port}", monkeypatch)
+    assert len(warnings) == 1
+    assert f"MLflow at http://127.0.0.1:{port} failed (" in warnings[0]
+    assert "token expired" in warnings[0]
