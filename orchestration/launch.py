@@ -8,7 +8,6 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from ..datasets.storage import make_folder, write_json
 from ..datasets.store import is_remote
 from ..datasets.transfer import DataSource
 from ..model.types import MODALITIES
-from ..workers.checkpoint import is_finished, stage_record
+from ..workers.checkpoint import is_finished
 from .config import RunConfig
 from .fit import fit
 from .mirror import mirrored
@@ -35,6 +34,7 @@ from .run_record import claim, loop_config
 from .samples import make_samples, open_generator
 from .session import ray_session, uninterrupted
 from .spool_watcher import Say
+from .stage_ends import StageEnds
 from .tracking import Tracker
 from .tracking_calls import redacted
 
@@ -86,16 +86,9 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
         if todo and (width := config.model.branch(name).caption_features):
             warn(f"model.{name}.caption_features={width}: prepared clips hold no such features yet, so the {name} branch reads no captions")
 
-    known: set[str] = set()
-
-    def finished(stage: str) -> bool:
-        """It stays so; and a store that is away is no reason to stop anything here."""
-        with suppress(OSError):
-            if stage not in known and is_finished(loop.checkpoints, stage):
-                known.add(stage)
-        return stage in known
-
-    tracker = Tracker(run_dir, config.name, [s.name for s in config.stages], finished, warn)
+    ends = StageEnds(loop.checkpoints, run_dir / "metrics", {s.name: s.steps for s in config.stages})
+    ends.look()
+    tracker = Tracker(run_dir, config.name, [s.name for s in config.stages], ends.ended, warn)
     spent, status = record["total_seconds"], "FAILED"
 
     def keep() -> None:
@@ -103,7 +96,7 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
         run_id = tracker.run_id or record.get("mlflow", {}).get("run_id")  # the store may be away now, and was not before
         record["mlflow"] = {"tracking_uri": redacted(tracker.uri), "run_id": run_id}
         record["tracked"] = tracker.complete
-        record["stages"] = [stage_record(loop.checkpoints, s.name) for s in config.stages if finished(s.name)]
+        record["stages"] = ends.look()
         record["total_seconds"] = round(spent + time.monotonic() - begin, 1)
         record["finished"] = status == "FINISHED"
         write_json(run_dir / RUN, record)
@@ -139,6 +132,7 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
         raise
     finally:
         with uninterrupted():
+            ends.look()  # the tracker, which asks it, gives each stage its status
             tracker.finish(status)
             keep()
 
