@@ -20,7 +20,7 @@ Say = Callable[[list[str]], None]
 
 class SpoolWatcher:
     """A context that looks at the spools every second. stages: name -> steps, of those that are to run. Alerts come once a stage, a line
-    every `interval` seconds and at the end of a stage.
+    every `interval` seconds and at the end of a stage, and a warning where the block ends well and a spool does not reach its last step.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class SpoolWatcher:
         say: Say = lambda _: None,
         interval: float = INTERVAL,
     ) -> None:
-        self._stages, self._progress, self._warn = stages, progress, warn
+        self._spools, self._stages, self._progress, self._warn = spools, stages, progress, warn
         self._readers = {name: SpoolReader(spools / f"{name}.jsonl") for name in stages}
         self._steps = dict.fromkeys(stages, 0)
         self._lines = {name: StageLines(name, steps, say, interval) for name, steps in stages.items()}
@@ -45,10 +45,16 @@ class SpoolWatcher:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         self._look()
+        for stage, steps in self._stages.items():
+            if kind is None and self._steps[stage] < steps:
+                self._warn(
+                    f"{stage}: trained, but its metrics end at step {self._steps[stage]} of {steps} in {self._spools}: there was no room, "
+                    "or rank 0 is on a machine that does not share this folder"
+                )
 
     def _watch(self) -> None:
         while not self._stop.wait(1.0):

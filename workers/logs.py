@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -17,7 +18,7 @@ LONGEST = 20_000  # letters of a message or a traceback
 
 class RankLog(logging.Formatter):
     """A context in which the package's loggers write to this rank's file; what ends it by raising is written too. stage, step: where the
-    training stands, as every line says.
+    training stands, as every line says. A disk without room costs lines, and stops nothing.
     """
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -27,8 +28,9 @@ class RankLog(logging.Formatter):
         self._path, self._rank, self._node = folder / f"rank-{rank:05d}.jsonl", rank, socket.gethostname()
 
     def __enter__(self) -> RankLog:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._handler = RotatingFileHandler(self._path, maxBytes=BYTES, backupCount=FILES - 1, encoding="utf-8")
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._handler = RotatingFileHandler(self._path, maxBytes=BYTES, backupCount=FILES - 1, encoding="utf-8", delay=True)
         self._handler.setFormatter(self)
         logger = logging.getLogger(LOGGER)
         self._level = logger.level
@@ -42,7 +44,8 @@ class RankLog(logging.Formatter):
             logger.critical("the training ends on this rank", exc_info=error)
         logger.removeHandler(self._handler)
         logger.setLevel(self._level)
-        self._handler.close()
+        with suppress(OSError):
+            self._handler.close()
 
     def format(self, record: logging.LogRecord) -> str:
         line = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -69,7 +70,9 @@ def test_a_run_folder_on_a_read_only_disk(tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("size", ["1200k", "1800k", "3m"])
 def test_a_full_disk_stops_the_run_and_room_lets_it_finish(tmp_path: Path, size: str) -> None:
-    """The disk exists in the command's namespace alone, so one shell runs the command, makes room, and runs it again."""
+    """Of the data, the clips or the report, not of the training: steps go on without room. The disk exists in the command's namespace
+    alone, so one shell runs the command, makes room, and runs it again.
+    """
     disk, first = tmp_path / "disk", tmp_path / "first"
     disk.mkdir()
     twice = f'"$@" 2>{first} && exit 9; mount -o remount,size=100m {disk}'
@@ -79,6 +82,28 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_finish(tmp_path: Path, size:
     answer = command("train", "tiny", "--out", str(disk / "run"), *elsewhere, prefix=shell, seconds=500)
     assert answer.code == 0, first.read_text() + answer.error
     assert_refused(Said(1, "", first.read_text()), "No space left on device", "make room")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_disk_that_is_full_for_a_while_costs_a_training_no_step_and_no_line(tmp_path: Path) -> None:
+    disk, steps, kept = tmp_path / "disk", 60, tmp_path / "kept"
+    disk.mkdir()
+    spool, full = disk / "run" / "metrics" / "mutual.jsonl", tmp_path / "full"
+    until = f"until [ $(wc -l <{spool} || echo 0) -ge 3 ]; do sleep 0.1; done 2>/dev/null"
+    fill = f"dd if=/dev/zero of={disk}/fill bs=512 2>/dev/null; wc -l <{spool} >{full}; sleep 4; wc -l <{spool} >>{full}; rm {disk}/fill"
+    words = (*namespace("-m", f"mount -t tmpfs -o size=60m tmpfs {disk}"), "sh", "-c")
+    script = f'({until}; {fill} || true) & "$@"; code=$?; cp -r {disk}/run/metrics {kept}; exit $code'
+    settings = (f"checkpoint.uri={tmp_path / 'checkpoints'}", f"stages.mutual.steps={steps}", "workers.max_failures=0")
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    answer = command("train", "tiny", "--out", str(disk / "run"), *chosen, prefix=(*words, script, "sh"), seconds=500)
+    assert answer.code == 0, answer.error
+    first, last = (int(count) for count in full.read_text().split())
+    assert first >= 3
+    assert last - first <= 8, "the disk was not full: some lines may have had room"
+    assert last < steps, "the training was over before"
+    lines = [json.loads(line) for line in (kept / "mutual.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["metrics"]] == list(range(steps))
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_refused_before_it_starts(tmp_path: Path) -> None:

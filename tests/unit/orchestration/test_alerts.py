@@ -55,8 +55,22 @@ def test_the_watcher_gives_each_alert_once_and_counts_steps(tmp_path: Path) -> N
 def test_the_watcher_passes_on_what_the_workers_note(tmp_path: Path) -> None:
     said: list[str] = []
     with SpoolWatcher(tmp_path, {"mutual": 3}, lambda *_: None, said.append):
-        MetricSpool(tmp_path, "mutual", 2).note(2, "checkpoint x: damaged")
+        spool = MetricSpool(tmp_path, "mutual", 2)
+        spool.note(2, "checkpoint x: damaged")
+        spool.write(2, {"loss": 1.0})
     assert said == ["mutual: checkpoint x: damaged"]
+
+
+def test_a_training_whose_metrics_are_not_here_says_so_at_its_end(tmp_path: Path) -> None:
+    said: list[str] = []
+    with SpoolWatcher(tmp_path, {"joint": 2, "mutual": 3}, lambda *_: None, said.append):
+        for stage in ("joint", "mutual"):
+            for step in range(2):
+                MetricSpool(tmp_path, stage, step).write(step, {"loss": 1.0})
+    assert len(said) == 1
+    assert said[0].startswith(f"mutual: trained, but its metrics end at step 2 of 3 in {tmp_path}")
+    with pytest.raises(ZeroDivisionError), SpoolWatcher(tmp_path, {"mutual": 3}, lambda *_: None, pytest.fail):
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize(
@@ -79,6 +93,6 @@ def test_the_watcher_passes_on_what_the_workers_note(tmp_path: Path) -> None:
 def test_a_line_that_no_worker_wrote_does_not_stop_the_watcher(tmp_path: Path, line: str) -> None:
     steps: list[tuple[str, int, int]] = []
     (tmp_path / "mutual.jsonl").write_text(f"{line}\n" + json.dumps({"step": 1, "time": 0.0, "metrics": {"loss": 1.0}}) + "\n")
-    with SpoolWatcher(tmp_path, {"mutual": 3}, lambda *step: steps.append(step), pytest.fail):
+    with SpoolWatcher(tmp_path, {"mutual": 2}, lambda *step: steps.append(step), pytest.fail):
         pass
-    assert steps[-1] == ("train mutual", 2, 3)
+    assert steps[-1] == ("train mutual", 2, 2)

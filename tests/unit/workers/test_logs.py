@@ -64,3 +64,17 @@ def test_a_log_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(files) == logs.FILES
     assert all(file.stat().st_size <= 2000 for file in files)
     assert all(len(line["message"]) == 100 for line in lines(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device without room")
+@pytest.mark.parametrize("where", ["a full disk", "below a file"])
+def test_a_log_that_cannot_be_written_stops_nothing(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / "logs"
+    if where == "a full disk":
+        folder.mkdir()
+        (folder / "rank-00000.jsonl").symlink_to("/dev/full")
+    else:
+        folder.write_text("")
+    with RankLog(folder, 0):
+        for i in range(200):
+            OURS.warning("x" * 1000 + str(i))
