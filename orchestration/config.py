@@ -164,7 +164,9 @@ class RunConfig:
         """Ways of computing that would train something else, or fail in the middle of a run."""
         e, adapter = self.execution, self.objective.fake.kind == "lora"
         if e.attention == "flex" and not self.workers.use_gpu:
-            raise ValueError("execution.attention='flex': FlexAttention has no backward on a CPU, where training runs; set it to 'dense'")
+            raise ValueError(
+                "execution.attention='flex': FlexAttention has no backward on a CPU; set it to 'dense', or set workers.use_gpu=true"
+            )
         if e.checkpoint_every and adapter:
             raise ValueError(
                 f"execution.checkpoint_every={e.checkpoint_every} with objective.fake.kind='lora': the backward would recompute layers "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -33,6 +34,7 @@ from .run_folder import NOTE, RUN, require_ours, shown_files
 from .run_record import claim, loop_config
 from .samples import make_samples, open_generator
 from .session import ray_session, uninterrupted
+from .shared_folder import require_shared
 from .spool_watcher import Say
 from .stage_ends import StageEnds
 from .tracking import Tracker
@@ -113,6 +115,9 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
             with ray_session():
                 for text in short_of(config, ray.cluster_resources()):
                     warn(f"{text}; training waits until nodes that have them join the cluster")
+                if todo and os.environ.get("RAY_ADDRESS"):
+                    for text in require_shared(config, run_dir):
+                        warn(text)
                 source = DataSource(config.data_uri, _dataset(config, loop.data, record, progress))
                 keep()
                 if todo:
