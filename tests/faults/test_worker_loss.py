@@ -1,4 +1,6 @@
-"""Train workers are killed or hang in the mutual stage: they start again, and the run finishes as if nothing had happened."""
+"""Train workers, or what controls them, are killed or hang in the mutual stage: they start again, and the run finishes as if nothing had
+happened.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +29,14 @@ def named(running: Running, name: str) -> list[psutil.Process]:
     return sorted(found, key=psutil.Process.create_time)
 
 
-@pytest.mark.parametrize("victim", [0, -1])
-def test_killed_trainers_go_on_with_the_mutual_stage(tmp_path: Path, victim: int) -> None:
+@pytest.mark.parametrize(("name", "victim"), [("TrainWorker", 0), ("TrainWorker", -1), ("TrainController", 0)])
+def test_killed_trainers_go_on_with_the_mutual_stage(tmp_path: Path, name: str, victim: int) -> None:
     folder = tmp_path / "run"
     spool = folder / "metrics" / "mutual.jsonl"
     with Running("train", "tiny", "--out", str(folder), "--set", f"stages.mutual.steps={STEPS}", "--set", "checkpoint.every=2") as running:
         running.until(lambda: spool.is_file() and spool.read_bytes().count(b"\n") >= 5, 300)
         first = spool.read_bytes().splitlines()[0]
-        named(running, "TrainWorker")[victim].kill()
+        named(running, name)[victim].kill()
         answer = running.wait(400)
     assert answer.code == 0, answer.error
     lines = [json.loads(line) for line in spool.read_text().splitlines()]
