@@ -65,6 +65,14 @@ def found_in(store: Store, stage: str = "") -> list[Found]:
     return sorted(found, key=lambda f: (f.stage, f.step, f.complete, f.attempt))
 
 
+class Missing(ValueError):
+    """A file that a complete checkpoint must have is not there, seen from this process. name: its path in the store."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
 class Checkpoint:
     """A complete checkpoint, its manifest read and verified.
 
@@ -105,6 +113,8 @@ class Checkpoint:
         Raises:
             ValueError: a file is missing or damaged.
         """
+        if rank == 0 and (absent := self.absent()):
+            raise self._missing(absent[0])
         for i, name in enumerate(sorted(self.manifest["files"])):
             if i % world == rank:
                 self._opened(name)
@@ -112,6 +122,11 @@ class Checkpoint:
             self._checked(role, ())
         if rank == 0:
             read_chain(self._store, head_of(self.manifest["ledger"]))
+
+    def absent(self) -> list[str]:
+        """Files of the manifest that the store does not list."""
+        there = self._store.names(f"{self.path}/")
+        return sorted(name for name in self.manifest["files"] if f"{self.path}/{name}" not in there)
 
     def source(self, role: str) -> Source:
         """The pieces of one network, their files verified.
@@ -175,7 +190,7 @@ class Checkpoint:
         try:
             path = self._store.fetch(f"{self.path}/{name}")
         except FileNotFoundError as error:
-            raise self._damaged(name, "it is missing") from error
+            raise self._missing(name) from error
         if path.stat().st_size != about["bytes"] or sha256_file(path) != about["sha256"]:
             raise self._damaged(name, "its hash differs from the manifest")
         return path
@@ -184,13 +199,19 @@ class Checkpoint:
         try:
             path = self._store.fetch(f"{self.path}/{name}")
         except FileNotFoundError as error:
-            raise self._damaged(name, "it is missing") from error
+            raise self._missing(name) from error
         if path.stat().st_size > LIMIT:
             raise self._damaged(name, f"it has more than {LIMIT} bytes")
         return path.read_bytes()
 
     def _damaged(self, name: str, why: str) -> ValueError:
-        return ValueError(f"checkpoint {self.uri}/{name}: damaged ({why}); remove {self.uri} and train on from the one before")
+        return ValueError(self._damage(name, why))
+
+    def _missing(self, name: str) -> Missing:
+        return Missing(self._damage(name, "it is missing"), f"{self.path}/{name}")
+
+    def _damage(self, name: str, why: str) -> str:
+        return f"checkpoint {self.uri}/{name}: damaged ({why}); remove {self.uri} and train on from the one before"
 
 
 def newest(store: Store, stage: str) -> Checkpoint | None:

@@ -256,39 +256,6 @@ def remove(store: Store, found: Found) -> None:
         store.remove(f"{found.path}/{name}")
 
 
-def resume_from(
-    store: Store, stage: str, agree: Callable[[str], list[str]], rank: int, world: int, warn: Callable[[str], None]
-) -> Checkpoint | None:
-    """The last checkpoint of a stage that is whole, verified by all ranks together before any of them goes on; None if there is none.
-
-    agree: a word of this rank -> those of all ranks. Every rank must call it. Damaged ones are warned of and lose their COMMIT, so they
-    count for nothing from now on, and the one before is tried.
-
-    Raises:
-        OSError: the store does not answer. That is no reason to take an older state.
-    """
-    listed = json.dumps([f.path for f in found_in(store, stage) if f.complete]) if rank == 0 else ""
-    for path in reversed(json.loads(agree(listed)[0])):  # rank 0 has looked: no rank may see another list
-        opened: Checkpoint | None = None
-        wrong = away = ""
-        try:
-            opened = Checkpoint(store, path)
-            opened.verify(rank, world)
-        except OSError as error:
-            away = one_line(error)
-        except Exception as error:  # noqa: BLE001  whatever a damaged file leads to
-            wrong = str(error) if isinstance(error, ValueError) else f"checkpoint {store.uri}/{path}: damaged ({one_line(error)})"
-        if said := [word for word in agree(away) if word]:
-            raise OSError(said[0])
-        said = [word for word in agree(wrong) if word]
-        if not said:
-            return opened
-        if rank == 0:
-            store.remove(f"{path}/{COMMIT}")
-            warn(f"{said[0]}; it no longer counts, and training goes on from the checkpoint before it")
-    return None
-
-
 def _copied(pieces: Sequence[Piece], with_moments: bool) -> dict[str, Tensor]:
     return {
         key: x.detach().to("cpu", torch.float32, copy=True).contiguous()

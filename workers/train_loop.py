@@ -20,10 +20,10 @@ from ..datasets.loader import LatentDataset
 from ..datasets.store import Store
 from ..datasets.transfer import dataset_here
 from .checkpoint import Checkpoint, Weights, found_in, stage_weights
-from .checkpoint_writer import resume_from
 from .logs import RankLog
 from .loop_config import Process, RolloutSource, StageConfig, TrainLoopConfig
 from .pretrained import initialise
+from .resume import resume_from
 from .stage_run import Place, StageRun, network_of
 from .step_guard import of_all
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from mutual_forcing.datasets.ledger import Update, head_of, read_chain
 from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.workers.checkpoint import found_in, newest
-from mutual_forcing.workers.checkpoint_writer import CheckpointConfig, CheckpointWriter, Share, resume_from
+from mutual_forcing.workers.checkpoint_writer import CheckpointConfig, CheckpointWriter, Share
 from mutual_forcing.workers.pieces import shapes_of, whole_pieces
+from mutual_forcing.workers.resume import resume_from
 
 NETWORK = {"model.depth": 2}
 WORLD, STEPS = 2, 9

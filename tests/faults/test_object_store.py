@@ -14,7 +14,8 @@ from s3_server import S3, Fault, Kind, s3_server
 from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets.store import S3Store, store_of, write_bytes
 from mutual_forcing.workers.checkpoint import COMMIT, found_in, stage_weights
-from mutual_forcing.workers.checkpoint_writer import remove, resume_from
+from mutual_forcing.workers.checkpoint_writer import remove
+from mutual_forcing.workers.resume import resume_from
 
 NETWORK = {"model.depth": 2}
 WEIGHTS = {"ema": {"a": torch.arange(12.0).view(3, 4)}, "live": {"a": torch.ones(3, 4)}}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from mutual_forcing.workers.checkpoint import (
     stage_record,
     stage_weights,
 )
-from mutual_forcing.workers.checkpoint_writer import CheckpointConfig, prune, resume_from
+from mutual_forcing.workers.checkpoint_writer import CheckpointConfig, prune
+from mutual_forcing.workers.resume import resume_from
 
 NETWORK = {"model.depth": 2, "model.text": {"max_words": 4}, "timeline.fps": 24}
 ROLES = ("live", "ema")
@@ -140,21 +142,68 @@ def test_whatever_is_damaged_the_one_before_is_taken_and_said(store: LocalStore,
         assert "\n" not in line
 
 
+def by_ranks(*stores: LocalStore) -> list[int | Exception | None]:
+    """What each of several ranks goes on from, or stops with."""
+    barrier, words, ended = threading.Barrier(len(stores), timeout=30), [""] * len(stores), dict[int, int | Exception | None]()
+
+    def run(rank: int) -> None:
+        def agree(word: str) -> list[str]:
+            words[rank] = word
+            barrier.wait()
+            heard = list(words)
+            barrier.wait()
+            return heard
+
+        try:
+            found = resume_from(stores[rank], "joint", agree, rank, len(stores), lambda _: None)
+            ended[rank] = None if found is None else found.step
+        except (OSError, ValueError) as error:
+            ended[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(stores))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return [ended[rank] for rank in range(len(stores))]
+
+
 def test_one_rank_that_finds_damage_is_enough(store: LocalStore) -> None:
     """The other ranks verify other files, and go on from the same checkpoint as it does."""
-    listed = json.dumps([f.path for f in found_in(store, "joint")])
-    heard = iter([[listed, ""], ["", ""], ["checkpoint x: damaged", ""], ["", ""], ["", ""]])
-    found = resume_from(store, "joint", lambda word: next(heard), 1, 2, lambda _: None)
-    assert found is not None
-    assert found.step == 6
+    file = files_of(store, 9)["live.00000.safetensors"]  # the second file: rank 1 verifies it
+    file.write_bytes(file.read_bytes()[:-1])
+    assert by_ranks(store, store) == [6, 6]
+    assert [f.step for f in found_in(store, "joint") if f.complete] == [6]
 
 
-def test_where_all_are_damaged_there_is_none(store: LocalStore) -> None:
+@pytest.mark.parametrize(("late", "name"), [(0, None), (0, COMMIT), (1, None), (1, COMMIT), (1, MANIFEST), (1, "live.00000.safetensors")])
+def test_a_folder_that_a_rank_does_not_see_costs_no_checkpoint(store: LocalStore, tmp_path: Path, late: int, name: str | None) -> None:
+    """A machine whose mount comes late sees nothing, or some of it."""
+    other = tmp_path / "not-shared"
+    if name is not None:
+        shutil.copytree(Path(store.uri, "joint"), other / "joint")
+        for path in other.glob(f"joint/*/{name}"):
+            path.unlink()
+    before = store.names("joint/")
+    ended = by_ranks(*((LocalStore(other), store) if late == 0 else (store, LocalStore(other))))
+    for one in ended:
+        assert isinstance(one, OSError)
+        assert "not shared by" in str(one)
+        assert "mount it there" in str(one)
+    assert store.names("joint/") == before
+    assert by_ranks(store, store) == [9, 9]
+
+
+def test_where_all_are_damaged_nothing_begins_again_by_itself(store: LocalStore) -> None:
     for step in (6, 9):
         files_of(store, step)["ema.00000.safetensors"].unlink()
-    step, said = resumed(store)
-    assert step is None
-    assert len(said) == 2
+    before = store.names()
+    for _ in range(2):  # a start after the other says the same
+        with pytest.raises(ValueError, match=r"all 2 are damaged.*00000009.*00000006.*put back.*or remove .*/joint to train the stage"):
+            resumed(store)
+    assert store.names() == before
+    shutil.rmtree(Path(store.uri, "joint"))
+    assert resumed(store) == (None, []), "on purpose"
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
