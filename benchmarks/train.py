@@ -38,7 +38,7 @@ from ..model.transformer import AVTransformer
 from ..orchestration.config import RunConfig, SamplesConfig, from_tree, with_settings
 from ..orchestration.recipes import recipe
 from ..orchestration.run_record import loop_config
-from ..workers.checkpoint_writer import CheckpointConfig
+from ..workers.retention import CheckpointConfig
 
 WARM = 3  # steps before the first that counts
 STAGE = "joint"

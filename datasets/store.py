@@ -59,6 +59,10 @@ class Store(Protocol):
         """Names that begin with `prefix`, which ends with a slash or is empty, and their sizes in bytes."""
         ...
 
+    def changed(self, name: str) -> float:
+        """When a file was written, in seconds since 1970; 0 where there is none any more."""
+        ...
+
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
         ...
@@ -164,6 +168,12 @@ class LocalStore(_Closing):
                     continue  # removed meanwhile
         return found
 
+    def changed(self, name: str) -> float:
+        try:
+            return (self._folder / safe(name)).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def remove(self, name: str) -> None:
         path = self._folder / safe(name)
         path.unlink(missing_ok=True)
@@ -227,6 +237,12 @@ class S3Store(_Closing):
         except FileNotFoundError:
             return {}
         return {key.removeprefix(f"{self._root}/"): int(about["size"]) for key, about in found.items()}
+
+    def changed(self, name: str) -> float:
+        try:
+            return self._tried(lambda: self._fs.info(self._at(name)))["LastModified"].timestamp()
+        except FileNotFoundError:
+            return 0.0
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):

@@ -53,7 +53,8 @@ def prune(
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Remove old checkpoints and what was never committed. Not while the run is training."""
+    """Remove old checkpoints, and what was not committed for an hour. Refused while a command works in the run folder; give RUN as
+    s3://... or a folder of checkpoints only when you know that nobody trains there."""
 
     def work() -> None:
         from .checkpoints import pruned

@@ -14,7 +14,7 @@ from ..datasets.storage import local_path, make_folder, sha256_file, write_json
 from ..datasets.store import LocalStore, Store, below, is_remote, store_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import Checkpoint, Found, found_in, newest
-from ..workers.checkpoint_writer import CheckpointConfig, remove
+from ..workers.retention import CheckpointConfig, abandoned, remove
 from .config import from_tree
 from .restore import remote_record
 from .run_folder import RUN
@@ -54,9 +54,7 @@ def verified(run: str) -> list[dict[str, Any]]:
         damage = ""
         if found.complete:
             try:
-                checkpoint = Checkpoint(store, found.path)
-                checkpoint.verify()
-                read_chain(store, head_of(checkpoint.manifest["ledger"]))
+                Checkpoint(store, found.path).verify()
             except (ValueError, OSError) as error:
                 damage = str(error)
         records.append(_record(store, found) | {"damage": damage})
@@ -64,10 +62,10 @@ def verified(run: str) -> list[dict[str, Any]]:
 
 
 def pruned(run: str, keep_last: int, keep_every: int, dry_run: bool) -> list[str]:
-    """Remove what is not kept and what was never committed; their paths.
+    """Remove what is not kept, and what was never committed unless something was added to it within the last hour; their paths.
 
     Raises:
-        ValueError: the run is training.
+        ValueError: a command is working in the run folder. Of a run in S3, or a folder of checkpoints alone, nobody can tell.
     """
     config, store = CheckpointConfig(keep_last=keep_last, keep_every=keep_every), store_of_run(run)
     path = None if is_remote(run) else local_path("run", run)
@@ -84,7 +82,7 @@ def _pruned(store: Store, config: CheckpointConfig, dry_run: bool) -> list[str]:
         of_stage = [f for f in every if f.stage == stage]
         last = newest(store, stage)
         keeps = config.keeps(of_stage, last.manifest["steps"] if last is not None else -1)
-        gone += [f for f in of_stage if f.path not in keeps]
+        gone += [f for f in of_stage if f.path not in keeps and (f.complete or abandoned(store, f))]
     for found in gone if not dry_run else ():
         remove(store, found)
     return [f"{store.uri}/{f.path}" for f in gone]

@@ -18,11 +18,11 @@ from ..datasets.store import is_remote
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
 from ..model.trunk import TransformerConfig
-from ..workers.checkpoint_writer import CheckpointConfig
 from ..workers.engine import EngineConfig
 from ..workers.loop_config import StageConfig
 from ..workers.pretrained import InitConfig
 from ..workers.profiler import ProfileConfig
+from ..workers.retention import CheckpointConfig
 from .mirror import RemoteConfig
 
 

@@ -5,6 +5,7 @@
         rank.00000.json ...             sizes and hashes of a rank's files, written after them
         manifest.json                   what the whole is: written when all ranks' records are there
         COMMIT                          the hash of the manifest, written last
+    STAGE/attempt                       the attempt that began last: no other one commits (retention)
     STAGE/ledger/00000120-1f0c9a3e.jsonl    which clips the updates since the checkpoint before were made of (datasets.ledger)
 
 A reader trusts COMMIT, then the manifest of that hash, then files of those hashes. Nothing is a pickle. Pieces can be read by any number of
@@ -113,8 +114,8 @@ class Checkpoint:
         Raises:
             ValueError: a file is missing or damaged.
         """
-        if rank == 0 and (absent := self.absent()):
-            raise self._missing(absent[0])
+        if rank == 0 and (absent := absent_from(self._store, self.path, self.manifest["files"])):
+            raise self._damaged(absent[0], "it is missing or cut short")
         for i, name in enumerate(sorted(self.manifest["files"])):
             if i % world == rank:
                 self._opened(name)
@@ -122,11 +123,6 @@ class Checkpoint:
             self._checked(role, ())
         if rank == 0:
             read_chain(self._store, head_of(self.manifest["ledger"]))
-
-    def absent(self) -> list[str]:
-        """Files of the manifest that the store does not list."""
-        there = self._store.names(f"{self.path}/")
-        return sorted(name for name in self.manifest["files"] if f"{self.path}/{name}" not in there)
 
     def source(self, role: str) -> Source:
         """The pieces of one network, their files verified.
@@ -212,6 +208,12 @@ class Checkpoint:
 
     def _damage(self, name: str, why: str) -> str:
         return f"checkpoint {self.uri}/{name}: damaged ({why}); remove {self.uri} and train on from the one before"
+
+
+def absent_from(store: Store, path: str, files: dict[str, dict[str, Any]]) -> list[str]:
+    """Files of a manifest that are not there, or not in their size, as the store lists them now."""
+    there = store.names(f"{path}/")
+    return sorted(name for name, about in files.items() if there.get(f"{path}/{name}") != about["bytes"])
 
 
 def newest(store: Store, stage: str) -> Checkpoint | None:

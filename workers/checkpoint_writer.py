@@ -26,37 +26,13 @@ from torch import Tensor
 from ..datasets.ledger import Head, Update, head_of, write_segment
 from ..datasets.storage import sha256_file
 from ..datasets.store import Store, write_bytes
-from .checkpoint import COMMIT, FORMAT, MANIFEST, Checkpoint, Found, folder_of, found_in
+from .checkpoint import COMMIT, FORMAT, MANIFEST, Checkpoint, absent_from, folder_of, found_in
 from .pieces import Piece, Shapes
+from .retention import CheckpointConfig, Superseded, prune, require_turn
 
 PATIENCE = 600.0  # seconds that rank 0 waits for the other ranks' files
 LOOK = 0.1  # seconds between two looks, at first
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class CheckpointConfig:
-    """When checkpoints are written, where, and which are kept besides those of finished stages.
-
-    every: steps between two (0 = only at the end of a stage); keep_last: so many of the newest; keep_every: and those of steps that it
-    divides (0 = none); uri: a local folder or s3://BUCKET/FOLDER (empty: checkpoints/ in the run folder).
-    """
-
-    every: int = 100
-    keep_last: int = 2
-    keep_every: int = 0
-    uri: str = ""
-
-    def __post_init__(self) -> None:
-        for name, low in (("every", 0), ("keep_last", 1), ("keep_every", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"checkpoint.{name}={getattr(self, name)}: must be at least {low}")
-
-    def keeps(self, found: Sequence[Found], finished: int) -> set[str]:
-        """Paths of the complete checkpoints of one stage that stay; `finished` is its last step."""
-        complete = [f for f in found if f.complete]
-        last = {f.path for f in complete[-self.keep_last :]}
-        return last | {f.path for f in complete if f.step == finished or (self.keep_every and f.step % self.keep_every == 0)}
 
 
 @dataclass(frozen=True)
@@ -115,6 +91,9 @@ class CheckpointWriter:
         """Copy the share and write it in the background; waits for the checkpoint before, if it is still being written.
 
         What failed in the background is warned of, and training goes on: the next checkpoint is another chance.
+
+        Raises:
+            Superseded: another attempt has begun: what this one trains counts for nothing.
         """
         self._join()
         tensors = {role: _copied(pieces, with_moments=not state.final) for role, pieces in share.pieces.items()}
@@ -127,6 +106,7 @@ class CheckpointWriter:
 
         Raises:
             OSError: it could not be written.
+            Superseded: another attempt has begun.
         """
         if self._thread is not None:
             self._thread.join()
@@ -138,6 +118,8 @@ class CheckpointWriter:
         if self._thread is not None:
             self._thread.join()
         self._tell()
+        if isinstance(self._error, Superseded):
+            raise self._error
         if self._error is not None:
             self._warn(
                 f"a checkpoint could not be written ({one_line(self._error)}); training goes on, and the next one is tried as planned"
@@ -203,6 +185,9 @@ class CheckpointWriter:
         whole = {"format": FORMAT, "time": time.time(), **about, "roles": roles, "files": files, "ledger": asdict(ledger)}
         content = json.dumps(whole).encode()
         write_bytes(self._store, f"{folder}/{MANIFEST}", content)
+        if absent := absent_from(self._store, folder, files):
+            raise OSError(f"checkpoint {self._store.uri}/{folder}: {absent[0]} was removed, or is not what its rank has written")
+        require_turn(self._store, state.stage, self._attempt)
         return content
 
     def _commit(self, folder: str, state: State, manifest: bytes) -> None:
@@ -235,25 +220,6 @@ class CheckpointWriter:
             time.sleep(pause)
             pause = min(2 * pause, 5.0)
         return [json.loads(self._store.fetch(f"{folder}/{name}").read_bytes()) for name in sorted(wanted)]
-
-
-def prune(store: Store, config: CheckpointConfig, stage: str, steps: int, attempt: str = "", step: int = 0) -> list[str]:
-    """Remove the checkpoints of a stage that are not kept, and what was not completed; returns their paths.
-
-    attempt, step: a running attempt and the step of its last checkpoint: it may be writing a later one.
-    """
-    found = found_in(store, stage)
-    keeps = config.keeps(found, steps) | {folder_of(stage, step, attempt)}
-    gone = [f for f in found if (f.path not in keeps if f.complete else f.attempt != attempt or f.step < step)]
-    for f in gone:
-        remove(store, f)
-    return [f.path for f in gone]
-
-
-def remove(store: Store, found: Found) -> None:
-    """Remove a checkpoint: COMMIT first, so that one half removed is not taken for a damaged one."""
-    for name in sorted(found.files, key=lambda name: name != COMMIT):
-        store.remove(f"{found.path}/{name}")
 
 
 def _copied(pieces: Sequence[Piece], with_moments: bool) -> dict[str, Tensor]:

@@ -14,12 +14,12 @@ from ..model.objective import ObjectiveConfig
 from ..model.timeline import Timeline
 from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES, Rollout
-from .checkpoint_writer import CheckpointConfig
 from .engine import EngineConfig
 from .notice import Notice, no_notice
 from .optimizer import OptimizerConfig
 from .pretrained import InitConfig
 from .profiler import ProfileConfig
+from .retention import CheckpointConfig
 from .wire import Snapshot
 
 Objective = Literal["flow", "mutual"]

@@ -24,6 +24,7 @@ from .logs import RankLog
 from .loop_config import Process, RolloutSource, StageConfig, TrainLoopConfig
 from .pretrained import initialise
 from .resume import resume_from
+from .retention import take_turn
 from .stage_run import Place, StageRun, network_of
 from .step_guard import of_all
 
@@ -50,6 +51,8 @@ def _train_stages(config: TrainLoopConfig, rollouts: RolloutSource, process: Pro
     store, attempt = config.checkpoints, of_all(secrets.token_hex(4))[0]
     log.info("attempt %s begins, rank %d of %d", attempt, rank, world)
     place = Place(store, attempt, process, told)
+    if rank == 0:
+        take_turn(store, [stage.name for stage in config.stages], attempt)
     dataset = LatentDataset(dataset_here(config.data, config.source), config.network.text, verify=True)
     weights: Weights | None = None
     for i in range(_first(config, store, rank), len(config.stages)):

@@ -21,9 +21,10 @@ from torch import Tensor
 from mutual_forcing.datasets.ledger import Update, head_of, read_chain
 from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.workers.checkpoint import found_in, newest
-from mutual_forcing.workers.checkpoint_writer import CheckpointConfig, CheckpointWriter, Share
+from mutual_forcing.workers.checkpoint_writer import CheckpointWriter, Share
 from mutual_forcing.workers.pieces import shapes_of, whole_pieces
 from mutual_forcing.workers.resume import resume_from
+from mutual_forcing.workers.retention import CheckpointConfig, take_turn
 
 NETWORK = {"model.depth": 2}
 WORLD, STEPS = 2, 9
@@ -78,6 +79,7 @@ def save(store: LocalStore, step: int, first: int, attempt: str) -> None:
     """A checkpoint of two ranks, one after the other, so that the order of the writes is always the same."""
     before = newest(store, "joint")
     ledger = None if before is None else head_of(before.manifest["ledger"])
+    take_turn(store, ["joint"], attempt)
     for rank in reversed(range(WORLD)):
         writer = CheckpointWriter(store, CheckpointConfig(keep_last=1), rank, WORLD, attempt, first, ledger, print)
         pieces = {role: whole_pieces(w.items(), rank, WORLD) for role, w in weights(step).items()}
@@ -123,7 +125,7 @@ def test_at_every_write_the_state_is_the_old_or_the_new_one(tmp_path: Path, when
         if when != "half-way":
             assert not [p for p in folder.rglob("*") if p.is_file() and p.name.endswith(".tmp")]
     assert codes == [9] * (at - 1) + [0]
-    assert at - 1 >= 2 * 3 + 3 + 7, "files of two ranks, ledger, manifest, COMMIT, and the removal of the one before"
+    assert at - 1 >= 1 + 2 * 3 + 3 + 7, "whose turn it is, files of two ranks, ledger, manifest, COMMIT, and the removal of the one before"
     assert seen == sorted(seen), "once committed, it stays"
     assert set(seen) == {3, 6}
 

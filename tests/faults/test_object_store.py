@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from s3_server import S3, Fault, Kind, s3_server
 from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets.store import S3Store, store_of, write_bytes
 from mutual_forcing.workers.checkpoint import COMMIT, found_in, stage_weights
-from mutual_forcing.workers.checkpoint_writer import remove
 from mutual_forcing.workers.resume import resume_from
+from mutual_forcing.workers.retention import remove
 
 NETWORK = {"model.depth": 2}
 WEIGHTS = {"ema": {"a": torch.arange(12.0).view(3, 4)}, "live": {"a": torch.ones(3, 4)}}
@@ -88,6 +89,13 @@ def test_a_writer_that_fails_half_way_publishes_nothing(s3: S3) -> None:
     with pytest.raises(RuntimeError, match="out of words"):
         failing()
     assert store.names() == {}
+
+
+def test_a_store_knows_when_a_file_was_written(s3: S3, tmp_path: Path) -> None:
+    for store in (store_of(s3.uri), store_of(tmp_path)):
+        write_bytes(store, "a/b", b"x")
+        assert abs(store.changed("a/b") - time.time()) < 60
+        assert store.changed("a/c") == 0
 
 
 def test_a_large_file_is_sent_in_parts_and_is_whole(s3: S3, tmp_path: Path) -> None:

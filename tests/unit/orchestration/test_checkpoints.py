@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -94,6 +96,20 @@ def test_pruning_says_what_goes_and_then_does_it(run: Path) -> None:
     assert [r["step"] for r in json.loads(said("checkpoint", "list", str(run), "--json"))] == [6]
     with locked("run folder", run):
         assert "is working in it" in said("checkpoint", "prune", str(run), code=1)
+
+
+@pytest.mark.parametrize("folder", ["", "checkpoints"])
+def test_pruning_leaves_what_may_still_be_written(run: Path, folder: str) -> None:
+    half = run / "checkpoints" / "mutual" / "00000005-cccccccc"
+    half.mkdir()
+    for name in ("live.00000.safetensors", "rank.00000.json"):
+        (half / name).write_bytes(b"x")
+        os.utime(half / name, (0, 0))
+    (half / "ema.00000.safetensors").write_bytes(b"x")
+    words = ("checkpoint", "prune", str(run / folder), "--json")
+    assert json.loads(said(*words))["removed"] == []
+    os.utime(half / "ema.00000.safetensors", (time.time() - 3700, time.time() - 3700))
+    assert json.loads(said(*words))["removed"] == [str(half)]
 
 
 @pytest.mark.parametrize("branch", ["video", "both"])

@@ -6,7 +6,8 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,8 @@ from mutual_forcing.workers.checkpoint import (
     stage_record,
     stage_weights,
 )
-from mutual_forcing.workers.checkpoint_writer import CheckpointConfig, prune
 from mutual_forcing.workers.resume import resume_from
+from mutual_forcing.workers.retention import CheckpointConfig, Superseded, prune, take_turn
 
 NETWORK = {"model.depth": 2, "model.text": {"max_words": 4}, "timeline.fps": 24}
 ROLES = ("live", "ema")
@@ -261,10 +262,57 @@ def test_pruning_removes_old_ones_and_what_others_left_half_done(store: LocalSto
     (folder / "00000006-99999999" / COMMIT).unlink()
     shutil.copytree(folder / f"00000006-{ATTEMPT}", folder / "00000007-aaaaaaaa")
     (folder / "00000007-aaaaaaaa" / COMMIT).unlink()
-    gone = prune(store, CheckpointConfig(keep_last=1), "joint", 9, "aaaaaaaa")
+    before = store.names()
+    take_turn(store, ["joint"], "bbbbbbbb")
+    assert prune(store, CheckpointConfig(keep_last=1), "joint", 9, "aaaaaaaa", 7) == [], "it is another one's turn"
+    assert before.keys() < store.names().keys()
+    take_turn(store, ["joint"], "aaaaaaaa")
+    gone = prune(store, CheckpointConfig(keep_last=1), "joint", 9, "aaaaaaaa", 7)
     assert gone == ["joint/00000006-99999999", f"joint/00000006-{ATTEMPT}"]
-    assert sorted(p.name for p in folder.iterdir() if p.name != "ledger") == ["00000007-aaaaaaaa", f"00000009-{ATTEMPT}"]
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name != "ledger") == ["00000007-aaaaaaaa", f"00000009-{ATTEMPT}"]
     assert is_finished(store, "joint")
+
+
+class Meanwhile(LocalStore):
+    """A disk on which something happens before a file is written."""
+
+    def __init__(self, folder: Path, part: str, happens: Callable[[], object]) -> None:
+        super().__init__(folder)
+        self._part, self._happens = part, happens
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        if self._part in name:
+            self._happens()
+        with super().writing(name) as path:
+            yield path
+
+
+def test_an_attempt_that_was_left_behind_neither_commits_nor_removes(store: LocalStore) -> None:
+    """The worker of a killed driver, while the next attempt has begun: also where both are about to commit the same step."""
+    folder, before = Path(store.uri), store.names()
+    take_turn(store, ["joint"], "aaaaaaaa")
+    late = Meanwhile(folder, MANIFEST, lambda: take_turn(store, ["joint"], "bbbbbbbb"))
+    with pytest.raises(Superseded, match=r"attempt 'bbbbbbbb' has begun since 'aaaaaaaa'.*let one command at a time"):
+        save_checkpoint(late, "joint", 8, 9, NETWORK, weights(), "aaaaaaaa")
+    assert before.items() <= store.names().items()
+    assert [f.step for f in found_in(store) if f.complete] == [6, 9]
+    save_checkpoint(store, "joint", 8, 9, NETWORK, weights(), "bbbbbbbb")
+    assert [f.path for f in found_in(store)] == ["joint/00000008-bbbbbbbb", f"joint/00000009-{ATTEMPT}"], "and what it left is cleared up"
+
+
+def test_nothing_half_written_is_pruned_by_who_does_not_know_whose_turn_it_is(store: LocalStore) -> None:
+    rival = lambda: prune(store, CheckpointConfig(keep_last=1), "joint", 9, ATTEMPT, 9)  # noqa: E731
+    path = save_checkpoint(Meanwhile(Path(store.uri), MANIFEST, rival), "joint", 8, 9, NETWORK, weights(), "bbbbbbbb")
+    Checkpoint(store, path).verify()
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"")])
+def test_what_was_removed_while_it_was_written_is_not_committed(store: LocalStore, damage: Callable[[Path], object]) -> None:
+    file = Path(store.uri, "joint/00000008-bbbbbbbb/ema.00000.safetensors")
+    with pytest.raises(OSError, match=r"ema\.00000\.safetensors was removed, or is not what its rank has written"):
+        save_checkpoint(Meanwhile(Path(store.uri), MANIFEST, lambda: damage(file)), "joint", 8, 9, NETWORK, weights(), "bbbbbbbb")
+    assert [f.step for f in found_in(store) if f.complete] == [6, 9]
 
 
 def test_the_manifest_accounts_for_every_file(store: LocalStore) -> None:
