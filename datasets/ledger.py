@@ -1,8 +1,10 @@
-"""The ledger: which clips each update was made of. Segments that only ever get longer as a chain, each naming the one before by its hash.
+"""The ledger: which clips each update was made of. Segments that form a chain, each naming the one before by its hash.
 
 A segment is written with every checkpoint and covers the updates since the one before, so what a checkpoint holds and what its chain of
-segments tells is the same, whatever was tried and lost in between. The first line is the header; each other line is an update:
-its step, its clips in the order of their positions, and whether the weights moved (1) or the step was skipped (0).
+segments tells is the same, whatever was tried and lost in between. Every 64th covers those of the segments before it too, as far as they
+are small, and names the one before these: a chain stays short. No segment is ever changed: an older checkpoint may name it. The first line
+is the header; each other line is an update: its step, its clips in the order of their positions, and whether the weights moved (1) or
+the step was skipped (0).
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from .store import Store, write_bytes
 
 NAME = re.compile(r"[a-z0-9-]+/ledger/[0-9a-z-]+\.jsonl")
 LIMIT = 2**30  # bytes of a segment that is read at all
+FOLD = 64  # segments that have become no one
+FULL = 16 * 2**20  # bytes above which segments stay apart
 
 
 @dataclass(frozen=True)
@@ -31,19 +35,40 @@ class Update:
 
 @dataclass(frozen=True)
 class Head:
-    """The last segment of a chain: its name in the store, and its SHA-256."""
+    """The last segment of a chain: its name in the store, its SHA-256, and how many segments it ends that were not made one yet."""
 
     name: str
     sha256: str
+    apart: int = 1
 
 
 def write_segment(store: Store, name: str, before: Head | None, updates: Sequence[Update]) -> Head:
-    """Write the updates since the segment `before`."""
+    """Write the updates since the segment `before`, and where many small segments precede, theirs.
+
+    Raises:
+        ValueError: one of those is missing or damaged.
+    """
+    apart = 1 if before is None else before.apart + 1
+    if apart > FOLD:
+        before, updates, apart = *_folded(store, before, updates), 1
     header = {"before": None if before is None else asdict(before)}
     lines = [header, *({"step": u.step, "clips": u.clips, "applied": int(u.applied)} for u in updates)]
     content = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
     write_bytes(store, name, content)
-    return Head(name, hashlib.sha256(content).hexdigest())
+    return Head(name, hashlib.sha256(content).hexdigest(), apart)
+
+
+def _folded(store: Store, before: Head | None, updates: Sequence[Update]) -> tuple[Head | None, list[Update]]:
+    """The updates with those of the segments before, as many as fit into a full one; and the segment before these."""
+    parts, size = [list(updates)], 0
+    while before is not None:
+        content = _content(store, before)
+        size += len(content)
+        if size > FULL:
+            break
+        before, of = _parsed(content, f"{store.uri}/{before.name}")
+        parts.append(of)
+    return before, [update for part in reversed(parts) for update in part]
 
 
 def read_chain(store: Store, head: Head | None) -> list[Update]:
@@ -58,9 +83,8 @@ def read_chain(store: Store, head: Head | None) -> list[Update]:
         if head.name in seen:
             raise ValueError(f"ledger {store.uri}/{head.name}: damaged (the chain leads back to it)")
         seen.add(head.name)
-        before, updates = _segment(store, head)
+        head, updates = _parsed(_content(store, head), f"{store.uri}/{head.name}")
         segments.append(updates)
-        head = before
     return [update for segment in reversed(segments) for update in segment]
 
 
@@ -76,12 +100,13 @@ def head_of(record: Any) -> Head | None:
         not isinstance(record, dict)
         or not all(isinstance(record.get(key), str) for key in ("name", "sha256"))
         or not NAME.fullmatch(record["name"])
+        or not isinstance(record.get("apart", 1), int)
     ):
         raise ValueError(f"ledger: {str(record)[:80]!r} names no segment")
-    return Head(record["name"], record["sha256"])
+    return Head(record["name"], record["sha256"], record.get("apart", 1))
 
 
-def _segment(store: Store, head: Head) -> tuple[Head | None, list[Update]]:
+def _content(store: Store, head: Head) -> bytes:
     where = f"ledger {store.uri}/{head.name}"
     try:
         path = store.fetch(head.name)
@@ -90,11 +115,16 @@ def _segment(store: Store, head: Head) -> tuple[Head | None, list[Update]]:
     content = path.read_bytes() if path.stat().st_size <= LIMIT else b""
     if hashlib.sha256(content).hexdigest() != head.sha256:
         raise ValueError(f"{where}: damaged (its hash is not the one that the next segment or the checkpoint names)")
+    return content
+
+
+def _parsed(content: bytes, where: str) -> tuple[Head | None, list[Update]]:
+    """The segment before it, and its updates."""
     try:
         first, *lines = (json.loads(line) for line in content.splitlines())
         return head_of(first["before"]), [Update(int(u["step"]), tuple(map(str, u["clips"])), bool(u["applied"])) for u in lines]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{where}: is no segment ({type(error).__name__}: {error})") from error
+        raise ValueError(f"ledger {where}: is no segment ({type(error).__name__}: {error})") from error
 
 
 def faults(updates: Sequence[Update], steps: int, batch: int, train: Sequence[str], wanted: Iterator[str] | None = None) -> Iterator[str]:

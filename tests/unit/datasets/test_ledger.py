@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutual_forcing.datasets.ledger import Head, Update, faults, head_of, read_chain, write_segment
+from mutual_forcing.datasets import ledger
+from mutual_forcing.datasets.ledger import FOLD, Head, Update, faults, head_of, read_chain, write_segment
 from mutual_forcing.datasets.order import sample_at
 from mutual_forcing.datasets.store import LocalStore
 
@@ -57,6 +59,56 @@ def test_a_segment_that_is_missing_or_was_changed_breaks_the_chain(segments: tup
     path.unlink()
     with pytest.raises(ValueError, match=rf"ledger .*/{segment}\.jsonl: missing"):
         read_chain(store, heads[-1])
+
+
+class Counted(LocalStore):
+    """A disk that counts what is read."""
+
+    read = 0
+
+    def fetch(self, name: str) -> Path:
+        self.read += 1
+        return super().fetch(name)
+
+
+def chained(folder: Path, count: int) -> list[Head]:
+    """One update a segment."""
+    heads: list[Head] = []
+    for i, update in enumerate(ordered(count)):
+        heads.append(write_segment(LocalStore(folder), f"joint/ledger/{i}.jsonl", heads[-1] if heads else None, [update]))
+    return heads
+
+
+def test_a_chain_stays_short_however_many_checkpoints_there_are(tmp_path: Path) -> None:
+    heads = chained(tmp_path, 300)
+    for i in range(2, 300, 9):  # also those that an older checkpoint names, after a later one covers what they cover
+        store = Counted(tmp_path)
+        assert read_chain(store, head_of(json.loads(json.dumps(asdict(heads[i]))))) == ordered(300)[: i + 1]
+        assert store.read <= FOLD
+
+
+def test_segments_that_are_full_stay_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "FULL", 5000)
+    heads = chained(tmp_path, 300)
+    assert read_chain(LocalStore(tmp_path), heads[-1]) == ordered(300)
+    assert max(path.stat().st_size for path in tmp_path.rglob("*.jsonl")) < 5400
+    monkeypatch.setattr(ledger, "FULL", 0)
+    heads = chained(tmp_path / "none-fits", 100)
+    assert read_chain(LocalStore(tmp_path / "none-fits"), heads[-1]) == ordered(100)
+
+
+def test_segments_that_cannot_be_read_back_are_not_covered_by_another(tmp_path: Path) -> None:
+    head = chained(tmp_path, FOLD)[-1]
+    (tmp_path / "joint/ledger/7.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match=r"7\.jsonl: damaged"):
+        write_segment(LocalStore(tmp_path), "joint/ledger/x.jsonl", head, ordered(FOLD + 1)[FOLD:])
+    assert not (tmp_path / "joint/ledger/x.jsonl").exists()
+
+
+def test_a_chain_from_before_segments_were_counted_is_taken_on(segments: tuple[LocalStore, list[Head]]) -> None:
+    old = head_of({"name": segments[1][-1].name, "sha256": segments[1][-1].sha256})
+    head = write_segment(segments[0], "joint/ledger/x.jsonl", old, ordered(11)[10:])
+    assert read_chain(segments[0], head) == ordered(11)
 
 
 @given(st.integers(0, 12))
