@@ -35,7 +35,7 @@ def save_checkpoint(
 ) -> str:
     """A checkpoint of one process, committed; its folder in the store."""
     store = store_of(where) if isinstance(where, Path) else where
-    writer = CheckpointWriter(store, CheckpointConfig(), 0, 1, attempt, step if updates is None else 0, None, print)
+    writer = CheckpointWriter(store, CheckpointConfig(patience_s=0), 0, 1, attempt, step if updates is None else 0, None, print)
     pieces = {role: whole_pieces(w.items(), 0, 1) for role, w in weights.items()}
     shapes = {role: shapes_of(w.items()) for role, w in weights.items()}
     state = replace(state_of(stage, step, steps, network, tuple(weights)), about=about or {})

@@ -32,6 +32,7 @@ from .retention import CheckpointConfig, Superseded, prune, require_turn
 
 PATIENCE = 600.0  # seconds that rank 0 waits for the other ranks' files
 LOOK = 0.1  # seconds between two looks, at first
+PAUSE = 5.0  # seconds before the last checkpoint is tried again, at first
 log = logging.getLogger(__name__)
 
 
@@ -85,7 +86,10 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._told: list[str] = []
+        self._gave_up = False  # and told rank 0 so
         self._updates: list[Update] = []  # all that no checkpoint is known to account for
+        self._last: tuple[State, Share] | None = None
+        self._uncommitted: tuple[str, State, bytes] | None = None  # whole but for its COMMIT, which may have landed
 
     def save(self, state: State, share: Share) -> None:
         """Copy the share and write it in the background; waits for the checkpoint before, if it is still being written.
@@ -96,28 +100,65 @@ class CheckpointWriter:
             Superseded: another attempt has begun: what this one trains counts for nothing.
         """
         self._join()
-        tensors = {role: _copied(pieces, with_moments=not state.final) for role, pieces in share.pieces.items()}
         self._updates += share.updates
-        self._thread = threading.Thread(target=self._write, args=(state, share.shapes, tensors), daemon=True, name="checkpoint")
-        self._thread.start()
+        self._last = state, share
+        self._start(state, share)
 
     def finish(self) -> None:
-        """Wait for the last checkpoint of the stage.
+        """Wait for the last checkpoint of the stage; its weights, which no step changes meanwhile, are tried again for `patience_s`. A rank
+        that has written its share waits for the commit here, and in no collective: that would not wait so long.
 
         Raises:
             OSError: it could not be written.
             Superseded: another attempt has begun.
         """
-        if self._thread is not None:
-            self._thread.join()
-        self._tell()
+        if self._last is None:
+            return
+        state, share = self._last
+        end, pause = time.monotonic() + self._config.patience_s, PAUSE
+        self._wait()
+        while self._error is not None and not isinstance(self._error, Superseded) and (left := end - time.monotonic()) > 0:
+            self._warn(f"the last checkpoint could not be written ({one_line(self._error)}); it is tried again for {left:.0f} s")
+            time.sleep(min(pause, left))
+            self._error, pause = None, min(2 * pause, 60.0)
+            if self._uncommitted is None:
+                self._start(state, share)
+            else:
+                self._commit(*self._uncommitted)
+            self._wait()
         if self._error is not None:
             raise self._error
+        if self._rank:
+            self._await_commit(folder_of(state.stage, state.step, self._attempt), end + PATIENCE)
+        self._last = None
 
-    def _join(self) -> None:
+    def _start(self, state: State, share: Share) -> None:
+        self._uncommitted = None
+        tensors = {role: _copied(pieces, with_moments=not state.final) for role, pieces in share.pieces.items()}
+        self._thread = threading.Thread(target=self._write, args=(state, share.shapes, tensors), daemon=True, name="checkpoint")
+        self._thread.start()
+
+    def _wait(self) -> None:
         if self._thread is not None:
             self._thread.join()
-        self._tell()
+        self._store.close()  # the records of other ranks have been read
+        while self._told:
+            self._warn(self._told.pop(0))
+
+    def _await_commit(self, folder: str, end: float) -> None:
+        pause, why = LOOK, "rank 0 did not commit it in time"
+        while time.monotonic() < end:
+            try:
+                if f"{folder}/{COMMIT}" in self._store.names(f"{folder}/"):
+                    return
+            except OSError as error:
+                why = one_line(error)
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        raise OSError(f"checkpoint {self._store.uri}/{folder}: not seen to be complete ({why})")
+
+    def _join(self) -> None:
+        self._wait()
         if isinstance(self._error, Superseded):
             raise self._error
         if self._error is not None:
@@ -125,11 +166,6 @@ class CheckpointWriter:
                 f"a checkpoint could not be written ({one_line(self._error)}); training goes on, and the next one is tried as planned"
             )
             self._error = None
-
-    def _tell(self) -> None:
-        self._store.close()  # the records of other ranks have been read
-        while self._told:
-            self._warn(self._told.pop(0))
 
     def _write(self, state: State, shapes: dict[str, Shapes], tensors: dict[str, dict[str, Tensor]]) -> None:
         folder = folder_of(state.stage, state.step, self._attempt)
@@ -140,6 +176,9 @@ class CheckpointWriter:
                 name = f"{role}.{self._rank:05d}.safetensors"
                 files[name] = self._put(f"{folder}/{name}", tensors.pop(role)) | {"role": role}
             updates = [[u.step, u.clips, int(u.applied)] for u in self._updates]
+            if self._gave_up:
+                self._store.remove(f"{folder}/{_failed(self._rank)}")
+                self._gave_up = False
             write_bytes(self._store, f"{folder}/{_record(self._rank)}", json.dumps({"files": files, "updates": updates}).encode())
             manifest = self._manifest(folder, state, shapes) if self._rank == 0 else None
         except Exception as error:  # noqa: BLE001  told at the next checkpoint, or raised by `finish`
@@ -153,8 +192,8 @@ class CheckpointWriter:
         """Forget the updates that a commit of this attempt accounts for: also one whose answer was lost on the way."""
         own = [f for f in found_in(self._store, stage) if f.complete and f.attempt == self._attempt]
         if own and own[-1].step > self._accounted:
-            self._accounted = own[-1].step
             self._ledger = head_of(Checkpoint(self._store, own[-1].path).manifest["ledger"])
+            self._accounted = own[-1].step  # last: where the reading fails, nothing is accounted for yet
         self._updates = [u for u in self._updates if u.step >= self._accounted]
 
     def _give_up(self, folder: str, error: Exception) -> None:
@@ -165,6 +204,7 @@ class CheckpointWriter:
                     self._store.remove(name)
         with suppress(OSError):
             if self._rank:
+                self._gave_up = True
                 write_bytes(self._store, f"{folder}/{_failed(self._rank)}", one_line(error).encode())
 
     def _put(self, name: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -187,14 +227,15 @@ class CheckpointWriter:
         write_bytes(self._store, f"{folder}/{MANIFEST}", content)
         if absent := absent_from(self._store, folder, files):
             raise OSError(f"checkpoint {self._store.uri}/{folder}: {absent[0]} was removed, or is not what its rank has written")
-        require_turn(self._store, state.stage, self._attempt)
         return content
 
     def _commit(self, folder: str, state: State, manifest: bytes) -> None:
         """Make it count, then remove what is not kept. From here on nothing of it is ever taken back: the commit may stand even where its
         answer was lost.
         """
+        self._uncommitted = folder, state, manifest
         try:
+            require_turn(self._store, state.stage, self._attempt)
             write_bytes(self._store, f"{folder}/{COMMIT}", json.dumps({"manifest": hashlib.sha256(manifest).hexdigest()}).encode())
         except Exception as error:  # noqa: BLE001  told at the next checkpoint, or raised by `finish`
             self._error = error

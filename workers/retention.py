@@ -22,17 +22,19 @@ class CheckpointConfig:
     """When checkpoints are written, where, and which are kept besides those of finished stages.
 
     every: steps between two (0 = only at the end of a stage); keep_last: so many of the newest; keep_every: and those of steps that it
-    divides (0 = none); uri: a local folder or s3://BUCKET/FOLDER (empty: checkpoints/ in the run folder).
+    divides (0 = none); uri: a local folder or s3://BUCKET/FOLDER (empty: checkpoints/ in the run folder); patience_s: for how long the last
+    checkpoint of a stage is tried again.
     """
 
     every: int = 100
     keep_last: int = 2
     keep_every: int = 0
     uri: str = ""
+    patience_s: float = 3600.0
 
     def __post_init__(self) -> None:
-        for name, low in (("every", 0), ("keep_last", 1), ("keep_every", 0)):
-            if getattr(self, name) < low:
+        for name, low in (("every", 0), ("keep_last", 1), ("keep_every", 0), ("patience_s", 0)):
+            if not getattr(self, name) >= low:  # nor NaN
                 raise ValueError(f"checkpoint.{name}={getattr(self, name)}: must be at least {low}")
 
     def keeps(self, found: Sequence[Found], finished: int) -> set[str]:

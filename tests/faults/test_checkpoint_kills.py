@@ -7,6 +7,7 @@ The dying process is a fork of this one, and it dies as after `kill -9`: nothing
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from mutual_forcing.datasets.ledger import Update, head_of, read_chain
 from mutual_forcing.datasets.store import LocalStore
-from mutual_forcing.workers.checkpoint import found_in, newest
+from mutual_forcing.workers import checkpoint_writer
+from mutual_forcing.workers.checkpoint import found_in, is_finished, newest
 from mutual_forcing.workers.checkpoint_writer import CheckpointWriter, Share
 from mutual_forcing.workers.pieces import shapes_of, whole_pieces
 from mutual_forcing.workers.resume import resume_from
@@ -80,11 +82,16 @@ def save(store: LocalStore, step: int, first: int, attempt: str) -> None:
     before = newest(store, "joint")
     ledger = None if before is None else head_of(before.manifest["ledger"])
     take_turn(store, ["joint"], attempt)
+    writers = []
     for rank in reversed(range(WORLD)):
         writer = CheckpointWriter(store, CheckpointConfig(keep_last=1), rank, WORLD, attempt, first, ledger, print)
+        writers.append(writer)
         pieces = {role: whole_pieces(w.items(), rank, WORLD) for role, w in weights(step).items()}
         shapes = {role: shapes_of(w.items()) for role, w in weights(step).items()}
         writer.save(state_of("joint", step, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(first, step, rank)))
+        assert writer._thread is not None
+        writer._thread.join()
+    for writer in reversed(writers):
         writer.finish()
 
 
@@ -133,7 +140,7 @@ def test_at_every_write_the_state_is_the_old_or_the_new_one(tmp_path: Path, when
 def test_a_rank_that_never_writes_leaves_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mutual_forcing.workers.checkpoint_writer.PATIENCE", 0.3)
     store = LocalStore(tmp_path)
-    writer = CheckpointWriter(store, CheckpointConfig(), 0, WORLD, "00000001", 0, None, print)
+    writer = CheckpointWriter(store, CheckpointConfig(patience_s=0), 0, WORLD, "00000001", 0, None, print)
     pieces = {role: whole_pieces(w.items(), 0, WORLD) for role, w in weights(3).items()}
     shapes = {role: shapes_of(w.items()) for role, w in weights(3).items()}
     writer.save(state_of("joint", 3, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(0, 3, 0)))
@@ -154,7 +161,7 @@ def test_a_full_disk_is_warned_of_and_the_next_checkpoint_accounts_for_all(tmp_p
                     raise OSError(28, "No space left on device", str(path))
 
     store, said = Full(tmp_path), []
-    writer = CheckpointWriter(store, CheckpointConfig(), 0, 1, "00000001", 0, None, said.append)
+    writer = CheckpointWriter(store, CheckpointConfig(patience_s=0), 0, 1, "00000001", 0, None, said.append)
     shapes = {role: shapes_of(w.items()) for role, w in weights(3).items()}
 
     def saved(first: int, step: int) -> None:
@@ -185,6 +192,65 @@ def test_the_last_checkpoint_of_a_stage_must_be_written(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="Input/output error"):
         save_checkpoint(Broken(tmp_path), "joint", 9, 9, NETWORK, weights(9))
+
+
+@pytest.mark.parametrize("part", ["ema.00000", "live.00001", "rank.00001", "manifest", "/COMMIT"])
+def test_the_last_checkpoint_is_tried_again_until_the_store_is_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Whichever rank could not write; and no rank leaves before the commit."""
+    monkeypatch.setattr(checkpoint_writer, "PAUSE", 0.05)
+
+    class Away(LocalStore):
+        failures = 0
+
+        @contextmanager
+        def writing(self, name: str) -> Iterator[Path]:
+            if part in name and self.failures < 2:
+                self.failures += 1
+                raise OSError(5, "Input/output error", name)
+            with super().writing(name) as path:
+                yield path
+
+    said: list[str] = []
+    stores = [Away(tmp_path) for _ in range(WORLD)]
+    config = CheckpointConfig(patience_s=60)
+    writers = [CheckpointWriter(stores[r], config, r, WORLD, "00000001", 0, None, said.append) for r in range(WORLD)]
+    committed: list[bool] = []
+
+    def ends(rank: int) -> None:
+        writers[rank].finish()
+        committed.append(is_finished(LocalStore(tmp_path), "joint"))
+
+    for rank in range(WORLD):
+        pieces = {role: whole_pieces(w.items(), rank, WORLD) for role, w in weights(STEPS).items()}
+        shapes = {role: shapes_of(w.items()) for role, w in weights(STEPS).items()}
+        writers[rank].save(state_of("joint", STEPS, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(0, STEPS, rank)))
+    threads = [threading.Thread(target=ends, args=(rank,)) for rank in range(WORLD)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert committed == [True] * WORLD
+    assert sum(store.failures for store in stores) == 2
+    assert said, "it is no secret"
+    assert all("the last checkpoint could not be written" in line and "tried again" in line for line in said)
+    last = newest(LocalStore(tmp_path), "joint")
+    assert last is not None
+    last.verify()
+    assert [u.step for u in read_chain(LocalStore(tmp_path), head_of(last.manifest["ledger"]))] == list(range(STEPS))
+    assert not [name for name in LocalStore(tmp_path).names() if name.endswith(".failed")]
+
+
+def test_a_last_commit_whose_answer_was_lost_is_not_made_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_writer, "PAUSE", 0.05)
+    store = Trouble(tmp_path, "write", "/COMMIT", after=True)
+    writer = CheckpointWriter(store, CheckpointConfig(), 0, 1, "00000001", 0, None, print)
+    pieces = {role: whole_pieces(w.items(), 0, 1) for role, w in weights(STEPS).items()}
+    shapes = {role: shapes_of(w.items()) for role, w in weights(STEPS).items()}
+    writer.save(state_of("joint", STEPS, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(0, STEPS, 0)))
+    writer.finish()
+    last = newest(store, "joint")
+    assert last is not None
+    assert [u.step for u in read_chain(store, head_of(last.manifest["ledger"]))] == list(range(STEPS))
 
 
 class Trouble(LocalStore):
@@ -251,10 +317,39 @@ def test_what_goes_wrong_around_a_commit_costs_at_most_that_checkpoint(tmp_path:
     assert [u.step for u in read_chain(LocalStore(tmp_path), head_of(last.manifest["ledger"]))] == list(range(STEPS))
 
 
+def test_a_read_that_fails_between_two_checkpoints_takes_nothing_from_the_account(tmp_path: Path) -> None:
+    """What the first one accounts for is looked up at the second, when the store is away, and again at the third."""
+
+    class Away(LocalStore):
+        away = False
+
+        def fetch(self, name: str) -> Path:
+            if self.away and "00000003-" in name:
+                raise OSError(5, "Input/output error", name)
+            return super().fetch(name)
+
+    store, said = Away(tmp_path), list[str]()
+    writer = CheckpointWriter(store, CheckpointConfig(), 0, 1, "00000001", 0, None, said.append)
+    for first, step in ((0, 3), (3, 6), (6, STEPS)):
+        store.away = step == 6
+        pieces = {role: whole_pieces(w.items(), 0, 1) for role, w in weights(step).items()}
+        shapes = {role: shapes_of(w.items()) for role, w in weights(step).items()}
+        writer.save(state_of("joint", step, STEPS, NETWORK, ("live", "ema")), Share(pieces, shapes, updates(first, step, 0)))
+        assert writer._thread is not None
+        writer._thread.join()
+    writer.finish()
+    assert ["Input/output error" in line for line in said] == [True]
+    last = newest(store, "joint")
+    assert last is not None
+    assert [u.step for u in read_chain(store, head_of(last.manifest["ledger"]))] == list(range(STEPS))
+
+
 def test_a_rank_whose_disk_is_full_does_not_keep_the_others_waiting(tmp_path: Path) -> None:
     said: list[str] = []
     stores = [LocalStore(tmp_path), Trouble(tmp_path, "write", "live.00001", after=False)]
-    writers = [CheckpointWriter(stores[r], CheckpointConfig(), r, WORLD, "00000001", 0, None, said.append) for r in range(WORLD)]
+    writers = [
+        CheckpointWriter(stores[r], CheckpointConfig(patience_s=0), r, WORLD, "00000001", 0, None, said.append) for r in range(WORLD)
+    ]
     start = time.monotonic()
     for rank in range(WORLD):
         pieces = {role: whole_pieces(w.items(), rank, WORLD) for role, w in weights(3).items()}

@@ -7,10 +7,11 @@ processes die as after `kill -9`, all at once or one alone.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -20,15 +21,18 @@ import pytest
 import torch
 import torch.distributed as dist
 from run_material import untrained_run
+from s3_server import s3_server
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
+from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets.ledger import faults, head_of, read_chain
 from mutual_forcing.datasets.loader import LatentDataset
 from mutual_forcing.datasets.order import sample_at
+from mutual_forcing.datasets.store import store_of
 from mutual_forcing.model.types import Rollout
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.run_record import loop_config
-from mutual_forcing.workers import stage_run
+from mutual_forcing.workers import checkpoint_writer, stage_run
 from mutual_forcing.workers.checkpoint import finished, found_in, newest
 from mutual_forcing.workers.loop_config import Process, TrainLoopConfig
 from mutual_forcing.workers.rollout_actor import RolloutActor, RolloutActorConfig
@@ -166,9 +170,9 @@ def never_killed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     return figures(run)
 
 
-def assert_every_clip_once(run: Path) -> None:
+def assert_every_clip_once(run: Path, settings: Sequence[str] = SETTINGS) -> None:
     """What the ledger of each stage tells, against the order of training."""
-    config = loop_config(stages_of(with_settings(config_of(run), SETTINGS)), run)
+    config = loop_config(stages_of(with_settings(config_of(run), list(settings))), run)
     dataset = LatentDataset(config.data, config.network.text)
     ids = [shard.clip_ids[i] for shard, i in dataset.train]
     for stage in config.stages:
@@ -220,10 +224,12 @@ def test_a_rank_that_hears_of_its_end_has_all_of_them_save_and_stop(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
-def test_killed_ten_times_at_random_steps_one_rank_alone(
+def test_killed_over_and_over_at_random_steps_one_rank_alone(
     run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]], seed: int
 ) -> None:
-    """Twenty kills in two runs: at any step that is still to be done, of any rank, and whatever the checkpoint's threads were doing."""
+    """Up to ten kills, fewer where the stages are finished before: at any step that is still to be done, of any rank, and whatever the
+    checkpoint's threads were doing.
+    """
     run, dice = run_of("run"), random.Random(seed)
     store, kills = loop_config(config_of(run), run).checkpoints, 0
     while kills < 10:
@@ -277,3 +283,76 @@ def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(
     notes = [json.loads(line) for line in (run / "metrics" / "mutual.jsonl").read_text().splitlines() if '"note"' in line]
     assert [file.name in note["note"] and "damaged" in note["note"] for note in notes] == [True]
     assert_every_clip_once(run)
+
+
+def worker_in_an_outage(rank: int, folder: str, settings: list[str], down: Any, up: Any, ends: bool) -> None:
+    """One of two processes, which lose S3 from step 1 to step 3 of the mutual stage; ends: or from its last step on, until told."""
+    store_module.ATTEMPTS = 1
+    checkpoint_writer.PAUSE = 0.1
+    step_of, finish = stage_run.StageRun._step, checkpoint_writer.CheckpointWriter.finish
+
+    def step(self: Any, step: int) -> None:
+        if self._stage.name == "mutual" and step == (4 if ends else 1):
+            if ends:
+                self._writer._thread.join()
+            down.wait()  # the main process takes the store away between the two
+            down.wait()
+        if self._stage.name == "mutual" and step == 3 and not ends:
+            self._writer._thread.join()
+            assert self._writer._error is not None, "the outage was met"
+            up.wait()
+            up.wait()
+        step_of(self, step)
+
+    stage_run.StageRun._step = step  # type: ignore[method-assign]
+    if ends:
+
+        def patient(self: Any) -> None:
+            if self._last[0].stage == "mutual":
+                self._wait()
+                assert self._error is not None, "the outage was met"
+                up.wait()
+                up.wait()
+            finish(self)
+
+        checkpoint_writer.CheckpointWriter.finish = patient  # type: ignore[method-assign]
+    worker(rank, folder, 2, settings, None if ends else ("mutual", 4), None, not ends, None)
+
+
+def joined(training: Any) -> None:
+    while not training.join():
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_training_goes_through_an_outage_of_s3(
+    run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    """In mid-run a checkpoint is lost, and the next one, from which a killed run goes on, accounts for both. The last is tried again."""
+    run = run_of("run")
+    with s3_server(monkeypatch) as s3:
+        settings = [*SETTINGS, f"checkpoint.uri={s3.uri}/checkpoints"]
+        context = multiprocessing.get_context("spawn")
+        down, up = context.Barrier(3, timeout=120), context.Barrier(3, timeout=120)
+        (run / "rendezvous").unlink(missing_ok=True)
+        training = spawn(worker_in_an_outage, (str(run), settings, down, up, ends), nprocs=2, join=False)
+        assert training is not None
+        down.wait()
+        s3.up.clear()
+        down.wait()
+        up.wait()
+        s3.up.set()
+        up.wait()
+        if ends:
+            joined(training)
+        else:
+            with pytest.raises(ProcessExitedException):
+                joined(training)
+            steps = [f.step for f in found_in(store_of(f"{s3.uri}/checkpoints"), "mutual") if f.complete]
+            assert steps == [4], "that of step 2 was lost"
+            trained(run, settings=settings)
+            notes = [line for line in (run / "metrics" / "mutual.jsonl").read_text().splitlines() if "could not be written" in line]
+            assert len(notes) == 1
+        assert figures(run) == never_killed
+        assert_every_clip_once(run, settings)
