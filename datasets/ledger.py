@@ -3,8 +3,8 @@
 A segment is written with every checkpoint and covers the updates since the one before, so what a checkpoint holds and what its chain of
 segments tells is the same, whatever was tried and lost in between. Every 64th covers those of the segments before it too, as far as they
 are small, and names the one before these: a chain stays short. No segment is ever changed: an older checkpoint may name it. The first line
-is the header; each other line is an update: its step, its clips in the order of their positions, and whether the weights moved (1) or
-the step was skipped (0).
+is the header; each other line is an update: its step, its clips in the order of their positions, whether the weights moved (1) or the
+step was skipped (0), and which versions of the weights made its rollouts.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ FULL = 16 * 2**20  # bytes above which segments stay apart
 
 @dataclass(frozen=True)
 class Update:
-    """One optimizer step: the ids of its clips in the order of their positions, and whether it was applied."""
+    """One optimizer step: the ids of its clips in the order of their positions, whether it was applied, and where it read rollouts the
+    lowest and the highest version of the weights that made them.
+    """
 
     step: int
     clips: tuple[str, ...]
     applied: bool
+    rollout: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ def write_segment(store: Store, name: str, before: Head | None, updates: Sequenc
     if apart > FOLD:
         before, updates, apart = *_folded(store, before, updates), 1
     header = {"before": None if before is None else asdict(before)}
-    lines = [header, *({"step": u.step, "clips": u.clips, "applied": int(u.applied)} for u in updates)]
+    lines = [header, *(_line(u) for u in updates)]
     content = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
     write_bytes(store, name, content)
     return Head(name, hashlib.sha256(content).hexdigest(), apart)
@@ -122,14 +125,33 @@ def _parsed(content: bytes, where: str) -> tuple[Head | None, list[Update]]:
     """The segment before it, and its updates."""
     try:
         first, *lines = (json.loads(line) for line in content.splitlines())
-        return head_of(first["before"]), [Update(int(u["step"]), tuple(map(str, u["clips"])), bool(u["applied"])) for u in lines]
+        return head_of(first["before"]), [_update(line) for line in lines]
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"ledger {where}: is no segment ({type(error).__name__}: {error})") from error
 
 
-def faults(updates: Sequence[Update], steps: int, batch: int, train: Sequence[str], wanted: Iterator[str] | None = None) -> Iterator[str]:
+def _line(update: Update) -> dict[str, Any]:
+    line = {"step": update.step, "clips": update.clips, "applied": int(update.applied)}
+    return line if update.rollout is None else line | {"rollout": update.rollout}
+
+
+def _update(line: Any) -> Update:
+    low, high = line.get("rollout") or (None, None)
+    versions = None if low is None or high is None else (int(low), int(high))
+    return Update(int(line["step"]), tuple(map(str, line["clips"])), bool(line["applied"]), versions)
+
+
+def faults(
+    updates: Sequence[Update],
+    steps: int,
+    batch: int,
+    train: Sequence[str],
+    wanted: Iterator[str] | None = None,
+    max_age: int | None = None,
+) -> Iterator[str]:
     """What is wrong with the account of a stage of `steps` updates of `batch` clips, in words; nothing if every clip of every epoch was
-    trained on exactly once. train: ids of all training clips; wanted: the ids that the order of training gives, position by position.
+    trained on exactly once. train: ids of all training clips; wanted: the ids that the order of training gives, position by position;
+    max_age: of the rollouts that every update must have read (None: it reads none).
     """
     if [u.step for u in updates] != list(range(steps)):
         at = next((i for i, u in enumerate(updates) if u.step != i), len(updates))
@@ -139,6 +161,9 @@ def faults(updates: Sequence[Update], steps: int, batch: int, train: Sequence[st
     for u in updates:
         if len(u.clips) != batch:
             yield f"step {u.step}: {len(u.clips)} clips instead of {batch}"
+        if max_age is not None and (u.rollout is None or not 0 <= u.step - u.rollout[1] <= u.step - u.rollout[0] <= max_age):
+            made = "no rollout" if u.rollout is None else f"rollouts of the weights of steps {u.rollout[0]} to {u.rollout[1]}"
+            yield f"step {u.step}: {made}; one of at most {max_age} steps before is expected"
     order = [clip for u in updates for clip in u.clips]
     known, n = set(train), len(train)
     for epoch in range(0, -(-len(order) // n)):

@@ -14,8 +14,9 @@ from ..datasets.storage import local_path, make_folder, sha256_file, write_json
 from ..datasets.store import LocalStore, Store, below, is_remote, store_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import Checkpoint, Found, found_in, newest
+from ..workers.loop_config import StageConfig
 from ..workers.retention import CheckpointConfig, abandoned, remove
-from .config import from_tree
+from .config import RunConfig, from_tree
 from .restore import remote_record
 from .run_folder import RUN
 from .run_record import loop_config, open_run
@@ -162,12 +163,17 @@ def audited(run: str) -> list[dict[str, Any]]:
                 "clips": clips,
                 "epochs": clips / len(ids),
                 "skipped": [u.step for u in updates if not u.applied],
-                "faults": list(faults(updates, last.step, stage.batch, ids, wanted)),
+                "faults": list(faults(updates, last.step, stage.batch, ids, wanted, _max_age(config, stage))),
             }
         )
     if not records:
         raise ValueError(f"run {run!r}: no stage has a checkpoint yet, so there is nothing to audit")
     return records
+
+
+def _max_age(config: RunConfig, stage: StageConfig) -> int | None:
+    """Of the stage's rollouts, if it reads any."""
+    return config.rollouts.max_age if stage.objective == "mutual" and config.objective.needs_rollouts else None
 
 
 def _record(store: Store, found: Found) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from ..workers.pretrained import InitConfig
 from ..workers.profiler import ProfileConfig
 from ..workers.retention import CheckpointConfig
 from .mirror import RemoteConfig
+from .rollout_buffer import consumers_of, per_step_of
+from .rollouts_config import RolloutsConfig
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,6 @@ class WorkersConfig:
         for name, low in (("count", 1), ("threads", 1), ("max_failures", 0), ("max_bad_steps", 0)):
             if getattr(self, name) < low:
                 raise ValueError(f"workers.{name}={getattr(self, name)}: must be at least {low}")
-
-
-@dataclass(frozen=True)
-class RolloutsConfig:
-    """The rollout pool. actors: its size; max_age: optimizer steps a rollout may be old (0 = synchronous)."""
-
-    actors: int = 2
-    max_age: int = 2
-    threads: int = 1
-    max_failures: int = 3
-
-    def __post_init__(self) -> None:
-        for name, low in (("actors", 1), ("threads", 1), ("max_age", 0), ("max_failures", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"rollouts.{name}={getattr(self, name)}: must be at least {low}")
 
 
 @dataclass(frozen=True)
@@ -147,6 +134,10 @@ class RunConfig:
         mutual = [s.name for s in self.stages if s.objective == "mutual"]
         if len(mutual) > 1:
             raise ValueError(f"stages={mutual}: one stage with the mutual objective a run; start the second from a new run")
+        for stage in self.stages:
+            if stage.objective == "mutual" and self.rollouts.clips:
+                per_step_of(stage.batch, self.rollouts.clips)
+                consumers_of(stage.batch // self.workers.count, self.rollouts.clips)
         self._check_execution()
         if self.objective.fake.kind == "lora" and self.engine.zero_stage == 3:
             raise ValueError(
@@ -197,7 +188,7 @@ class RunConfig:
         del value["execution"], value["checkpoint"], value["profile"], value["remote"]
         value["workers"] = {"max_bad_steps": self.workers.max_bad_steps, "use_gpu": self.workers.use_gpu}
         value["engine"] = {"precision": self.engine.precision}  # how the work is divided changes the rounding of sums alone
-        value["rollouts"] = {"max_age": self.rollouts.max_age}
+        value["rollouts"] = {name: getattr(self.rollouts, name) for name in ("max_age", "publish_every", "weights")}
         return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from math import ceil
+from typing import ClassVar
 
 import torch
 
@@ -14,33 +16,88 @@ GPU_FULL = "set engine.micro_batch=1, execution.checkpoint_every=1 or engine.off
 
 
 class Decision(Enum):
-    """REPLACE: start another actor and give its request back. WAIT: for the next weights. FAIL: stop the run with the cause."""
+    """REPLACE: end the actor, start another, give its request back. REPUBLISH: have the trainers publish weights again. FAIL: stop the
+    run with the cause.
+    """
 
     REPLACE = "replace"
-    WAIT = "wait"
+    REPUBLISH = "republish"
     FAIL = "fail"
+
+
+class Trouble(Enum):
+    """LOST: an actor's process or node is gone. SILENT: it is there and does not answer. BROKEN: its work raised, or made something that is
+    not finite. NO_WEIGHTS: what it was to load is gone, or was torn on the way.
+    """
+
+    LOST = "lost"
+    SILENT = "silent"
+    BROKEN = "broken"
+    NO_WEIGHTS = "no weights"
 
 
 @dataclass(frozen=True)
 class PoolStatus:
-    """failures: how often an actor has failed in this stage; lost: this time its process is gone; orphaned: not the actor failed, but
-    the trainer that owned the weights it was to load is gone.
-    """
+    """failures: of the pool's actors one after the other, without a rollout between them; repeats: how often the same work has ended so."""
 
+    trouble: Trouble
     failures: int
-    lost: bool
-    orphaned: bool = False
+    repeats: int = 1
 
 
 def decide(status: PoolStatus, max_failures: int) -> Decision:
-    """A lost process is replaced until `max_failures` are spent; an exception inside `generate` would only repeat. Weights lost with
-    their trainer are the trainers' failure: restarted ones publish others, and if they are not restarted, the run ends anyway.
+    """Actors come and go as long as rollouts are made between their ends: a pool on spot machines loses them by design. Work that breaks on
+    two actors would break on all. Weights are published again a few times: they may have been lost with a node.
     """
-    if status.orphaned:
-        return Decision.WAIT
-    if status.lost and status.failures <= max_failures:
-        return Decision.REPLACE
-    return Decision.FAIL
+    if status.trouble is Trouble.NO_WEIGHTS:
+        return Decision.REPUBLISH if status.repeats <= max_failures else Decision.FAIL
+    if status.trouble is Trouble.BROKEN and status.repeats > 1:
+        return Decision.FAIL
+    return Decision.REPLACE if status.failures <= max_failures else Decision.FAIL
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long requests take, and when one is late. seconds: of the last requests; first: the deadline as long as those are few; factor:
+    a request is late after so many times what nearly all take.
+    """
+
+    first: float
+    factor: float
+    seconds: tuple[float, ...] = ()
+
+    ENOUGH: ClassVar[int] = 8
+    KEPT: ClassVar[int] = 64
+    NEARLY_ALL: ClassVar[float] = 0.95
+    START: ClassVar[float] = 10.0  # seconds: and so many at least, for another one takes that long to start
+    LEAST: ClassVar[float] = 0.2  # seconds: below that, waiting is cheaper than doing it twice
+    PATIENCE: ClassVar[float] = 4.0  # deadlines that a silent actor is given before it is ended
+
+    def after(self, seconds: float) -> Pace:
+        """With one more request."""
+        return replace(self, seconds=(*self.seconds, seconds)[-self.KEPT :])
+
+    @property
+    def deadline(self) -> float:
+        """Seconds after which a request goes to another actor too."""
+        if len(self.seconds) < self.ENOUGH:
+            return self.first
+        ordered = sorted(self.seconds)
+        usual = ordered[min(len(ordered) - 1, int(self.NEARLY_ALL * len(ordered)))]
+        return min(self.first, max(self.LEAST, self.factor * usual))
+
+    @property
+    def silence(self) -> float:
+        """Seconds after which an actor that does not answer is ended."""
+        return self.first if len(self.seconds) < self.ENOUGH else max(min(self.START, self.first), self.PATIENCE * self.deadline)
+
+
+def wanted_actors(rollout_s: float, per_step: int, train_s: float, least: int, most: int) -> int:
+    """How many actors keep the trainers busy: those that make a step's `per_step` requests, `rollout_s` of one actor's time each, while the
+    trainers compute for `train_s`; between the bounds.
+    """
+    needed = most if train_s <= 0 else ceil(per_step * rollout_s / train_s)
+    return max(least, min(most, needed))
 
 
 class Verdict(Enum):

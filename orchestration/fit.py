@@ -149,8 +149,6 @@ def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRol
         threads=config.rollouts.threads,
         execution=config.execution,
         source=loop.source,
+        device="cuda" if config.rollouts.gpus else "cpu",
     )
-    ranks = config.workers.count
-    return start_pool(
-        actor, config.rollouts.actors, ranks, stage.batch // ranks, stage.steps, config.rollouts.max_age, config.rollouts.max_failures
-    )
+    return start_pool(actor, config.rollouts, config.workers.count, stage.batch, stage.steps)

@@ -89,16 +89,22 @@ def needs_of(config: RunConfig) -> Needs:
 
 def short_of(config: RunConfig, have: Mapping[str, float]) -> list[str]:
     """What the processes of a run reserve and these resources of Ray's do not have, in words."""
-    count = config.workers.count
-    wanted = {"CPU": (WORKER_CPU * count, f"{WORKER_CPU:g} for each worker")}
-    if config.workers.use_gpu:
-        wanted["GPU"] = (float(count), "one for each worker")
-    return [
-        f"workers.count={count}: {amount:g} {kind}s are reserved, {each}, and {have.get(kind, 0.0):g} are there; lower workers.count"
-        + (" or set workers.use_gpu=false" if kind == "GPU" else "")
-        for kind, (amount, each) in wanted.items()
-        if amount > have.get(kind, 0.0)
-    ]
+    workers, pool = config.workers, config.rollouts if _rolls(config) else None
+    of_worker = {"CPU": WORKER_CPU, "GPU": float(workers.use_gpu)}
+    of_actor = {"CPU": pool.cpus, "GPU": pool.gpus} | ({pool.resource: 1.0} if pool.resource else {}) if pool is not None else {}
+    said = []
+    for kind in sorted(of_worker.keys() | of_actor.keys()):
+        each = [(workers.count, of_worker.get(kind, 0.0), "workers"), (pool.size if pool else 0, of_actor.get(kind, 0.0), "rollout actors")]
+        parts = [f"{count} {who} x {amount:g}" for count, amount, who in each if count * amount]
+        total, there = sum(count * amount for count, amount, _ in each), have.get(kind, 0.0)
+        if total > there:
+            remedy = "lower workers.count" + (" or rollouts.actors" if of_actor.get(kind) else "")
+            said.append(f"{kind}: {total:g} are reserved ({' + '.join(parts)}), {there:g} are there; {remedy}")
+    return said
+
+
+def _rolls(config: RunConfig) -> bool:
+    return any(s.objective == "mutual" for s in config.stages) and config.objective.needs_rollouts
 
 
 def examine(config: RunConfig, run_dir: Path) -> list[Finding]:
@@ -138,7 +144,7 @@ def _memory(config: RunConfig, run_dir: Path) -> Told:
             f"GPU memory: {needs.device / GB:.1f} GB are needed besides activations, a GPU has {size / GB:.1f} GB; raise engine.zero_stage "
             "or workers.count, set engine.offload=optimizer or engine.precision=bf16, or choose a smaller model",
         )
-    workers, actors = config.workers.count, config.rollouts.actors
+    workers, actors = config.workers.count, config.rollouts.most
     parts = {
         f"{workers} training processes": workers * (PROCESS_GB + (needs.worker - needs.device) / GB),
         f"{actors} rollout actors": actors * (ACTOR_GB + needs.actor / GB) if needs.actor else 0.0,

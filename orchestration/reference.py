@@ -28,7 +28,8 @@ MARGIN = 0.1
 IN_A_ROW = 2
 
 # Settings that move no loss beyond what the seed does: batches and noise come from positions, whoever computes them.
-NO_MATTER = ("name", "seed", "samples", "execution", "workers", "rollouts.actors", "rollouts.threads", "rollouts.max_failures")
+SHAPES = ("rollouts.max_age", "rollouts.publish_every", "rollouts.weights")  # of the rollout pool, these alone
+NO_MATTER = ("name", "seed", "samples", "execution", "workers")
 MEDIA = ("data.media", "data.prepared")
 
 State = Literal["normal", "above", "below"]
@@ -182,7 +183,8 @@ def _settings(config: RunConfig, stage: str) -> Iterator[tuple[str, Any]]:
     for key, value in _leaves(tree, ""):
         late = key.startswith("rollouts.") and not mutual  # no stage up to here takes rollouts
         reporting = key.startswith("stages.") and key.endswith(".health_every")
-        if not late and not reporting and not any(key == name or key.startswith(f"{name}.") for name in NO_MATTER):
+        pool = key.startswith("rollouts.") and key not in SHAPES
+        if not late and not pool and not reporting and not any(key == name or key.startswith(f"{name}.") for name in NO_MATTER):
             yield key, value
 
 

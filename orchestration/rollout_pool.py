@@ -2,55 +2,123 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 import torch.distributed as dist
+from ray.exceptions import ObjectLostError
 
+from ..datasets.order import rank_positions
 from ..model.types import Rollout
-from ..workers.rollout_actor import RolloutActorConfig
+from ..workers.rollout_actor import RolloutActor
 from ..workers.wire import Snapshot, rollout_from_arrays
-from .coordinator import Coordinator
+from .coordinator import Coordinator, PoolPlan
+from .rollout_buffer import consumers_of, per_step_of, requests_of
+from .rollouts_config import RolloutsConfig
+
+Arrays = Mapping[str, np.ndarray]
 
 
 class RolloutClient:
-    """Publishes snapshots through the object store and takes rollouts; one instance travels to every train worker."""
+    """Publishes snapshots through the object store and takes rollouts; one instance travels to every train worker. clips: of a request."""
 
-    def __init__(self, coordinator: Any) -> None:
-        self._coordinator = coordinator
-        self._attempt = 0
+    def __init__(self, coordinator: Any, clips: int, batch: int) -> None:
+        self._coordinator, self._clips, self._batch = coordinator, clips, batch
+        self._attempt, self._world = 0, 1
+        self._published: Any = None  # the answer to the last publication
+        self._snapshot: Snapshot | None = None
+        self._keeper: threading.Thread | None = None
 
-    def join(self, rank: int, first: int) -> None:
-        """Begin an attempt of the mutual stage at step `first`: all ranks call it together. Earlier attempts are over with it."""
-        number = [ray.get(self._coordinator.begin.remote(first)) if rank == 0 else 0]
+    def join(self, rank: int, first: int, saved: Mapping[int, Arrays]) -> None:
+        """Begin an attempt of the mutual stage at step `first`: all ranks call it together. Earlier attempts are over with it. saved:
+        rollouts that a checkpoint kept, by the position of their first clip.
+        """
+        number, world = [0], dist.get_world_size()
+        if rank == 0:
+            kept = {p // self._clips: arrays for p, arrays in saved.items() if p % self._clips == 0 and _clips_of(arrays) == self._clips}
+            given = {i: (*(int(v) for v in a["versions"]), _bytes(a), [ray.put(dict(a))]) for i, a in kept.items()}
+            number = [ray.get(self._coordinator.begin.remote(first, given))]
         dist.broadcast_object_list(number)
-        self._attempt = number[0]
+        self.enter(number[0], world)
+
+    def enter(self, attempt: int, world: int) -> None:
+        """Take part in an attempt that has begun, as one of `world` ranks."""
+        self._attempt, self._world = attempt, world
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Put once; the actors read the same buffer."""
-        ray.get(self._coordinator.publish.remote(self._attempt, snapshot.version, [ray.put(snapshot)]))
+        """Put once; a node fetches it once, and its actors read the same buffer."""
+        if self._published is not None:
+            ray.get(self._published)  # what went wrong with the one before
+        self._snapshot = snapshot  # the object store may lose it with a node
+        if self._keeper is None or not self._keeper.is_alive():
+            self._keeper = threading.Thread(target=self._keep, args=(self._attempt,), daemon=True, name="weights")
+            self._keeper.start()
+        self._published = self._coordinator.publish.remote(self._attempt, snapshot.version, [ray.put(snapshot)])
+
+    def _keep(self, attempt: int) -> None:
+        """Publish weights once more where they got lost. In a thread of its own: this rank may be waiting for others that wait for them."""
+        with suppress(Exception):  # a coordinator that is gone, or has another attempt, is told of by `take`
+            while ray.get(self._coordinator.missing.remote(attempt)):
+                snapshot = self._snapshot
+                assert snapshot is not None
+                with suppress(ValueError):  # a newer one was published meanwhile
+                    ray.get(self._coordinator.publish.remote(attempt, snapshot.version, [ray.put(snapshot)]))
 
     def take(self, step: int, rank: int) -> Rollout:
         """Blocks until the rollout is there; raises what stopped the pool."""
-        (payload,) = ray.get(self._coordinator.take.remote(self._attempt, step, rank))
-        return rollout_from_arrays(ray.get(payload))
+        positions = rank_positions(step, self._batch, rank, self._world)
+        found: dict[int, Arrays] = {}
+        while open_ := [i for i in requests_of(positions, self._clips) if i not in found]:
+            made = ray.get(self._coordinator.take.remote(self._attempt, open_, rank))
+            for request, (attempt, payload) in zip(open_, made, strict=True):
+                try:
+                    found[request] = ray.get(payload)
+                except ObjectLostError:  # its node is gone
+                    ray.get(self._coordinator.lost.remote(self._attempt, request, rank, attempt))
+        first = next(iter(sorted(found))) * self._clips
+        whole = Rollout.cat([rollout_from_arrays(found[i]) for i in sorted(found)])
+        return whole.clips(slice(positions.start - first, positions.stop - first))
+
+    def held(self, first: int, rank: int) -> dict[int, Arrays]:
+        """This rank's share of the finished rollouts of steps from `first` on, by the position of their first clip."""
+        kept = ray.get(self._coordinator.held.remote(self._attempt, first, rank, self._world))
+        held: dict[int, Arrays] = {}
+        for request, _, _, (payload,) in kept:
+            try:
+                held[request * self._clips] = ray.get(payload)
+            except ObjectLostError:
+                continue  # it is made again, as it would have been without the checkpoint
+        return held
+
+    def figures(self) -> dict[str, float]:
+        """What the pool does."""
+        return ray.get(self._coordinator.status.remote())
 
 
-def start_pool(
-    actor: RolloutActorConfig, actors: int, ranks: int, local: int, steps: int, max_age: int, max_failures: int
-) -> RolloutClient:
-    """Start the coordinator; it starts the actors with the first published version."""
+def start_pool(actor: Any, config: RolloutsConfig, ranks: int, batch: int, steps: int, kind: type = RolloutActor) -> RolloutClient:
+    """Start the coordinator; it starts actors, of class `kind` and made with `actor`, with the first published version.
+
+    Raises:
+        ValueError: requests do not fit a step or the ranks.
+    """
+    local = batch // ranks
+    clips = config.clips or local
+    plan = PoolPlan(clips, per_step_of(batch, clips), consumers_of(local, clips), steps)
     options = {"num_cpus": 0, "max_concurrency": 2 * ranks + 8}
     remote: Any = ray.remote(Coordinator).options(**options)
-    return RolloutClient(remote.remote(actor, actors, ranks, local, steps, max_age, max_failures))
+    return RolloutClient(remote.remote(actor, config, plan, kind), clips, batch)
 
 
 @dataclass(frozen=True)
 class NoRollouts:
-    """The source of a run without a mutual stage."""
+    """The source of a run whose objective reads none."""
 
-    def join(self, rank: int, first: int) -> None:
+    def join(self, rank: int, first: int, saved: Mapping[int, Arrays]) -> None:
         pass
 
     def publish(self, snapshot: Any) -> None:
@@ -58,3 +126,17 @@ class NoRollouts:
 
     def take(self, step: int, rank: int) -> Any:
         raise AssertionError("no stage of this run takes rollouts")
+
+    def held(self, first: int, rank: int) -> dict[int, Arrays]:
+        return {}
+
+    def figures(self) -> dict[str, float]:
+        return {}
+
+
+def _clips_of(arrays: Arrays) -> int:
+    return next(len(x) for name, x in sorted(arrays.items()) if name.startswith("history_"))
+
+
+def _bytes(arrays: Arrays) -> int:
+    return sum(x.nbytes for x in arrays.values())

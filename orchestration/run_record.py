@@ -35,6 +35,8 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         checkpoint=replace(config.checkpoint, uri=config.checkpoint_uri),
         step_deadline_s=config.workers.step_deadline_s,
         profile=config.profile,
+        publish_every=config.rollouts.publish_every,
+        published=config.rollouts.weights,
     )
 
 

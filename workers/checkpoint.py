@@ -2,6 +2,7 @@
 
     STAGE/00000120-1f0c9a3e/            stage, step, and the attempt that wrote it: two attempts never write the same file
         live.00000.safetensors ...      pieces of a network and of its optimizer's state, a file a role and rank
+        rollouts.00000.safetensors ...  finished rollouts that wait for later steps, in a mutual stage
         rank.00000.json ...             sizes and hashes of a rank's files, written after them
         manifest.json                   what the whole is: written when all ranks' records are there
         COMMIT                          the hash of the manifest, written last
@@ -23,6 +24,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -33,6 +35,7 @@ from .pieces import Source
 
 FORMAT = 2
 MANIFEST, COMMIT = "manifest.json", "COMMIT"
+ROLLOUTS = "rollouts"  # the role of files with rollouts that wait, which are no network
 NAME = re.compile(r"(?P<stage>[a-z0-9-]+)/(?P<step>\d{8,})-(?P<attempt>[0-9a-f]{8})/(?P<file>[^/]+)")
 FIELDS = {"stage", "step", "steps", "network", "roles", "files", "updates", "seconds", "samples", "row", "ledger"}
 LIMIT = 64 * 2**20  # bytes of a manifest that is read at all
@@ -135,6 +138,21 @@ class Checkpoint:
     def weights(self, role: str) -> Weights:
         """Weights of one network, whole. Raises as `source`."""
         return self.source(role).weights()
+
+    def rollouts(self) -> dict[int, dict[str, np.ndarray]]:
+        """Rollouts that waited for later steps, by the position of their first clip, their files verified.
+
+        Raises:
+            ValueError: a file is missing or damaged.
+        """
+        found: dict[int, dict[str, np.ndarray]] = {}
+        for name, about in self.manifest["files"].items():
+            if about["role"] == ROLLOUTS:
+                with safe_open(str(self._verified(name)), "np") as file:
+                    for key in about["tensors"]:
+                        at, _, array = key.partition("/")
+                        found.setdefault(int(at), {})[array] = file.get_tensor(key)
+        return found
 
     def require(self, network: dict[str, Any]) -> None:
         """Raises ValueError unless it is of this architecture, with the first field that differs."""

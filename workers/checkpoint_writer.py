@@ -14,11 +14,12 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -26,7 +27,7 @@ from torch import Tensor
 from ..datasets.ledger import Head, Update, head_of, write_segment
 from ..datasets.storage import sha256_file
 from ..datasets.store import Store, write_bytes
-from .checkpoint import COMMIT, FORMAT, MANIFEST, Checkpoint, absent_from, folder_of, found_in
+from .checkpoint import COMMIT, FORMAT, MANIFEST, ROLLOUTS, Checkpoint, absent_from, folder_of, found_in
 from .pieces import Piece, Shapes
 from .retention import CheckpointConfig, Superseded, prune, require_turn
 
@@ -58,11 +59,14 @@ class State:
 
 @dataclass(frozen=True)
 class Share:
-    """This rank's part: its pieces and the shapes of all parameters, by role, and what it trained on since the checkpoint before."""
+    """This rank's part: its pieces and the shapes of all parameters, by role, what it trained on since the checkpoint before, and rollouts
+    that wait for later steps, by the position of their first clip.
+    """
 
     pieces: dict[str, list[Piece]]
     shapes: dict[str, Shapes]
     updates: list[Update] = field(default_factory=list)
+    rollouts: Mapping[int, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
 
 class CheckpointWriter:
@@ -135,6 +139,8 @@ class CheckpointWriter:
     def _start(self, state: State, share: Share) -> None:
         self._uncommitted = None
         tensors = {role: _copied(pieces, with_moments=not state.final) for role, pieces in share.pieces.items()}
+        if share.rollouts:
+            tensors[ROLLOUTS] = {f"{at}/{name}": torch.tensor(x) for at, of in share.rollouts.items() for name, x in of.items()}
         self._thread = threading.Thread(target=self._write, args=(state, share.shapes, tensors), daemon=True, name="checkpoint")
         self._thread.start()
 
@@ -175,7 +181,7 @@ class CheckpointWriter:
             for role in list(tensors):
                 name = f"{role}.{self._rank:05d}.safetensors"
                 files[name] = self._put(f"{folder}/{name}", tensors.pop(role)) | {"role": role}
-            updates = [[u.step, u.clips, int(u.applied)] for u in self._updates]
+            updates = [[u.step, u.clips, int(u.applied), u.rollout] for u in self._updates]
             if self._gave_up:
                 self._store.remove(f"{folder}/{_failed(self._rank)}")
                 self._gave_up = False
@@ -272,15 +278,22 @@ def _copied(pieces: Sequence[Piece], with_moments: bool) -> dict[str, Tensor]:
     }
 
 
-def _merged(ranks: Sequence[Sequence[tuple[int, list[str], int]]], first: int, end: int) -> list[Update]:
+def _merged(ranks: Sequence[Sequence[tuple[int, list[str], int, list[int] | None]]], first: int, end: int) -> list[Update]:
     """Updates `first` to `end` of all ranks: a step's clips in the order of the ranks, which is that of their positions."""
-    parts: dict[int, list[tuple[list[str], int]]] = {step: [] for step in range(first, end)}
+    parts: dict[int, list[Update]] = {step: [] for step in range(first, end)}
     for updates in ranks:
-        for step, clips, applied in updates:
+        for step, clips, applied, rollout in updates:
             if step in parts:
-                parts[step].append((clips, applied))
+                parts[step].append(Update(step, tuple(clips), bool(applied), None if rollout is None else (rollout[0], rollout[1])))
     assert all(len(of) == len(ranks) for of in parts.values()), "every rank tells of every update since the last commit"
-    return [Update(step, tuple(clip for clips, _ in of for clip in clips), all(applied for _, applied in of)) for step, of in parts.items()]
+    return [_whole(step, of) for step, of in parts.items()]
+
+
+def _whole(step: int, of: Sequence[Update]) -> Update:
+    """One update of the parts that the ranks tell of."""
+    versions = [u.rollout for u in of if u.rollout is not None]
+    rollout = (min(low for low, _ in versions), max(high for _, high in versions)) if versions else None
+    return Update(step, tuple(clip for u in of for clip in u.clips), all(u.applied for u in of), rollout)
 
 
 def _failed(rank: int) -> str:

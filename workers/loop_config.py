@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from ..datasets.store import Store, store_of
 from ..datasets.transfer import DataSource
@@ -58,7 +60,8 @@ class StageConfig:
 @dataclass(frozen=True)
 class TrainLoopConfig:
     """Everything a worker needs, besides the source of rollouts. about: what a checkpoint says of its run, as JSON has it; source: where
-    a machine on which `data` is not gets the dataset.
+    the data are for machines without `data`; publish_every, published: steps between two offers of weights to those who make rollouts, and
+    which weights.
     """
 
     data: Path
@@ -75,6 +78,8 @@ class TrainLoopConfig:
     execution: ExecutionConfig = ExecutionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     step_deadline_s: float = 0.0
+    publish_every: int = 1
+    published: Literal["ema", "live"] = "ema"
     profile: ProfileConfig = ProfileConfig()
     about: dict[str, Any] = field(default_factory=dict)
     source: DataSource = DataSource()
@@ -114,8 +119,10 @@ class Process:
 class RolloutSource(Protocol):
     """Where a mutual stage gets its rollouts from."""
 
-    def join(self, rank: int, first: int) -> None:
-        """Begin an attempt of the mutual stage at its step `first`: all ranks call it together, before they publish or take."""
+    def join(self, rank: int, first: int, saved: Mapping[int, Mapping[str, np.ndarray]]) -> None:
+        """Begin an attempt of the mutual stage at its step `first`: all ranks call it together, before they publish or take. saved:
+        rollouts that a checkpoint kept, by the position of their first clip.
+        """
         ...
 
     def publish(self, snapshot: Snapshot) -> None:
@@ -124,6 +131,14 @@ class RolloutSource(Protocol):
 
     def take(self, step: int, rank: int) -> Rollout:
         """The rollout of this rank's share of optimizer step `step`; blocks until it is there."""
+        ...
+
+    def held(self, first: int, rank: int) -> Mapping[int, Mapping[str, np.ndarray]]:
+        """This rank's share of finished rollouts of steps from `first` on: what a checkpoint keeps, as `join` takes it."""
+        ...
+
+    def figures(self) -> Mapping[str, float]:
+        """What the pool does, as metrics (rank 0 asks)."""
         ...
 
 

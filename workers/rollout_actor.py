@@ -34,6 +34,7 @@ class RolloutActorConfig:
     threads: int
     execution: ExecutionConfig = ExecutionConfig()
     source: DataSource = DataSource()
+    device: str = "cpu"
 
 
 class RolloutActor:
@@ -43,22 +44,23 @@ class RolloutActor:
         torch.set_num_threads(config.threads)
         self._config = config
         self._dataset = LatentDataset(dataset_here(config.data, config.source), config.network.text)
-        self._network = AVTransformer(config.network, config.timeline, config.execution).eval().requires_grad_(False)
+        self._network = AVTransformer(config.network, config.timeline, config.execution).to(config.device).eval().requires_grad_(False)
         self._version = -1
 
     def load(self, snapshot: Snapshot) -> int:
-        """Take over a snapshot's weights; returns the version now held. A torn snapshot raises ValueError."""
+        """Take over a snapshot's weights; returns the version now held. A torn snapshot raises TornSnapshotError."""
         unpack_weights(snapshot, self._network.parameters())
         self._version = snapshot.version
         return self._version
 
-    def generate(self, positions: list[int]) -> tuple[tuple[int, int], dict[str, np.ndarray]]:
-        """Rollouts of the clips at `positions`: ((lowest, highest version), arrays as `rollout_to_arrays` makes them)."""
+    def generate(self, positions: list[int]) -> tuple[tuple[int, int, int], dict[str, np.ndarray]]:
+        """Rollouts of the clips at `positions`, together: ((lowest version, highest, bytes), arrays as `rollout_to_arrays` makes them)."""
         c = self._config
-        batch = self._dataset.batch(c.seed, c.stage, positions)
+        batch = self._dataset.batch(c.seed, c.stage, positions).to(c.device)
         visits = [sample_at(c.seed, c.stage, p, len(self._dataset.train))[1] for p in positions]
-        noise = PositionalNoise([(c.seed, sample, visit) for sample, visit in zip(batch.sample_ids, visits, strict=True)])
+        noise = PositionalNoise([(c.seed, sample, visit) for sample, visit in zip(batch.sample_ids, visits, strict=True)], c.device)
         made = roll_out(self._network, batch.latents, batch.controls, batch.layout, c.objective, noise, self._version)
         if not all(bool(torch.isfinite(x).all()) for _, x in made.history.items()):
             raise ValueError(f"rollout of positions {positions[0]}-{positions[-1]} under version {self._version} is not finite")
-        return (made.version_low, made.version_high), rollout_to_arrays(made)
+        arrays = rollout_to_arrays(made)
+        return (made.version_low, made.version_high, sum(x.nbytes for x in arrays.values())), arrays

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import compress
 
@@ -170,7 +171,8 @@ class StageRun:
             row=self._guard.row,
             about=self._config.about,
         )
-        self._writer.save(state, Share(pieces, self._shapes, updates))
+        waiting = self._rollouts.held(step, self._rank) if self._rolls and not state.final else {}
+        self._writer.save(state, Share(pieces, self._shapes, updates, waiting))
         self._stalled = time.monotonic() - start
 
     def _warn(self, text: str) -> None:
@@ -188,6 +190,7 @@ class StageRun:
         ages: Counter[str] = Counter()
         rollout = self._rollouts.take(step, self._rank) if self._rolls else None
         clock.lap("rollout_wait_s")
+        pool = self._rollouts.figures() if self._rolls and self._rank == 0 and self._metered(step) else {}
         if self._stage.objective == "flow":
             metrics = flow_step(self._networks, batch, noise, self._config.objective, rate, self._config.engine.micro_batch)
         else:
@@ -198,7 +201,7 @@ class StageRun:
         self._average(step, skipped=bool(metrics["skipped"]))
         if self._rolls and step + 1 < self._stage.steps:
             self._publish(step + 1)
-        local = {"lr": rate, "checkpoint_s": self._stalled, **clock.stop()}
+        local = {"lr": rate, "checkpoint_s": self._stalled, **clock.stop(), **{f"pool/{name}": x for name, x in pool.items()}}
         local |= rates(self._config.network, batch, self._config.objective, self._stage.objective == "mutual", self._world, local["step_s"])
         self._stalled = 0.0
         if step + 1 == self._stage.steps:
@@ -207,7 +210,8 @@ class StageRun:
         skipped = values["skipped"] + values.get("skipped_fake", 0) > 0
         if skipped:
             log.warning("step skipped: a loss or a gradient was not finite")
-        self._updates.append(Update(step, batch.sample_ids, applied=not values["skipped"]))
+        versions = None if rollout is None else (rollout.version_low, rollout.version_high)
+        self._updates.append(Update(step, batch.sample_ids, not values["skipped"], versions))
         self._guard.see(step, metrics, skipped, batch, rollout)
 
     def _mutual(self, step: int, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, rate: float) -> Metrics:
@@ -271,9 +275,12 @@ class StageRun:
         return values
 
     def _publish(self, version: int) -> None:
-        """Offer the averaged weights: they are what is served, and the teacher of the targets."""
-        if self._rank == 0:
-            self._rollouts.publish(pack_weights(version, self._ema.parameters()))
+        """Offer weights to those who make histories: the averaged ones, which are served, or the live ones; all ranks must call it."""
+        if version % self._config.publish_every and version != self._first:
+            return
+        with self._live.gathered() if self._config.published == "live" else nullcontext(self._ema.parameters()) as weights:
+            if self._rank == 0:
+                self._rollouts.publish(pack_weights(version, weights))
 
     def _fake_score(self, weights: Weights | None) -> nn.Module:
         """phi at the beginning of the stage: the same function as theta."""

@@ -69,7 +69,8 @@ def _train_stages(config: TrainLoopConfig, rollouts: RolloutSource, process: Pro
         if weights is None:
             weights = _start(config, store, config.stages[i - 1] if i else None)
         if stage.objective == "mutual":
-            rollouts.join(rank, 0 if resumed is None else resumed.step)
+            kept = resumed.rollouts() if resumed is not None and rank == 0 else {}
+            rollouts.join(rank, 0 if resumed is None else resumed.step, kept)
         weights = StageRun(config, stage, dataset, rollouts, place, weights, resumed, warnings).train()
         dist.barrier()
 

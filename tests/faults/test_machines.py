@@ -54,7 +54,8 @@ class Training:
             lines = [line for text in path.read_text().splitlines() if (line := json.loads(text))["metrics"]]
             assert [line["step"] for line in lines] == list(range(len(lines)))
             made[path.stem] = [
-                {k: v for k, v in line["metrics"].items() if not k.endswith(OF_TIME) and "share/" not in k} for line in lines
+                {k: v for k, v in line["metrics"].items() if not k.endswith(OF_TIME) and not k.startswith(("share/", "system/", "pool/"))}
+                for line in lines
             ]
         return made
 

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.timeout(600)
 SETTINGS = ["workers.count=2", "stages.joint.steps=5", "stages.mutual.steps=5", "stages.mutual.health_every=2", "checkpoint.every=2"]
 STAGES = {"joint": 5, "mutual": 5}
 OF_TIME = ("_s", "mfu")
-OF_MACHINES = ("share/", "system/")
+OF_MACHINES = ("share/", "system/", "pool/")
 
 
 class Rollouts:
@@ -57,8 +57,14 @@ class Rollouts:
         self._latest: list[Any] = [None]
         self.first = -1
 
-    def join(self, rank: int, first: int) -> None:
+    def join(self, rank: int, first: int, saved: Any) -> None:
         self.first = first
+
+    def held(self, first: int, rank: int) -> dict[int, Any]:
+        return {}
+
+    def figures(self) -> dict[str, float]:
+        return {}
 
     def publish(self, snapshot: Snapshot) -> None:
         self._latest = [snapshot]

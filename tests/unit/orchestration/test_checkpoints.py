@@ -44,7 +44,7 @@ def run(material: Path, tmp_path: Path) -> Path:
     loop = loop_config(open_run(tmp_path), tmp_path)
     ids = [shard.clip_ids[row] for shard, row in LatentDataset(loop.data, loop.network.text).train]
     clips = [ids[sample_at(config.seed, stage.name, p, len(ids))[0]] for p in range(STEPS * stage.batch)]
-    updates = [Update(s, tuple(clips[s * stage.batch : (s + 1) * stage.batch]), s != 2) for s in range(STEPS)]
+    updates = [Update(s, tuple(clips[s * stage.batch : (s + 1) * stage.batch]), s != 2, (max(0, s - 1), s)) for s in range(STEPS)]
     torch.manual_seed(0)
     weights = {"ema": AVTransformer(loop.network, loop.timeline).state_dict()}
     save_checkpoint(loop.checkpoints, stage.name, 4, STEPS, loop.architecture(), weights, updates=updates[:4])
@@ -149,6 +149,18 @@ def test_an_audit_accounts_for_every_clip(run: Path) -> None:
     assert (record["stage"], record["steps"], record["skipped"], record["faults"]) == ("mutual", STEPS, [2], [])
     assert record["epochs"] == record["clips"] / len(LatentDataset(run / "data", open_run(run).model.text).train)
     assert "every clip of every epoch was trained on exactly once" in said("audit", str(run))
+
+
+@pytest.mark.parametrize(("rollout", "told"), [(None, "no rollout"), ((0, 1), "rollouts of the weights of steps 0 to 1"), ((3, 9), "9")])
+def test_an_audit_knows_the_age_of_every_rollout(run: Path, rollout: tuple[int, int] | None, told: str) -> None:
+    """`tiny` allows one step."""
+    loop = loop_config(open_run(run), run)
+    updates = [Update(s, ("x",) * 4, True, (s, s)) for s in range(STEPS - 1)] + [Update(STEPS - 1, ("x",) * 4, True, rollout)]
+    save_checkpoint(loop.checkpoints, "mutual", STEPS, STEPS, loop.architecture(), {}, "bbbbbbbb", updates)
+    (record,) = json.loads(said("audit", str(run), "--json", code=1))
+    (fault,) = [fault for fault in record["faults"] if "rollout" in fault]
+    assert fault.startswith(f"step {STEPS - 1}: ")
+    assert told in fault
 
 
 def test_an_audit_of_what_was_not_trained_in_order_fails(run: Path) -> None:

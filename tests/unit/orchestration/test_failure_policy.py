@@ -23,7 +23,9 @@ from mutual_forcing.orchestration.failure_policy import (
     PAUSES,
     Decision,
     Failure,
+    Pace,
     PoolStatus,
+    Trouble,
     Verdict,
     curable,
     decide,
@@ -31,34 +33,80 @@ from mutual_forcing.orchestration.failure_policy import (
     pause_s,
     summary,
     told,
+    wanted_actors,
 )
 from mutual_forcing.workers.notice import TakenBack
 
 counts = st.integers(0, 20)
+REPLACED = (Trouble.LOST, Trouble.SILENT, Trouble.BROKEN)
 
 
-@given(counts, counts)
-def test_lost_actors_are_replaced_until_the_budget_is_spent(failures: int, max_failures: int) -> None:
-    decision = decide(PoolStatus(failures, lost=True), max_failures)
+@given(st.sampled_from(REPLACED), counts, counts)
+def test_actors_are_replaced_until_too_many_end_one_after_the_other(trouble: Trouble, failures: int, max_failures: int) -> None:
+    decision = decide(PoolStatus(trouble, failures), max_failures)
     assert decision is (Decision.REPLACE if failures <= max_failures else Decision.FAIL)
 
 
-@given(counts, counts)
-def test_an_exception_in_the_work_itself_is_never_retried(failures: int, max_failures: int) -> None:
-    assert decide(PoolStatus(failures, lost=False), max_failures) is Decision.FAIL
+@given(counts, st.integers(2, 20), counts)
+def test_work_that_breaks_on_two_actors_is_not_tried_on_a_third(failures: int, repeats: int, max_failures: int) -> None:
+    assert decide(PoolStatus(Trouble.BROKEN, failures, repeats), max_failures) is Decision.FAIL
 
 
-@given(counts)
-def test_any_sequence_of_losses_ends(max_failures: int) -> None:
-    replaced = 0
-    while decide(PoolStatus(replaced + 1, lost=True), max_failures) is Decision.REPLACE:
-        replaced += 1
-    assert replaced == max_failures
+@given(counts, counts, counts)
+def test_weights_that_are_gone_are_published_again_a_few_times(failures: int, repeats: int, max_failures: int) -> None:
+    decision = decide(PoolStatus(Trouble.NO_WEIGHTS, failures, repeats), max_failures)
+    assert decision is (Decision.REPUBLISH if repeats <= max_failures else Decision.FAIL)
 
 
-@given(counts, counts, st.booleans())
-def test_weights_that_died_with_their_trainer_fail_no_actor(failures: int, max_failures: int, lost: bool) -> None:
-    assert decide(PoolStatus(failures, lost, orphaned=True), max_failures) is Decision.WAIT
+@given(st.lists(st.sampled_from([*REPLACED, "served"]), max_size=200), counts)
+def test_any_sequence_of_losses_without_a_rollout_between_them_ends(events: list[Trouble | str], max_failures: int) -> None:
+    """And one with rollouts between them does not, however long it is."""
+    failures = streak = 0
+    for event in events:
+        if event == "served":
+            failures = streak = 0
+            continue
+        failures, streak = failures + 1, streak + 1
+        assert isinstance(event, Trouble)
+        if decide(PoolStatus(event, failures), max_failures) is Decision.FAIL:
+            assert streak == max_failures + 1
+            return
+    assert streak <= max_failures
+
+
+# --- how long a request may take ---------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0.001, 100.0), max_size=100), st.floats(1.1, 10.0))
+def test_a_deadline_follows_the_pace_and_never_exceeds_the_first_one(seconds: list[float], factor: float) -> None:
+    pace = Pace(first=60.0, factor=factor)
+    for x in seconds:
+        pace = pace.after(x)
+    assert 0 < pace.deadline <= 60.0
+    if len(seconds) < Pace.ENOUGH:
+        assert pace.deadline == pace.silence == 60.0
+    else:
+        recent = sorted(seconds[-Pace.KEPT :])
+        late = sum(x > pace.deadline for x in recent)
+        assert late <= 0.05 * len(recent) or max(recent) > 60.0, "what nearly all take is not late"
+        assert pace.silence >= pace.deadline
+
+
+def test_one_slow_request_in_many_is_late() -> None:
+    pace = Pace(60.0, 3.0, (1.0,) * 50)
+    assert pace.deadline == 3.0
+    assert pace.after(30.0).deadline == 3.0, "and does not move the deadline"
+    assert pace.silence == 12.0
+    assert Pace(60.0, 3.0, (0.001,) * 50).deadline == Pace.LEAST
+
+
+@given(st.floats(0.001, 100), st.integers(1, 64), st.floats(0.001, 100), st.integers(1, 8), st.integers(8, 64))
+def test_the_wanted_pool_keeps_up_and_is_no_larger_than_that(rollout: float, per_step: int, train: float, least: int, most: int) -> None:
+    actors = wanted_actors(rollout, per_step, train, least, most)
+    assert least <= actors <= most
+    if least < actors < most:
+        assert actors * train >= per_step * rollout * (1 - 1e-9)
+        assert (actors - 1) * train < per_step * rollout
 
 
 # --- the training itself ----------------------------------------------------------------------------------------------------

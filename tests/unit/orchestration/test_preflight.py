@@ -75,17 +75,22 @@ def test_what_is_reserved_is_held_against_what_is_there(tmp_path: Path) -> None:
     config = with_settings(TINY, ["workers.count=4", "workers.use_gpu=true"])
     assert short_of(config, {"CPU": 2.0, "GPU": 4.0}) == []
     (text,) = short_of(config, {"CPU": 2.0, "GPU": 3.0})
-    assert text == (
-        "workers.count=4: 4 GPUs are reserved, one for each worker, and 3 are there; lower workers.count or set workers.use_gpu=false"
-    )
+    assert text == "GPU: 4 are reserved (4 workers x 1), 3 are there; lower workers.count"
     (text,) = short_of(with_settings(TINY, ["workers.count=4"]), {"CPU": 1.5})
-    assert text == "workers.count=4: 2 CPUs are reserved, 0.5 for each worker, and 1.5 are there; lower workers.count"
+    assert text == "CPU: 2 are reserved (4 workers x 0.5), 1.5 are there; lower workers.count"
+    pool = with_settings(config, ["rollouts.actors=3", "rollouts.gpus=0.5", "rollouts.cpus=1", "rollouts.resource=rollout"])
+    assert short_of(pool, {"CPU": 5.0, "GPU": 6.0, "rollout": 3.0}) == []
+    assert short_of(pool, {"CPU": 4.0, "GPU": 5.0, "rollout": 2.0}) == [
+        "CPU: 5 are reserved (4 workers x 0.5 + 3 rollout actors x 1), 4 are there; lower workers.count or rollouts.actors",
+        "GPU: 5.5 are reserved (4 workers x 1 + 3 rollout actors x 0.5), 5 are there; lower workers.count or rollouts.actors",
+        "rollout: 3 are reserved (3 rollout actors x 1), 2 are there; lower workers.count or rollouts.actors",
+    ]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_gpus_that_are_not_here_are_told(tmp_path: Path) -> None:
     (text,) = told(with_settings(TINY, ["workers.use_gpu=true"]), tmp_path / "run")
-    assert "2 GPUs are reserved, one for each worker, and 0 are there" in text
+    assert "GPU: 2 are reserved (2 workers x 1), 0 are there" in text
 
 
 def test_a_gpu_must_hold_the_networks_and_what_is_offloaded_is_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

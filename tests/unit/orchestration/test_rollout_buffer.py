@@ -1,4 +1,4 @@
-"""Admission of rollouts as a state machine: whatever actors, losses and trainers do, order and age hold and nothing gets stuck."""
+"""Admission of rollouts as a state machine: whatever actors, deadlines and trainers do, order and age hold and nothing gets stuck."""
 
 from __future__ import annotations
 
@@ -7,59 +7,83 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from mutual_forcing.orchestration.rollout_buffer import Ready, RolloutBuffer
+from mutual_forcing.orchestration.rollout_buffer import Ready, RolloutBuffer, Ticket, consumers_of, per_step_of, requests_of
+
+SIZE, DEADLINE = 10, 5.0
 
 
 class Pool(RuleBasedStateMachine):
-    """Trainers that take every request of a step and then publish; actors that load, generate and are lost at any time."""
+    """Trainers that take every request of a step and then publish; actors that load, generate, hang and are lost at any time; payloads
+    that are lost after they were made; checkpoints from which all goes on.
+    """
 
-    @initialize(ranks=st.integers(1, 3), steps=st.integers(1, 6), max_age=st.integers(0, 3), actors=st.integers(1, 4))
-    def start(self, ranks: int, steps: int, max_age: int, actors: int) -> None:
-        self.ranks, self.max_age, self.total = ranks, max_age, ranks * steps
-        self.buffer: RolloutBuffer[int] = RolloutBuffer(ranks, max_age, self.total)
-        self.published = 0
+    @initialize(
+        per_step=st.integers(1, 3),
+        consumers=st.integers(1, 2),
+        steps=st.integers(1, 6),
+        max_age=st.integers(0, 3),
+        actors=st.integers(1, 4),
+        room=st.sampled_from([0, SIZE, 3 * SIZE]),
+    )
+    def start(self, per_step: int, consumers: int, steps: int, max_age: int, actors: int, room: int) -> None:
+        self.per_step, self.consumers, self.max_age, self.total, self.room = per_step, consumers, max_age, per_step * steps, room
+        self.buffer = self._new(0)
+        self.published, self.now = 0, 0.0
         self.held = [0] * actors
-        self.busy: list[int | None] = [None] * actors
-        self.served: list[int] = []
-        self.consumed: set[int] = set()
-        self.waiting = set(range(ranks))  # ranks that have not yet taken the rollout of step `published`
+        self.busy: list[tuple[Ticket, float] | None] = [None] * actors
+        self.taken: dict[tuple[int, int], Ready[tuple[int, int]]] = {}
+        self.used: dict[tuple[int, int], int] = {}  # (request, consumer) -> how often an update was made with it
+        self._new_step()
+
+    def _new(self, first: int) -> RolloutBuffer[tuple[int, int]]:
+        return RolloutBuffer(self.per_step, self.max_age, self.total, first, self.consumers, self.room)
+
+    def _new_step(self) -> None:
+        first = self.published * self.per_step
+        self.waiting = {(i, c) for i in range(first, min(self.total, first + self.per_step)) for c in range(self.consumers)}
 
     def _actor(self, data: st.DataObject, busy: bool) -> int:
         return data.draw(st.sampled_from([i for i, b in enumerate(self.busy) if (b is not None) is busy]))
 
-    def _lowest_open(self) -> int:
-        """The first request that is neither served nor with an actor: what must go out next."""
-        gone = {*self.served, *(b for b in self.busy if b is not None)}
-        return next((i for i in range(self.total) if i not in gone), self.total)
-
     def _admit(self, actor: int) -> None:
-        expected = self._lowest_open()
-        request = self.buffer.admit(self.held[actor])
-        if request is None:
-            assert expected == self.total or expected // self.ranks > self.held[actor] + self.max_age
-        else:
-            assert request == expected, "requests go out in order"
-            assert request // self.ranks - self.held[actor] <= self.max_age
-            self.busy[actor] = request
+        out = {b[0].request for b in self.busy if b is not None}
+        ticket = self.buffer.admit(self.held[actor], self.now)
+        if ticket is not None:
+            step = ticket.request // self.per_step
+            assert step < self.published or 0 <= step - self.held[actor] <= self.max_age
+            assert not self.buffer.ready(ticket.request)
+            if ticket.request in out:
+                assert any(b is not None and b[0].request == ticket.request and self.now - b[1] > DEADLINE for b in self.busy), (
+                    "twice only when late"
+                )
+            self.busy[actor] = (ticket, self.now)
 
     def _complete(self, actor: int) -> None:
-        request = self.busy[actor]
-        assert request is not None
-        self.buffer.complete(request, Ready(self.held[actor], self.held[actor], request))
-        self.served.append(request)
+        flight = self.busy[actor]
+        assert flight is not None
+        ticket, wanted = flight[0], not self.buffer.ready(flight[0].request)
+        used = self.buffer.complete(ticket, Ready(self.held[actor], self.held[actor], (ticket.request, ticket.attempt), SIZE))
+        assert not used or wanted
         self.busy[actor] = None
 
-    def _take(self, rank: int) -> None:
-        request = self.published * self.ranks + rank
-        made = self.buffer.take(request)
-        assert made.payload == request
-        assert request not in self.consumed
+    def _take(self, key: tuple[int, int]) -> None:
+        request, consumer = key
+        made = self.buffer.take(request, consumer)
+        assert made.payload[0] == request
         assert 0 <= self.published - made.version_low <= self.max_age
-        self.consumed.add(request)
-        self.waiting.discard(rank)
+        self.taken[key] = made
+        self.waiting.discard(key)
         if not self.waiting:  # the optimizer step needs every rank, so only now is there a new version
+            for i, c in [k for k in self.taken if k[0] // self.per_step == self.published]:
+                self.used[i, c] = self.used.get((i, c), 0) + 1
             self.published += 1
-            self.waiting = set(range(self.ranks))
+            self._new_step()
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 6.0]))
+    def time_goes_by(self, seconds: float) -> None:
+        self.now += seconds
+        for request in self.buffer.overdue(self.now, DEADLINE):
+            assert any(b is not None and b[0].request == request and self.now - b[1] > DEADLINE for b in self.busy)
 
     @precondition(lambda self: None in self.busy)
     @rule(data=st.data())
@@ -80,68 +104,156 @@ class Pool(RuleBasedStateMachine):
     @rule(data=st.data())
     def an_actor_is_lost(self, data: st.DataObject) -> None:
         actor = self._actor(data, busy=True)
-        request = self.busy[actor]
-        assert request is not None
-        self.buffer.give_back(request)
+        flight = self.busy[actor]
+        assert flight is not None
+        self.buffer.give_back(flight[0])
+        self.buffer.give_back(flight[0])  # told twice: nothing more happens
         self.busy[actor], self.held[actor] = None, self.published  # its successor loads the newest version
 
     @rule(data=st.data())
     def a_rank_takes(self, data: st.DataObject) -> None:
-        rank = data.draw(st.sampled_from(sorted(self.waiting)))
-        if self.buffer.ready(self.published * self.ranks + rank):
-            self._take(rank)
+        if self.waiting:
+            key = data.draw(st.sampled_from(sorted(self.waiting)))
+            if self.buffer.settled(*key):
+                self._take(key)
 
     @rule(data=st.data())
-    def what_was_taken_is_gone(self, data: st.DataObject) -> None:
-        if self.consumed:
-            request = data.draw(st.sampled_from(sorted(self.consumed)))
-            assert not self.buffer.ready(request)
-            with pytest.raises(ValueError, match=f"request {request} was consumed already"):
-                self.buffer.take(request)
+    def what_a_rank_has_just_taken_is_gone_with_its_node(self, data: st.DataObject) -> None:
+        now = [k for k in self.taken if k[0] // self.per_step == self.published and k not in self.waiting]
+        if now:
+            key = data.draw(st.sampled_from(sorted(now)))
+            made = self.taken.pop(key)
+            self.buffer.lose(*key, made.attempt)
+            self.waiting.add(key)
+
+    @rule(data=st.data())
+    def what_was_taken_is_not_there_again(self, data: st.DataObject) -> None:
+        if self.taken:
+            key = data.draw(st.sampled_from(sorted(self.taken)))
+            with pytest.raises(ValueError, match=f"request {key[0]} was consumed already by its consumer {key[1]}"):
+                self.buffer.take(*key)
+
+    @precondition(lambda self: self.published)
+    @rule()
+    def the_training_starts_again_from_a_checkpoint(self) -> None:
+        """After the last whole step: what was finished is taken up, what was in flight goes out again."""
+        kept = self.buffer.held(self.published)
+        self.buffer = self._new(self.published)
+        restored = self.buffer.restore(kept)
+        assert restored == sorted(kept), "what was within its bound stays within it"
+        self.busy, self.held = [None] * len(self.busy), [self.published] * len(self.busy)
+        self.taken = {k: v for k, v in self.taken.items() if k[0] // self.per_step < self.published}
+        self._new_step()
 
     @invariant()
-    def each_request_is_served_once(self) -> None:
-        assert len(self.served) == len(set(self.served))
-        assert self.buffer.finished == (len(self.served) == self.total)
+    def memory_is_bounded(self) -> None:
+        if hasattr(self, "buffer"):
+            assert self.buffer.bytes == SIZE * self.buffer.waiting
+            assert self.buffer.waiting + self.buffer.in_flight <= (1 + self.max_age) * self.per_step + self.per_step
+            if self.room:  # the oldest step goes beyond it, and nothing else
+                assert self.buffer.bytes <= self.room + self.per_step * SIZE
 
     def teardown(self) -> None:
         """No deadlock: from wherever the rules left it, actors and trainers that keep working finish the stage."""
         if not hasattr(self, "buffer"):
             return
-        for _ in range(4 * (self.total + len(self.busy)) + 4):
-            for actor, request in enumerate(self.busy):
-                if request is not None:
+        for _ in range(6 * (self.total + len(self.busy)) + 6):
+            for actor, flight in enumerate(self.busy):
+                if flight is not None:
                     self._complete(actor)
                 self.held[actor] = max(self.held[actor], self.published)
                 self._admit(actor)
-            for rank in sorted(self.waiting):
-                if self.buffer.ready(self.published * self.ranks + rank):
-                    self._take(rank)
-            if len(self.consumed) == self.total:
+            for key in sorted(self.waiting):
+                if self.buffer.settled(*key):
+                    self._take(key)
+            if self.published * self.per_step >= self.total:
                 break
-        assert self.consumed == set(range(self.total)), "the pool is stuck"
+        assert self.published * self.per_step == self.total, "the pool is stuck"
         assert self.buffer.finished
+        keys = {(i, c) for i in range(self.total) for c in range(self.consumers)}
+        assert self.used == dict.fromkeys(keys, 1), "every clip of every step was used once"
 
 
-Pool.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+Pool.TestCase.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
 TestPool = Pool.TestCase
 
 
 def test_age_zero_is_synchronous() -> None:
     buffer: RolloutBuffer[str] = RolloutBuffer(per_step=2, max_age=0, total=4)
-    assert [buffer.admit(0), buffer.admit(0), buffer.admit(0)] == [0, 1, None]
-    assert buffer.admit(1) == 2
+    assert [buffer.admit(0), buffer.admit(0), buffer.admit(0)] == [Ticket(0, 1), Ticket(1, 1), None]
+    assert buffer.admit(1) == Ticket(2, 1)
+
+
+def test_a_late_request_goes_out_twice_and_the_slower_answer_is_dropped() -> None:
+    buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=3, total=4)
+    slow = buffer.admit(0, now=0.0)
+    assert slow == Ticket(0, 1)
+    assert buffer.overdue(4.0, 5.0) == []
+    assert buffer.overdue(6.0, 5.0) == [0]
+    assert buffer.overdue(7.0, 5.0) == [], "once"
+    fast = buffer.admit(0, now=7.0)
+    assert fast == Ticket(0, 2)
+    assert buffer.overdue(60.0, 5.0) == [], "two attempts are enough"
+    assert buffer.complete(fast, Ready(0, 0, "fast"))
+    assert not buffer.complete(slow, Ready(0, 0, "slow"))
+    assert buffer.take(0).payload == "fast"
+
+
+def test_a_request_that_came_in_time_after_all_does_not_go_out_again() -> None:
+    buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=3, total=4)
+    slow = buffer.admit(0, now=0.0)
+    assert slow is not None
+    assert buffer.overdue(6.0, 5.0) == [0]
+    assert buffer.complete(slow, Ready(0, 0, "slow"))
+    assert buffer.admit(0) == Ticket(1, 1)
+
+
+def test_the_buffer_is_bounded_in_bytes_but_what_is_needed_next_always_goes_out() -> None:
+    buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=9, total=9, most_bytes=25)
+    for i in range(2):
+        ticket = buffer.admit(0)
+        assert ticket == Ticket(i, 1)
+        buffer.complete(ticket, Ready(0, 0, "x", bytes=10))
+    assert buffer.admit(0) is None, "30 bytes would be more than 25"
+    buffer.take(0)
+    assert buffer.admit(0) == Ticket(2, 1)
+    tight: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=9, total=9, most_bytes=1)
+    first = tight.admit(0)
+    assert first is not None
+    tight.complete(first, Ready(0, 0, "x", bytes=10))
+    assert tight.admit(0) is None
+    tight.take(0)
+    assert tight.admit(0) == Ticket(1, 1)
+
+
+def test_rollouts_that_would_be_too_old_are_not_taken_up() -> None:
+    buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=1, total=9, first=4)
+    saved = {3: Ready(3, 3, "done"), 4: Ready(2, 2, "too old"), 5: Ready(4, 4, "good"), 9: Ready(8, 8, "beyond")}
+    assert buffer.restore(saved) == [5]
+    assert [buffer.admit(4), buffer.admit(4), buffer.admit(5)] == [Ticket(4, 1), None, Ticket(6, 1)]
 
 
 def test_a_violated_age_is_a_bug_and_stops() -> None:
     buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=1, total=9)
-    assert [buffer.admit(5) for _ in range(4)] == [0, 1, 2, 3]
-    buffer.complete(3, Ready(0, 0, "made under weights it was not admitted under"))
+    tickets = [buffer.admit(5) for _ in range(4)]
+    assert tickets[3] is not None
+    buffer.complete(tickets[3], Ready(0, 0, "made under weights it was not admitted under"))
     with pytest.raises(AssertionError, match="age 3"):
         buffer.take(3)
 
 
-@pytest.mark.parametrize("arguments", [(0, 0, 1), (1, -1, 1), (1, 0, -1)])
-def test_impossible_limits_are_refused(arguments: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("arguments", [(0, 0, 1), (1, -1, 1), (1, 0, -1), (1, 0, 1, 0, 0), (1, 0, 1, 0, 1, -1)])
+def test_impossible_limits_are_refused(arguments: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="rollouts: per_step"):
         RolloutBuffer(*arguments)
+
+
+def test_requests_cover_positions_whatever_their_size() -> None:
+    assert list(requests_of(range(8, 12), 4)) == [2]
+    assert list(requests_of(range(8, 12), 2)) == [4, 5]
+    assert list(requests_of(range(10, 12), 4)) == [2]
+    assert (per_step_of(8, 4), consumers_of(2, 4), consumers_of(4, 2)) == (2, 2, 1)
+    with pytest.raises(ValueError, match=r"rollouts\.clips=3: does not divide"):
+        per_step_of(8, 3)
+    with pytest.raises(ValueError, match=r"rollouts\.clips=3: neither divides"):
+        consumers_of(4, 3)

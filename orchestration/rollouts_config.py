@@ -1,0 +1,78 @@
+"""What a run says about its rollout pool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class RolloutsConfig:
+    """The rollout pool.
+
+    actors: its size, or `auto`: between min_actors and max_actors, as many as keep the trainers busy for balance_s seconds on end.
+    max_age: optimizer steps a rollout may be old (0 = synchronous). publish_every: steps between two weight versions; weights: which ones.
+    clips: of a request, generated together (0 = a worker's share of a step). buffer_mb: of finished rollouts that wait (0 = no bound).
+    threads, cpus, gpus: of an actor; gpus may be a fraction. resource: a custom resource of the nodes that actors may use, one unit each.
+    straggler: a request goes to another actor too after so many times what nearly all take. deadline_s: seconds after which one is late as
+    long as few have been served, and that an actor may take to start. max_failures: of actors one after the other, without a rollout
+    between them.
+    """
+
+    actors: int | Literal["auto"] = 2
+    min_actors: int = 1
+    max_actors: int = 8
+    balance_s: float = 30.0
+    max_age: int = 2
+    publish_every: int = 1
+    weights: Literal["ema", "live"] = "ema"
+    clips: int = 0
+    buffer_mb: float = 0.0
+    threads: int = 1
+    cpus: float = 0.0
+    gpus: float = 0.0
+    resource: str = ""
+    straggler: float = 3.0
+    deadline_s: float = 600.0
+    max_failures: int = 3
+
+    def __post_init__(self) -> None:
+        lows = {"threads": 1, "max_age": 0, "publish_every": 1, "clips": 0, "max_failures": 0, "min_actors": 1}
+        for name, low in lows.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"rollouts.{name}={getattr(self, name)}: must be at least {low}")
+        if self.actors != "auto" and self.actors < 1:
+            raise ValueError(f"rollouts.actors={self.actors}: must be at least 1, or auto")
+        if self.max_actors < self.min_actors:
+            raise ValueError(f"rollouts.max_actors={self.max_actors}: must be at least rollouts.min_actors={self.min_actors}")
+        for name in ("buffer_mb", "cpus", "gpus", "balance_s"):
+            if not 0 <= getattr(self, name) < inf:
+                raise ValueError(f"rollouts.{name}={getattr(self, name)}: must be 0 or more")
+        if not 1 < self.straggler < inf or not 0 < self.deadline_s < inf:
+            raise ValueError(f"rollouts.straggler={self.straggler}, rollouts.deadline_s={self.deadline_s}: must be above 1, and above 0")
+        if self.publish_every > self.max_age + 1:
+            raise ValueError(
+                f"rollouts.publish_every={self.publish_every} with rollouts.max_age={self.max_age}: trainers would wait for rollouts that "
+                f"wait for weights; set publish_every={self.max_age + 1} at most, or max_age={self.publish_every - 1}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Of the pool at its start."""
+        return self.min_actors if self.actors == "auto" else self.actors
+
+    @property
+    def most(self) -> int:
+        """Of the pool at any time."""
+        return self.max_actors if self.actors == "auto" else self.actors
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Ray's options of an actor."""
+        return {
+            "num_cpus": self.cpus,
+            "num_gpus": self.gpus,
+            "resources": {self.resource: 1} if self.resource else {},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
+        }
