@@ -52,8 +52,6 @@ class RolloutClient:
 
     def publish(self, snapshot: Snapshot) -> None:
         """Put once; a node fetches it once, and its actors read the same buffer."""
-        if self._published is not None:
-            ray.get(self._published)  # what went wrong with the one before
         self._snapshot = snapshot  # the object store may lose it with a node
         if self._keeper is None or not self._keeper.is_alive():
             self._keeper = threading.Thread(target=self._keep, args=(self._attempt,), daemon=True, name="weights")
@@ -74,6 +72,9 @@ class RolloutClient:
         positions = rank_positions(step, self._batch, rank, self._world)
         found: dict[int, Arrays] = {}
         while open_ := [i for i in requests_of(positions, self._clips) if i not in found]:
+            if self._published is not None:
+                ray.get(self._published)  # who waits for weights that did not arrive waits for ever
+                self._published = None
             made = ray.get(self._coordinator.take.remote(self._attempt, open_, rank))
             for request, (attempt, payload) in zip(open_, made, strict=True):
                 try:
