@@ -327,13 +327,15 @@ class Coordinator:
         self._wake()
 
     async def _within(self, answer: Awaitable[T], seconds: float) -> T:
+        limit = asyncio.timeout(seconds)  # `wait_for` of Python 3.11 may swallow a cancellation
         try:
-            async with asyncio.timeout(seconds) as limit:  # `wait_for` of Python 3.11 may swallow a cancellation
+            async with limit:
                 return await answer
         except TimeoutError:
             if limit.expired():
                 raise TimeoutError(f"it did not answer for {seconds:g} s") from None
             raise
+        raise AssertionError("unreachable")
 
     async def _load(self, attempt: _Attempt, actor: _Actor) -> None:
         began = time.monotonic()

@@ -38,13 +38,13 @@ class RolloutClient:
         """Begin an attempt of the mutual stage at step `first`: all ranks call it together. Earlier attempts are over with it. saved:
         rollouts that a checkpoint kept, by the position of their first clip.
         """
-        number, world = [0], dist.get_world_size()
+        number: list[int] = [0]
         if rank == 0:
             kept = {p // self._clips: arrays for p, arrays in saved.items() if p % self._clips == 0 and _clips_of(arrays) == self._clips}
             given = {i: (*(int(v) for v in a["versions"]), _bytes(a), [ray.put(dict(a))]) for i, a in kept.items()}
             number = [ray.get(self._coordinator.begin.remote(first, given))]
         dist.broadcast_object_list(number)
-        self.enter(number[0], world)
+        self.enter(number[0], dist.get_world_size())
 
     def enter(self, attempt: int, world: int) -> None:
         """Take part in an attempt that has begun, as one of `world` ranks."""

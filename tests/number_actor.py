@@ -27,7 +27,7 @@ class Numbers:
     @classmethod
     def of(cls, version: int) -> Numbers:
         data = np.full(WIDTH, version, np.float32)
-        return cls(version, data, zlib.crc32(data))
+        return cls(version, data, zlib.crc32(data.tobytes()))
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class NumberActor:
         (plan.folder / f"actor-{os.getpid()}").touch()
 
     def load(self, weights: Numbers) -> int:
-        if zlib.crc32(weights.data) != weights.checksum:
+        if zlib.crc32(weights.data.tobytes()) != weights.checksum:
             from mutual_forcing.workers.wire import TornSnapshotError  # with torch
 
             raise TornSnapshotError(f"snapshot of version {weights.version}: its checksum does not match")

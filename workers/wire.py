@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +79,7 @@ def rollout_to_arrays(rollout: Rollout) -> dict[str, np.ndarray]:
     return arrays
 
 
-def rollout_from_arrays(arrays: dict[str, np.ndarray]) -> Rollout:
+def rollout_from_arrays(arrays: Mapping[str, np.ndarray]) -> Rollout:
     """Arrays of the object store are read-only and shared, so they are copied."""
 
     def av(prefix: str) -> AV:

@@ -40,7 +40,7 @@ SEEDS = [0, *SLOW_SEEDS[1:]]
 @pytest.fixture(scope="module")
 def alone() -> Iterator[None]:
     """`join` speaks to all ranks; here it is one."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     yield
     dist.destroy_process_group()
 

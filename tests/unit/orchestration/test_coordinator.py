@@ -68,9 +68,10 @@ class Actor:
 class Stubbed(Coordinator):
     """A coordinator whose actors live in this process. trouble: of each actor in the order in which they start."""
 
-    def __init__(self, actors: int = 1, max_age: int = 1, trouble: tuple[list[Any], ...] = (), clips: int = 1, **settings: Any) -> None:
+    def __init__(self, actors: Any = 1, max_age: int = 1, trouble: tuple[list[Any], ...] = (), clips: int = 1, **settings: Any) -> None:
         config: Any = SimpleNamespace(threads=1)
-        rollouts = RolloutsConfig(**({"actors": actors, "max_age": max_age, "max_failures": 1} | settings))
+        chosen: dict[str, Any] = {"actors": actors, "max_age": max_age, "max_failures": 1} | settings
+        rollouts = RolloutsConfig(**chosen)
         super().__init__(config, rollouts, PoolPlan(clips, RANKS, 1, STEPS))
         self.started: list[Actor] = []
         self.ended: set[Actor] = set()
@@ -296,7 +297,7 @@ def test_the_actors_of_an_attempt_end_with_it() -> None:
 # --- weights and payloads that are gone -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", [OwnerDiedError("00" * 28, "", ""), LOST, TornSnapshotError("torn")])
+@pytest.mark.parametrize("error", [OwnerDiedError("00" * 28, None, ""), LOST, TornSnapshotError("torn")])
 def test_weights_that_are_gone_or_torn_are_published_once_more(error: Exception) -> None:
     async def work() -> None:
         pool = Stubbed(actors=6, max_failures=1)
@@ -424,7 +425,7 @@ def test_what_an_exception_tells_of() -> None:
     assert trouble_of(OutOfMemoryError("a machine's memory")) is Trouble.LOST
     assert trouble_of(TimeoutError()) is Trouble.SILENT
     assert trouble_of(ValueError("not finite")) is Trouble.BROKEN
-    assert trouble_of(OwnerDiedError("00" * 28, "", "")) is Trouble.NO_WEIGHTS
+    assert trouble_of(OwnerDiedError("00" * 28, None, "")) is Trouble.NO_WEIGHTS
 
 
 @ray.remote(num_cpus=0)

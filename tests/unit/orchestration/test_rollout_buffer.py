@@ -141,7 +141,8 @@ class Pool(RuleBasedStateMachine):
         self.buffer = self._new(self.published)
         restored = self.buffer.restore(kept)
         assert restored == sorted(kept), "what was within its bound stays within it"
-        self.busy, self.held = [None] * len(self.busy), [self.published] * len(self.busy)
+        for i in range(len(self.busy)):
+            self.busy[i], self.held[i] = None, self.published
         self.taken = {k: v for k, v in self.taken.items() if k[0] // self.per_step < self.published}
         self._new_step()
 
@@ -187,11 +188,13 @@ def test_age_zero_is_synchronous() -> None:
 def test_a_late_request_goes_out_twice_and_the_slower_answer_is_dropped() -> None:
     buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=3, total=4)
     slow = buffer.admit(0, now=0.0)
+    assert slow is not None
     assert slow == Ticket(0, 1)
     assert buffer.overdue(4.0, 5.0) == []
     assert buffer.overdue(6.0, 5.0) == [0]
     assert buffer.overdue(7.0, 5.0) == [], "once"
     fast = buffer.admit(0, now=7.0)
+    assert fast is not None
     assert fast == Ticket(0, 2)
     assert buffer.overdue(60.0, 5.0) == [], "two attempts are enough"
     assert buffer.complete(fast, Ready(0, 0, "fast"))
@@ -212,6 +215,7 @@ def test_the_buffer_is_bounded_in_bytes_but_what_is_needed_next_always_goes_out(
     buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=9, total=9, most_bytes=25)
     for i in range(2):
         ticket = buffer.admit(0)
+        assert ticket is not None
         assert ticket == Ticket(i, 1)
         buffer.complete(ticket, Ready(0, 0, "x", bytes=10))
     assert buffer.admit(0) is None, "30 bytes would be more than 25"
