@@ -40,7 +40,7 @@ from .step_clock import StepClock, rates
 from .step_guard import StepGuard
 from .train_step import Metrics, Networks, flow_step, mutual_step, probe
 from .watchdog import Watchdog
-from .wire import pack_weights
+from .wire import Snapshot, pack_weights
 
 NOTICE = "notice"  # how many ranks have heard that a machine goes away: it travels with a step's metrics, and is none
 MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
@@ -119,6 +119,7 @@ class StageRun:
         place.store.close()  # all of the checkpoint has been read
         self._updates: list[Update] = []
         self._profile = StageProfile(config.profile, config.run_dir / FOLDER, stage.name, rank, self._first, stage.steps)
+        self._sent: Snapshot | None = None  # the last weights that went to the pool
         self._stalled = 0.0  # seconds that the checkpoint before this step took from training
         self._began, self._spent = time.monotonic(), float(about["seconds"])
         for text in warnings:
@@ -280,7 +281,8 @@ class StageRun:
             return
         with self._live.gathered() if self._config.published == "live" else nullcontext(self._ema.parameters()) as weights:
             if self._rank == 0:
-                self._rollouts.publish(pack_weights(version, weights))
+                self._sent = pack_weights(version, weights, self._sent)  # the pool has its own copy of the one before
+                self._rollouts.publish(self._sent)
 
     def _fake_score(self, weights: Weights | None) -> nn.Module:
         """phi at the beginning of the stage: the same function as theta."""

@@ -51,6 +51,14 @@ def test_a_second_trip_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
 
 
+def test_a_buffer_that_is_used_again_holds_the_new_weights_alone() -> None:
+    first, fresh = pack_weights(0, weights(1)), pack_weights(1, weights(2))
+    again = pack_weights(1, weights(2), first)
+    assert again.data is first.data
+    assert (again.version, again.checksum) == (fresh.version, fresh.checksum)
+    assert np.array_equal(again.data, fresh.data)
+
+
 def test_the_layout_of_a_tensor_in_memory_does_not_matter() -> None:
     grid = torch.randn(4, 6)
     assert pack_weights(0, [grid.t()]).checksum == pack_weights(0, [grid.t().contiguous()]).checksum
