@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -76,11 +76,11 @@ class RolloutClient:
                 ray.get(self._published)  # who waits for weights that did not arrive waits for ever
                 self._published = None
             made = ray.get(self._coordinator.take.remote(self._attempt, open_, rank))
-            for request, (attempt, payload) in zip(open_, made, strict=True):
-                try:
-                    found[request] = ray.get(payload)
-                except ObjectLostError:  # its node is gone
+            for request, (attempt, _), arrays in zip(open_, made, _fetched([payload for _, payload in made]), strict=True):
+                if arrays is None:  # its node is gone
                     ray.get(self._coordinator.lost.remote(self._attempt, request, rank, attempt))
+                else:
+                    found[request] = arrays
         first = next(iter(sorted(found))) * self._clips
         whole = Rollout.cat([rollout_from_arrays(found[i]) for i in sorted(found)])
         return whole.clips(slice(positions.start - first, positions.stop - first))
@@ -88,13 +88,8 @@ class RolloutClient:
     def held(self, first: int, rank: int) -> dict[int, Arrays]:
         """This rank's share of the finished rollouts of steps from `first` on, by the position of their first clip."""
         kept = ray.get(self._coordinator.held.remote(self._attempt, first, rank, self._world))
-        held: dict[int, Arrays] = {}
-        for request, _, _, (payload,) in kept:
-            try:
-                held[request * self._clips] = ray.get(payload)
-            except ObjectLostError:
-                continue  # it is made again, as it would have been without the checkpoint
-        return held
+        found = _fetched([payload for *_, (payload,) in kept])  # what is lost is made again, as it would have been without the checkpoint
+        return {request * self._clips: arrays for (request, *_), arrays in zip(kept, found, strict=True) if arrays is not None}
 
     def figures(self) -> dict[str, float]:
         """What the pool does."""
@@ -133,6 +128,16 @@ class NoRollouts:
 
     def figures(self) -> dict[str, float]:
         return {}
+
+
+def _fetched(payloads: Sequence[ray.ObjectRef]) -> list[Arrays | None]:
+    """What the payloads hold, None where a node took one with it: together, because each `get` alone asks the owner."""
+    try:
+        return list(ray.get(list(payloads)))
+    except ObjectLostError:
+        if len(payloads) == 1:
+            return [None]
+        return [arrays for payload in payloads for arrays in _fetched([payload])]
 
 
 def _clips_of(arrays: Arrays) -> int:
