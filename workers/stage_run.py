@@ -119,7 +119,7 @@ class StageRun:
         place.store.close()  # all of the checkpoint has been read
         self._updates: list[Update] = []
         self._profile = StageProfile(config.profile, config.run_dir / FOLDER, stage.name, rank, self._first, stage.steps)
-        self._sent: Snapshot | None = None  # the last weights that went to the pool
+        self._sent: list[Snapshot] = []  # the last two weights that went to the pool: the newest may have to go once more
         self._stalled = 0.0  # seconds that the checkpoint before this step took from training
         self._began, self._spent = time.monotonic(), float(about["seconds"])
         for text in warnings:
@@ -281,8 +281,9 @@ class StageRun:
             return
         with self._live.gathered() if self._config.published == "live" else nullcontext(self._ema.parameters()) as weights:
             if self._rank == 0:
-                self._sent = pack_weights(version, weights, self._sent)  # the pool has its own copy of the one before
-                self._rollouts.publish(self._sent)
+                earlier = self._sent.pop(0) if len(self._sent) == 2 else None
+                self._sent.append(pack_weights(version, weights, earlier))
+                self._rollouts.publish(self._sent[-1])
 
     def _fake_score(self, weights: Weights | None) -> nn.Module:
         """phi at the beginning of the stage: the same function as theta."""

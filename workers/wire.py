@@ -30,8 +30,8 @@ class Snapshot:
 
 
 def pack_weights(version: int, tensors: Iterable[Tensor], earlier: Snapshot | None = None) -> Snapshot:
-    """Flatten tensors to one bf16 buffer; the receiver knows the shapes. earlier: a snapshot of the same network that nobody needs any more,
-    whose buffer is used again: to fill fresh memory takes several times as long.
+    """Flatten tensors to one bf16 buffer; the receiver knows the shapes. earlier: a snapshot of the same network that nobody needs any
+    more, whose buffer is used again: to fill fresh memory takes several times as long.
     """
     sources = [t.detach().reshape(-1) for t in tensors]
     if any(s.device.type != "cpu" for s in sources):
