@@ -56,6 +56,10 @@ class Machines:
     def add(self) -> None:
         self._cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
+    def add_with(self, resource: str) -> Any:
+        """A machine that has something of its own."""
+        return self._cluster.add_node(num_cpus=1, resources={resource: 100}, object_store_memory=STORE)
+
     def processes(self, name: str) -> dict[psutil.Process, Any]:
         """Processes of Ray with this in their names, oldest first, each with its machine."""
         found = {}

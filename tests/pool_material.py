@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import number_actor
@@ -17,8 +20,10 @@ from ray import cloudpickle
 from mutual_forcing.datasets.order import rank_positions
 from mutual_forcing.orchestration.rollout_pool import RolloutClient, start_pool
 from mutual_forcing.orchestration.rollouts_config import RolloutsConfig
+from mutual_forcing.workers.rollout_actor import RolloutActor, RolloutActorConfig
 
-cloudpickle.register_pickle_by_value(number_actor)  # Ray's processes do not find the tests' modules
+for module in (number_actor, sys.modules[__name__]):
+    cloudpickle.register_pickle_by_value(module)  # Ray's processes do not find the tests' modules
 PATIENCE = 60.0  # seconds for a stage: one that hangs is a failure
 
 
@@ -102,8 +107,41 @@ def _any_of(position: int, lowest: int, made: np.ndarray, max_age: int) -> np.nd
 def gone(pids: list[int], seconds: float) -> bool:
     """Whether the processes have ended by then."""
     end = time.monotonic() + seconds
-    while left := [p for p in pids if psutil.pid_exists(p) and psutil.Process(p).status() != psutil.STATUS_ZOMBIE]:
+    while left := [pid for pid in pids if _lives(pid)]:
         if time.monotonic() > end:
             return False
         time.sleep(0.05)
     return not left
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True)
+class SlowPlan:
+    """A real actor, and how often a file's presence makes one of them slow: whoever takes it away."""
+
+    config: RolloutActorConfig
+    slow: Path
+
+
+class SlowOnceActor:
+    """The real actor, behind a delay."""
+
+    def __init__(self, plan: SlowPlan) -> None:
+        self._plan, self._actor = plan, RolloutActor(plan.config)
+
+    def load(self, snapshot: Any) -> int:
+        return self._actor.load(snapshot)
+
+    def generate(self, positions: list[int]) -> Any:
+        try:
+            self._plan.slow.unlink()
+            time.sleep(5.0)
+        except FileNotFoundError:
+            pass
+        return self._actor.generate(positions)

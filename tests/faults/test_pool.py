@@ -6,9 +6,12 @@ What actors make is cheap and exactly known (`number_actor`), so nothing made wr
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +21,20 @@ from typing import Any
 import psutil
 import pytest
 import ray
+import torch
 import torch.distributed as dist
 from number_actor import NumberPlan, Numbers
-from pool_material import Trainers, gone, number_pool
+from pool_material import SlowOnceActor, SlowPlan, Trainers, gone, number_pool
+from run_material import untrained_run
 
+from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.failure_policy import curable
-from mutual_forcing.orchestration.rollout_pool import RolloutClient
+from mutual_forcing.orchestration.rollout_pool import RolloutClient, start_pool
 from mutual_forcing.orchestration.rollouts_config import RolloutsConfig
 from mutual_forcing.orchestration.root_cause import root_cause
+from mutual_forcing.orchestration.run_record import loop_config
+from mutual_forcing.workers.rollout_actor import RolloutActorConfig
+from mutual_forcing.workers.wire import pack_weights
 
 pytestmark = pytest.mark.usefixtures("ray_cluster", "alone")
 
@@ -118,8 +127,8 @@ def test_a_stopped_actor(pools: dict[int, Pool], seed: int) -> None:
 
 @pytest.mark.slow
 def test_a_stopped_actor_is_replaced_in_a_long_stage(tmp_path: Path) -> None:
-    pool = Pool(tmp_path, 2, deadline_s=3.0)
-    trainers, stopped = pool.trainers(train_s=1.0), []
+    pool = Pool(tmp_path, 2)  # it is ended after ten seconds
+    trainers, stopped = pool.trainers(train_s=1.6), []
 
     def stop() -> None:
         stopped.append(pool.plan.actors()[0])
@@ -246,3 +255,52 @@ def test_one_actor_or_four_and_requests_of_any_size_make_the_same(tmp_path: Path
         found.append({position: (version, made.tobytes()) for position, (version, made) in trainers.taken.items()})
         ray.kill(pool.client._coordinator)
     assert all(other == found[0] for other in found)
+
+
+@pytest.mark.slow
+def test_real_rollouts_are_the_same_bits_from_one_actor_four_and_a_straggler(tmp_path: Path) -> None:
+    config = untrained_run(tmp_path)
+    loop, steps = loop_config(config, tmp_path), 4
+    actor = RolloutActorConfig(loop.data, loop.network, loop.timeline, loop.objective, loop.seed, "mutual", 1)
+    torch.manual_seed(0)
+    network = AVTransformer(loop.network, loop.timeline)
+    weights = [[(1 + 0.01 * version) * p.detach() for p in network.parameters()] for version in range(steps)]
+    found, late = [], 0.0
+    for actors, slow in ((1, False), (4, False), (4, True)):
+        rollouts = RolloutsConfig(actors=actors, max_age=0, deadline_s=60.0, clips=1)
+        client = start_pool(SlowPlan(actor, tmp_path / "slow"), rollouts, RANKS, BATCH, steps, kind=SlowOnceActor)
+        trainers = Trainers(client, RANKS, BATCH, steps, 0)
+
+        def publish(version: int, trainers: Trainers = trainers, slow: bool = slow) -> None:
+            if slow and version == 2:
+                (tmp_path / "slow").touch()
+            trainers.client.publish(pack_weights(version, weights[version]))
+
+        trainers.publish = publish
+        trainers.begin()
+        trainers.run()
+        assert not trainers.errors
+        found.append({position: (version, made.tobytes()) for position, (version, made) in trainers.taken.items()})
+        late = client.figures()["late"]
+        ray.kill(client._coordinator)
+    assert late == 1, "the slow one's request was made twice"
+    assert len(found[0]) == steps * BATCH
+    assert len({made for _, made in found[0].values()}) == steps * BATCH
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_lost_machine_takes_its_actors_and_their_rollouts_with_it(tmp_path: Path, seed: int) -> None:
+    """Four actors with a budget of one failure; rollouts that were finished there are made again elsewhere. Another process: it has a
+    cluster of its own.
+    """
+    script = Path(__file__).parents[1] / "pool_on_machines.py"
+    hidden = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    answer = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), str(seed)], capture_output=True, text=True, timeout=240, env=hidden
+    )
+    assert answer.returncode == 0, answer.stderr
+    said = json.loads(answer.stdout.splitlines()[-1])
+    assert said["served"] > STEPS * BATCH // 2
+    assert said["seconds"] < 60
