@@ -84,9 +84,9 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Pool]]
         ray.kill(pool.client._coordinator)
 
 
-def disturbed(trainers: Trainers, dice: random.Random, fault: Callable[[], None]) -> None:
-    """Run it, with the fault at a random time in the first half of it."""
-    at, later = dice.randrange(1, STEPS // 2), dice.random() * 0.03
+def disturbed(trainers: Trainers, dice: random.Random, fault: Callable[[], None], at: int = 0) -> None:
+    """Run it, with the fault in step `at` (0: a random one of the first half)."""
+    at, later = at or dice.randrange(1, STEPS // 2), dice.random() * 0.03
 
     def strike() -> None:
         while trainers.step < at and not trainers.errors:
@@ -128,13 +128,13 @@ def test_a_stopped_actor(pools: dict[int, Pool], seed: int) -> None:
 @pytest.mark.slow
 def test_a_stopped_actor_is_replaced_in_a_long_stage(tmp_path: Path) -> None:
     pool = Pool(tmp_path, 2)  # it is ended after ten seconds
-    trainers, stopped = pool.trainers(train_s=1.6), []
+    trainers, stopped = pool.trainers(train_s=2.0), []
 
     def stop() -> None:
         stopped.append(pool.plan.actors()[0])
         os.kill(stopped[0], signal.SIGSTOP)
 
-    disturbed(trainers, random.Random(0), stop)
+    disturbed(trainers, random.Random(0), stop, at=4)
     trainers.assert_right()
     assert pool.client.figures()["replaced"] == 1
     assert pool.client.figures()["late"] <= 1
@@ -301,6 +301,6 @@ def test_a_lost_machine_takes_its_actors_and_their_rollouts_with_it(tmp_path: Pa
         [sys.executable, str(script), str(tmp_path), str(seed)], capture_output=True, text=True, timeout=240, env=hidden
     )
     assert answer.returncode == 0, answer.stderr
-    said = json.loads(answer.stdout.splitlines()[-1])
-    assert said["served"] > STEPS * BATCH // 2
+    said = next(json.loads(line) for line in answer.stdout.splitlines() if line.startswith('{"seconds"'))  # Ray speaks there too
+    assert said["made_again"] > 0
     assert said["seconds"] < 60
