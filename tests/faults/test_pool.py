@@ -141,7 +141,7 @@ def test_a_stopped_actor_is_replaced_in_a_long_stage(tmp_path: Path) -> None:
     pool.assert_nothing_left()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SLOW_SEEDS)
 def test_work_that_is_not_finite_once(pools: dict[int, Pool], seed: int) -> None:
     dice, pool = random.Random(seed), pools[AGES[seed % 2]]
     trainers = pool.trainers()
@@ -151,7 +151,7 @@ def test_work_that_is_not_finite_once(pools: dict[int, Pool], seed: int) -> None
     pool.assert_nothing_left()
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SLOW_SEEDS)
 def test_work_that_breaks_on_two_actors_stops_the_run_with_its_cause(pools: dict[int, Pool], seed: int) -> None:
     pool, position = pools[AGES[seed % 2]], random.Random(seed).randrange(STEPS * BATCH)
     trainers = pool.trainers()
@@ -221,7 +221,7 @@ def coordinators() -> set[int]:
     return {p.pid for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::Coordina")}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SLOW_SEEDS)
 def test_trainers_that_start_again(pools: dict[int, Pool], seed: int) -> None:
     """One rank is killed, one waits for ever: their successors take up what a checkpoint kept, and make none of it again."""
     dice, pool = random.Random(seed), pools[AGES[seed % 2]]
