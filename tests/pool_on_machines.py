@@ -23,7 +23,7 @@ RANKS, BATCH, STEPS, AGE = 2, 8, 12, 2
 
 
 def main(folder: Path, seed: int) -> None:
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     with Machines(1) as machines:
         first = machines.add_with("rollouts")
         ray.init(address=machines.environment["RAY_ADDRESS"], log_to_driver=False)

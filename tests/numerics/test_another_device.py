@@ -67,5 +67,5 @@ def test_the_device_refuses_what_was_left_behind() -> None:
         assert (there + 1).device == FAR
         assert (there + torch.tensor(2.0)).sum().item() == 9.0
         with pytest.raises(RuntimeError, match="meets one of the device"):
-            there + here
+            _ = there + here
         assert torch.equal((there.cpu() + here), torch.full((3,), 2.0))
