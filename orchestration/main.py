@@ -202,7 +202,7 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 )
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="model, step, train, ablation or history; its own options follow (NAME -h lists them).")],
+    name: Annotated[str, typer.Argument(help="model, step, train, rollouts, ablation or history; then its own options (NAME -h).")],
     quick: Annotated[bool, typer.Option("--quick", help="A shorter measurement.")] = False,
     as_json: Json = False,
     debug: Debug = False,

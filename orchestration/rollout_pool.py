@@ -17,8 +17,10 @@ from ..datasets.order import rank_positions
 from ..model.types import Rollout
 from ..workers.rollout_actor import RolloutActor
 from ..workers.wire import Snapshot, rollout_from_arrays
-from .coordinator import Coordinator, PoolPlan
+from .coordinator import Coordinator
+from .pool_attempt import PoolPlan
 from .rollout_buffer import consumers_of, per_step_of, requests_of
+from .rollout_crew import RayActors
 from .rollouts_config import RolloutsConfig
 
 Arrays = Mapping[str, np.ndarray]
@@ -107,7 +109,7 @@ def start_pool(actor: Any, config: RolloutsConfig, ranks: int, batch: int, steps
     plan = PoolPlan(clips, per_step_of(batch, clips), consumers_of(local, clips), steps)
     options = {"num_cpus": 0, "max_concurrency": 2 * ranks + 8}
     remote: Any = ray.remote(Coordinator).options(**options)
-    return RolloutClient(remote.remote(actor, config, plan, kind), clips, batch)
+    return RolloutClient(remote.remote(RayActors(kind, actor, config.options), config, plan), clips, batch)
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, OwnerDiedError, RayActorError
 
-from mutual_forcing.orchestration.coordinator import Coordinator, PoolPlan, trouble_of
+from mutual_forcing.orchestration.coordinator import Coordinator
 from mutual_forcing.orchestration.failure_policy import Pace, Trouble
+from mutual_forcing.orchestration.pool_attempt import PoolPlan
+from mutual_forcing.orchestration.rollout_crew import trouble_of
 from mutual_forcing.orchestration.rollouts_config import RolloutsConfig
 from mutual_forcing.workers.wire import TornSnapshotError
 
@@ -65,25 +66,38 @@ class Actor:
         return answer(), (self._held[0], positions, self.number)
 
 
-class Stubbed(Coordinator):
-    """A coordinator whose actors live in this process. trouble: of each actor in the order in which they start."""
+class Actors:
+    """Those of this process. trouble: of each in the order in which they start."""
 
-    def __init__(self, actors: Any = 1, max_age: int = 1, trouble: tuple[list[Any], ...] = (), clips: int = 1, **settings: Any) -> None:
-        config: Any = SimpleNamespace(threads=1)
-        chosen: dict[str, Any] = {"actors": actors, "max_age": max_age, "max_failures": 1} | settings
-        rollouts = RolloutsConfig(**chosen)
-        super().__init__(config, rollouts, PoolPlan(clips, RANKS, 1, STEPS))
+    def __init__(self, trouble: tuple[list[Any], ...]) -> None:
         self.started: list[Actor] = []
         self.ended: set[Actor] = set()
         self._ills = trouble
 
-    def _start(self) -> Any:
+    def start(self) -> Actor:
         n = len(self.started)
         self.started.append(Actor(n, list(self._ills[n]) if n < len(self._ills) else []))
         return self.started[-1]
 
-    def _end(self, handle: Any) -> None:
+    def end(self, handle: Any) -> None:
         self.ended.add(handle)
+
+
+class Stubbed(Coordinator):
+    """A coordinator whose actors live in this process."""
+
+    def __init__(
+        self,
+        actors: Any = 1,
+        max_age: int = 1,
+        trouble: tuple[list[Any], ...] = (),
+        clips: int = 1,
+        source: type[Actors] = Actors,
+        **settings: Any,
+    ) -> None:
+        chosen: dict[str, Any] = {"actors": actors, "max_age": max_age, "max_failures": 1} | settings
+        self.actors = source(trouble)
+        super().__init__(self.actors, RolloutsConfig(**chosen), PoolPlan(clips, RANKS, 1, STEPS))
 
 
 def run(work: Coroutine) -> Any:
@@ -183,7 +197,7 @@ def test_lost_actors_are_replaced_as_long_as_rollouts_are_made_between_their_end
     """Three lost ones with a budget of one in a row: a pool on spot machines."""
     pool = Stubbed(trouble=([0.0, RayActorError()], [0.0, RayActorError()], [0.0, RayActorError()]))
     assert positions(run(attempt(pool, "first"))) == EVERY
-    assert len(pool.started) == 4
+    assert len(pool.actors.started) == 4
 
 
 def test_actors_that_are_lost_one_after_the_other_stop_the_run() -> None:
@@ -193,7 +207,7 @@ def test_actors_that_are_lost_one_after_the_other_stop_the_run() -> None:
         await pool.publish(number, 0, [("first", 0)])  # type: ignore[list-item]
         with pytest.raises(RuntimeError, match="rollout actor failed"):
             await pool.take(number, [0], 0)
-        assert len(pool.started) == 2
+        assert len(pool.actors.started) == 2
 
     run(work())
 
@@ -202,13 +216,13 @@ def test_actors_that_are_lost_together_are_one_failure() -> None:
     """As with their machine: six of them, with a budget of one."""
     pool = Stubbed(actors=6, max_age=2, trouble=([RayActorError()],) * 6)
     assert positions(run(attempt(pool, "first"))) == EVERY
-    assert len(pool.started) == 12
+    assert len(pool.actors.started) == 12
 
 
 def test_work_that_broke_once_and_was_lost_once_goes_on() -> None:
     pool = Stubbed(trouble=([RayActorError()], [ValueError("not finite")]), max_failures=3)
     assert positions(run(attempt(pool, "first"))) == EVERY
-    assert len(pool.started) == 3
+    assert len(pool.actors.started) == 3
 
 
 def test_the_first_rollout_of_an_actor_may_take_longer() -> None:
@@ -220,7 +234,7 @@ def test_the_first_rollout_of_an_actor_may_take_longer() -> None:
         pool._attempt.pace = Pace(0.2, 3.0, (0.01,) * Pace.ENOUGH)
         assert pool._attempt.pace.silence < 1.0
         assert positions(await attempt(pool, "first", number)) == EVERY
-        assert len(pool.started) == 2
+        assert len(pool.actors.started) == 2
 
     run(work())
 
@@ -228,13 +242,13 @@ def test_the_first_rollout_of_an_actor_may_take_longer() -> None:
 def test_work_that_breaks_once_is_given_to_another_actor() -> None:
     pool = Stubbed(trouble=([ValueError("not finite")],))
     assert positions(run(attempt(pool, "first"))) == EVERY
-    assert len(pool.started) == 2
+    assert len(pool.actors.started) == 2
 
 
 def test_a_silent_actor_is_replaced_and_its_request_made_by_another() -> None:
     pool = Stubbed(trouble=(["never"],), deadline_s=0.3)
     assert positions(run(attempt(pool, "first"))) == EVERY
-    assert [actor.number for actor in pool.started] == [0, 1]
+    assert [actor.number for actor in pool.actors.started] == [0, 1]
 
 
 def test_a_late_request_goes_to_another_actor_and_the_late_answer_is_dropped() -> None:
@@ -273,8 +287,8 @@ def test_no_actor_is_left_when_all_is_made(way: str) -> None:
             assert await pool.take(number, [i], i % RANKS)
         await asyncio.sleep(0.3)
         assert pool._attempt.over
-        assert len(pool.started) == 2
-        assert pool.ended == set(pool.started)
+        assert len(pool.actors.started) == 2
+        assert pool.actors.ended == set(pool.actors.started)
         assert (await pool.status())["actors"] == 0
 
     run(work())
@@ -288,8 +302,8 @@ def test_the_actors_of_an_attempt_end_with_it() -> None:
         await asyncio.sleep(0.1)
         await pool.begin(0)
         await asyncio.sleep(0.1)
-        assert len(pool.started) == 2
-        assert pool.ended == set(pool.started)
+        assert len(pool.actors.started) == 2
+        assert pool.actors.ended == set(pool.actors.started)
 
     run(work())
 
@@ -309,7 +323,7 @@ def test_weights_that_are_gone_or_torn_are_published_once_more(error: Exception)
         assert not other.done(), "the others wait"
         await pool.publish(number, 0, [("again", 0)])  # type: ignore[list-item]
         assert await other == ("again", [1], (await other)[2])
-        assert len(pool.started) == 6, "no actor is to blame"
+        assert len(pool.actors.started) == 6, "no actor is to blame"
         with pytest.raises(ValueError, match="published after version"):
             await pool.publish(number, 0, [("again", 0)])  # type: ignore[list-item]
 
@@ -446,20 +460,12 @@ class Loader:
         return len(snapshot)
 
 
-class Loading(Stubbed):
-    """A coordinator whose actors are Ray's."""
+class Loaders(Actors):
+    """Those of Ray."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.errors: list[Exception] = []
-
-    def _start(self) -> Any:
+    def start(self) -> Any:
         handle: Any = Loader
         return handle.remote()
-
-    async def _trouble(self, attempt: Any, error: Exception, *rest: Any) -> Any:
-        self.errors.append(error)
-        return await super()._trouble(attempt, error, *rest)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -474,10 +480,12 @@ def test_rays_own_words_are_understood(way: str) -> None:
             await asyncio.sleep(2)  # the store keeps the weights until Ray has noticed the death
         else:
             snapshot = [ray.put(b"torn")]
-        pool = Loading()
+        pool = Stubbed(source=Loaders)
         number = await pool.begin(0)
         await pool.publish(number, 0, snapshot)
         assert await pool.missing(number)
-        assert [trouble_of(e) for e in pool.errors] == [Trouble.NO_WEIGHTS]
+        with pytest.raises((TornSnapshotError, OwnerDiedError)) as told:
+            await Loaders(()).start().load.remote(snapshot[0])
+        assert trouble_of(told.value) is Trouble.NO_WEIGHTS
 
     asyncio.run(asyncio.wait_for(work(), 60))

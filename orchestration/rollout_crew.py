@@ -1,0 +1,208 @@
+"""The actors' side of the coordinator: places in the pool are filled, given work, watched, and filled again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RayActorError
+
+from ..workers.wire import TornSnapshotError
+from .failure_policy import Decision, PoolStatus, Trouble, decide
+from .pool_attempt import Actor, Attempt, Bell, Place, PoolPlan
+from .pool_balance import Balance
+from .rollout_buffer import Ready, Ticket
+from .rollouts_config import RolloutsConfig
+
+T = TypeVar("T")
+LOOK = 0.1  # seconds between two looks for late requests
+
+
+class ActorSource(Protocol):
+    """Where actors come from: handles with `load(snapshot)` and `generate(positions)`, as Ray has them."""
+
+    def start(self) -> Any: ...
+
+    def end(self, handle: Any) -> None: ...
+
+
+@dataclass(frozen=True)
+class RayActors:
+    """Ray actors of class `kind`, made with `config`."""
+
+    kind: type
+    config: Any
+    options: Mapping[str, Any]
+
+    def start(self) -> Any:
+        """A new actor's handle (Ray's handles are typed by what they proxy, so they stay Any here)."""
+        made: Any = ray.remote(self.kind).options(**self.options)
+        return made.remote(self.config)
+
+    def end(self, handle: Any) -> None:
+        with contextlib.suppress(Exception):  # it may be gone already
+            ray.kill(handle)
+
+
+class Crew:
+    """Whoever works for an attempt. bell: rings when there may be something to do."""
+
+    def __init__(self, actors: ActorSource, config: RolloutsConfig, plan: PoolPlan, balance: Balance, bell: Bell) -> None:
+        self._actors, self._config, self._plan, self._balance, self._bell = actors, config, plan, balance, bell
+
+    def staff(self, attempt: Attempt) -> None:
+        """Have the pool at work, if there is work."""
+        if attempt.over or attempt.version < 0:
+            return
+        if attempt.watch is None or attempt.watch.done():
+            attempt.watch = self._have(attempt, self._watch(attempt))
+        self._resize(attempt, self._balance.size_now)
+
+    def _have(self, attempt: Attempt, work: Coroutine[Any, Any, None]) -> asyncio.Task:
+        """Have it done beside; a mistake of ours in it ends the attempt instead of leaving trainers to wait for ever."""
+
+        def done(task: asyncio.Task) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                attempt.fail(f"the rollout coordinator failed ({type(error).__name__}): {error}")
+                attempt.dismiss()
+
+        task = asyncio.create_task(work)
+        task.add_done_callback(done)
+        return task
+
+    def _resize(self, attempt: Attempt, size: int) -> None:
+        """Grow or shrink the pool; places that are no longer wanted end between two requests."""
+        while len(attempt.places) < size:
+            place = Place()
+            attempt.places.append(place)
+            attempt.tasks = [task for task in attempt.tasks if not task.done()]
+            attempt.tasks.append(self._have(attempt, self._serve(attempt, place)))
+        while len(attempt.places) > size:
+            attempt.places.pop().wanted = False
+
+    async def _watch(self, attempt: Attempt) -> None:
+        """Requests that are late go out again; where the configuration asks for it, the pool follows the trainers' need."""
+        while not attempt.over:
+            await asyncio.sleep(LOOK)
+            late = attempt.buffer.overdue(time.monotonic(), attempt.pace.deadline)
+            attempt.late += len(late)
+            size = self._balance.size(time.monotonic())
+            if late or size != len(attempt.places):
+                self._resize(attempt, size)
+                self._bell.ring()
+        attempt.dismiss()
+
+    async def _serve(self, attempt: Attempt, place: Place) -> None:
+        """The life of one place in the pool: load the newest version, ask for a request, generate, again."""
+        actor = Actor(self._actors.start())
+        try:
+            while place.wanted and not attempt.over:
+                ticket: Ticket | None = None
+                snapshot, place.since = attempt.snapshot, (began := time.monotonic())
+                try:
+                    if actor.held < attempt.version:
+                        await self._load(attempt, actor)
+                    ticket = attempt.buffer.admit(actor.held, time.monotonic())
+                    if ticket is not None:
+                        await self._generate(attempt, actor, ticket)
+                        self._balance.made(time.monotonic() - began)
+                        continue
+                except Exception as error:  # noqa: BLE001  every failure ends in a decision, and FAIL reaches the trainers
+                    actor.held = -1
+                    if await self._trouble(attempt, error, actor, ticket, snapshot):
+                        self._actors.end(actor.handle)
+                        actor = Actor(self._actors.start())
+                    continue
+                finally:
+                    place.stop(time.monotonic())
+                if actor.held >= attempt.version:  # else there is more that it may do
+                    await self._bell.wait()
+        finally:
+            self._actors.end(actor.handle)
+            if place in attempt.places:
+                attempt.places.remove(place)
+        self._bell.ring()
+
+    async def _load(self, attempt: Attempt, actor: Actor) -> None:
+        began = time.monotonic()
+        patience = attempt.loads.silence if actor.proven else self._config.deadline_s
+        actor.held = await _within(actor.handle.load.remote(attempt.snapshot), patience)
+        if actor.proven:  # the first one waits for the actor's start
+            attempt.loads = attempt.loads.after(time.monotonic() - began)
+
+    async def _generate(self, attempt: Attempt, actor: Actor, ticket: Ticket) -> None:
+        first, began = ticket.request * self._plan.clips, time.monotonic()
+        positions = list(range(first, first + self._plan.clips))
+        answer, payload = actor.handle.generate.options(num_returns=2).remote(positions)
+        patience = attempt.pace.silence if actor.proven else self._config.deadline_s
+        low, high, size = await _within(answer, patience)
+        attempt.pace, actor.proven = attempt.pace.after(time.monotonic() - began), True
+        attempt.failures = 0
+        if attempt.buffer.complete(ticket, Ready(low, high, payload, size)):
+            attempt.served += 1
+            attempt.tell(ticket.request)
+        else:
+            attempt.dropped += 1
+        if attempt.over:
+            self._bell.ring()
+
+    async def _trouble(self, attempt: Attempt, error: Exception, actor: Actor, ticket: Ticket | None, snapshot: Any) -> bool:
+        """Carry out the decision about a failure of an actor that was given `snapshot`; whether another actor takes its place."""
+        if attempt.over:  # what it was to make is there
+            return False
+        trouble = trouble_of(error)
+        if trouble is not Trouble.NO_WEIGHTS or (snapshot is attempt.snapshot and not attempt.missing):  # of others, one tells it
+            decision = self._decide(attempt, trouble, actor, ticket)
+        else:
+            decision = Decision.REPUBLISH
+        if ticket is not None:
+            attempt.buffer.give_back(ticket)
+        if decision is Decision.FAIL:
+            attempt.fail(f"rollout actor failed ({type(error).__name__}): {error}", isinstance(error, ValueError))
+        elif decision is Decision.REPUBLISH:
+            attempt.missing = attempt.missing or snapshot is attempt.snapshot
+            self._bell.ring()
+            while attempt.missing and not attempt.over:
+                await self._bell.wait()
+        else:
+            attempt.replaced += 1
+        self._bell.ring()
+        return decision is Decision.REPLACE
+
+    def _decide(self, attempt: Attempt, trouble: Trouble, actor: Actor, ticket: Ticket | None) -> Decision:
+        """Count a failure, and say what follows. Actors that were there when the last one failed have failed with it, as on one machine."""
+        work = (trouble, ("load", attempt.version) if ticket is None else ticket.request)
+        attempt.repeats[work] = repeats = attempt.repeats.get(work, 0) + 1
+        if len(attempt.repeats) > 1000:  # of a long run that goes well: old work is not met again
+            attempt.repeats.pop(next(iter(attempt.repeats)))
+        if trouble is not Trouble.NO_WEIGHTS and actor.began >= attempt.failed:
+            attempt.failures, attempt.failed = attempt.failures + 1, time.monotonic()
+        return decide(PoolStatus(trouble, attempt.failures, repeats), self._config.max_failures)
+
+
+async def _within(answer: Awaitable[T], seconds: float) -> T:
+    limit = asyncio.timeout(seconds)  # `wait_for` of Python 3.11 may swallow a cancellation
+    try:
+        async with limit:
+            return await answer
+    except TimeoutError:
+        if limit.expired():
+            raise TimeoutError(f"it did not answer for {seconds:g} s") from None
+        raise
+    raise AssertionError("unreachable")
+
+
+def trouble_of(error: BaseException) -> Trouble:
+    """What kind of failure an exception of an actor's call tells of."""
+    if isinstance(error, TornSnapshotError | ObjectLostError):
+        return Trouble.NO_WEIGHTS
+    if isinstance(error, RayActorError | OutOfMemoryError):
+        return Trouble.LOST
+    if isinstance(error, TimeoutError | GetTimeoutError):
+        return Trouble.SILENT
+    return Trouble.BROKEN
