@@ -63,8 +63,6 @@ POINTS = {
     "write the report": Point(has("samples/samples.json"), "report.html"),
     "log artifacts": Point(has("report.html"), "mlartifacts/*/*/artifacts/samples"),
 }
-# A training stage is stopped and finished in every run of the tests; the others take minutes.
-CASES = [pytest.param(name, marks=[] if name == "joint" else pytest.mark.slow) for name in POINTS]
 
 
 @pytest.fixture
@@ -118,7 +116,8 @@ def assert_finishes(point: Point, folder: Path) -> None:
     assert not [path for path in folder.rglob("*.tmp") if path.is_relative_to(folder / "data")]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", POINTS)
 def test_ctrl_c_stops_it_and_the_same_command_finishes(folder: Path, name: str) -> None:
     stop(POINTS[name], folder, Running.interrupt, 128 + signal.SIGINT)
     assert_finishes(POINTS[name], folder)

@@ -49,6 +49,7 @@ def train(rank: int, folder: str) -> None:
         torch.save(losses(sharded(net, SHARDS), built(stay, RECOMPUTED), rank, WORLD), f"{folder}/losses-{rank}")
 
 
+@pytest.mark.slow
 def test_it_trains_as_a_whole_one_with_layers_recomputed(tmp_path: Path) -> None:
     """The same weights from the same seed, stage 3 in two processes with every layer recomputed, against one plain process."""
     spawn(train, (str(tmp_path),), nprocs=WORLD)
