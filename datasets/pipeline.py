@@ -30,6 +30,7 @@ from .lock import locked
 from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_manifest
 from .progress import Progress, silent
 from .shards import ClipRecord, Shard
+from .share import leave_to_others
 from .sources import is_text, list_sources, unfollowed
 from .stages import DataConfig, Encode, Row, Survey, WriteShard, settings_of, surveyed, unpack_moments
 from .storage import atomic_path, local_path, make_folder, sha256_file
@@ -130,6 +131,7 @@ def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, pro
         else:
             items.append({"source": str(path), "measure": str(path) in guess})
     if items:
+        leave_to_others(progress)
         dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
         rows += _collect(dataset, "look into sources", len(items), progress)
     rows = _without_twins(rows, media)
@@ -152,6 +154,7 @@ def _measured(config: DataConfig, used: list[Row], media: Path, progress: Progre
     rows = [row for row in used if row["source"] in sample and row["moments"]]
     items = [{"source": source, "measure": True} for source in sorted(sample - {row["source"] for row in rows})]
     if items:
+        leave_to_others(progress)
         dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
         rows += _collect(dataset, "measure codecs", len(items), progress)
     return sorted(rows, key=lambda row: row["source"])
@@ -181,6 +184,7 @@ def _fit_codecs(config: DataConfig, rows: list[Row]) -> tuple[DctVideoCodec, Mdc
 def _encode(config: DataConfig, used: list[Row], video: DctVideoCodec, audio: MdctAudioCodec, out: Path, progress: Progress) -> list[Row]:
     encode = Encode(config, video.to_json(), audio.to_json())
     items = [{"source": row["source"], "content": row["content"]} for row in used]
+    leave_to_others(progress)
     dataset = (
         ray.data.from_items(items, override_num_blocks=_blocks(len(items)))
         .flat_map(encode)
