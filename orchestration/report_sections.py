@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
@@ -92,12 +93,25 @@ class SyncSection:
 
 
 @dataclass(frozen=True)
+class PoolFigures:
+    """actors: at most; wanted: at the last look; busy: mean share of their time; the others count over all attempts of the training."""
+
+    actors: int
+    wanted: int
+    busy: float
+    replaced: int
+    late: int
+    dropped: int
+
+
+@dataclass(frozen=True)
 class RolloutSection:
     chart: Markup
     mean_age: float
     oldest: int
     rollouts: int
     wait_share: float | None
+    pool: PoolFigures | None
 
 
 @dataclass(frozen=True)
@@ -200,7 +214,22 @@ def rollout_section(run_dir: Path, stages: Sequence[StageInfo]) -> RolloutSectio
     mean_age = sum(age * count for age, count in counts.items()) / total
     oldest = max(age for age, count in counts.items() if count > 0)
     chart = age_chart(counts, "Share of rollouts at each age")
-    return RolloutSection(chart, mean_age, oldest, round(total), waited / spent if spent > 0 else None)
+    pools = [pool for metrics in using if (pool := _pool_figures(metrics)) is not None]
+    return RolloutSection(chart, mean_age, oldest, round(total), waited / spent if spent > 0 else None, pools[-1] if pools else None)
+
+
+def _pool_figures(metrics: StageMetrics) -> PoolFigures | None:
+    series = {name: metrics.series.get(f"pool/{name}") for name in ("actors", "wanted", "busy", "replaced", "late", "dropped")}
+    found = {name: x.values for name, x in series.items() if x is not None and len(x.values)}
+    if len(found) < len(series):
+        return None
+    counted = {name: _counted(found[name]) for name in ("replaced", "late", "dropped")}
+    return PoolFigures(round(found["actors"].max()), round(found["wanted"][-1]), float(found["busy"].mean()), **counted)
+
+
+def _counted(values: np.ndarray) -> int:
+    """What a counter came to that begins again at zero with each attempt."""
+    return round(float(np.diff(values, prepend=0.0).clip(min=0).sum() + values[1:][np.diff(values) < 0].sum()))
 
 
 def data_section(run_dir: Path) -> DataSection:

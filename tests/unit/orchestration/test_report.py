@@ -76,6 +76,9 @@ def metric_lines(stage: str, steps: int) -> list[str]:
                 "age/0": 1.0,
                 "age/2": 3.0,
                 "rollout_wait_s": 0.1,
+                # Another attempt began at step 4: its counters begin again.
+                **{f"pool/{name}": x for name, x in {"actors": 2, "wanted": 3, "busy": 0.75, "late": 0, "dropped": 0}.items()},
+                "pool/replaced": float([1, 1, 2, 2, 1, 1][min(step, 5)]),
             }
         if step in (0, steps - 1):
             metrics |= {"probe/loss": 1.5 - step / (2 * steps), "probe/fm_audio": 0.5}
@@ -167,6 +170,7 @@ def test_a_complete_run_has_no_gaps_and_every_figure_comes_from_the_data(run_dir
         "Real 0.70 0.30 0.40 [0.35, 0.45] yes −42 ms 12",
         "FEW 4 0.50 0.30 0.20 [−0.01, 0.25] not shown: the interval reaches zero −42 ms 12",
         "80 rollouts, mean age 1.50, oldest 2. Training waited for rollouts in 20 % of its time.",
+        "Actors: 2, at work in 75 % of their time; 3 would keep the training busy. Replaced: 3; requests that were late: 0;",
         "picture 33.3 dB PSNR, sound 18.8 dB SNR",
         "Of 2 sources, 1 were used and 1 refused.",
         "it has no pictures",
