@@ -38,7 +38,6 @@ from ..model.transformer import AVTransformer
 from ..orchestration.config import RunConfig, SamplesConfig, from_tree, with_settings
 from ..orchestration.recipes import recipe
 from ..orchestration.run_record import loop_config
-from ..workers.retention import CheckpointConfig
 
 WARM = 3  # steps before the first that counts
 STAGE = "joint"
@@ -128,7 +127,8 @@ def bare(config: RunConfig, run: Path, steps: int) -> Turn:
 
 def system(config: RunConfig, run: Path, every: int = 0) -> Turn:
     """A whole run in a process of its own, as the command makes it, watched from outside. every: steps between two checkpoints."""
-    settled = replace(config, checkpoint=CheckpointConfig(every=every))
+    uri = config.checkpoint.uri and f"{config.checkpoint.uri}/{run.name}"
+    settled = replace(config, checkpoint=replace(config.checkpoint, every=every, uri=uri))
     tree, spool, most = run.with_suffix(".json"), run / "metrics" / f"{STAGE}.jsonl", [0.0]
     tree.write_text(json.dumps(asdict(settled)))
     start = time.time()
@@ -233,7 +233,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="mutual-forcing bench train", description="What the system costs around the maths.")
     parser.add_argument("--quick", action="store_true", help="a few steps once: no figure to quote")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--set", action="append", default=[], help="a setting of the run, such as engine.zero_stage=0")
+    parser.add_argument(
+        "--set", action="append", default=[], help="a setting of the run, such as engine.zero_stage=0 or checkpoint.uri=s3://bucket/path"
+    )
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="mf-bench-") as folder:
         figures = measured(QUICK if options.quick else FULL, options.set, Path(folder))
