@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -109,7 +110,7 @@ def _rolls(config: RunConfig) -> bool:
 
 def examine(config: RunConfig, run_dir: Path) -> list[Finding]:
     """All that stands against a run of this configuration in this folder, as far as it can be told before it starts."""
-    return [Finding(kind, text) for check in (_network, _memory, _data, _folders, _tracker) for kind, text in check(config, run_dir)]
+    return [Finding(kind, text) for check in (_network, _pool, _memory, _data, _folders, _tracker) for kind, text in check(config, run_dir)]
 
 
 Told = Iterator[tuple[Literal["problem", "warning"], str]]
@@ -132,6 +133,23 @@ def _network(config: RunConfig, run_dir: Path) -> Told:
             check_ports()
         except ValueError as error:
             yield "problem", str(error)
+
+
+def _pool(config: RunConfig, run_dir: Path) -> Told:
+    pool = config.rollouts
+    if not pool.direct or not _rolls(config):
+        return
+    if config.workers.use_gpu != bool(pool.gpus):
+        yield (
+            "problem",
+            f"rollouts.transport={pool.transport} with workers.use_gpu={str(config.workers.use_gpu).lower()} and rollouts.gpus="
+            f"{pool.gpus:g}: it goes from GPU to GPU or from CPU to CPU; set transport=object_store, or give GPUs to both or to neither",
+        )
+    if find_spec(pool.transport) is None:
+        yield (
+            "problem",
+            f"rollouts.transport={pool.transport}: it is not installed here; pip install 'mutual-forcing[direct]', on every node",
+        )
 
 
 def _memory(config: RunConfig, run_dir: Path) -> Told:

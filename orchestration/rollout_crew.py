@@ -131,7 +131,8 @@ class Crew:
     async def _load(self, attempt: Attempt, actor: Actor) -> None:
         began = time.monotonic()
         patience = attempt.loads.silence if actor.proven else self._config.deadline_s
-        actor.held = await _within(actor.handle.load.remote(attempt.snapshot), patience)
+        snapshot = [attempt.snapshot] if self._config.direct else attempt.snapshot  # in a list: the actor reads it itself
+        actor.held = await _within(actor.handle.load.remote(snapshot), patience)
         if actor.proven:  # the first one waits for the actor's start
             attempt.loads = attempt.loads.after(time.monotonic() - began)
 

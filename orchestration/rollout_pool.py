@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 import torch.distributed as dist
 from ray.exceptions import ObjectLostError
 
@@ -53,12 +54,12 @@ class RolloutClient:
         self._attempt, self._world = attempt, world
 
     def publish(self, snapshot: Snapshot) -> None:
-        """Put once; a node fetches it once, and its actors read the same buffer."""
+        """Put once; through the object store a node fetches it once, and its actors read the same buffer."""
         self._snapshot = snapshot  # the object store may lose it with a node
         if self._keeper is None or not self._keeper.is_alive():
             self._keeper = threading.Thread(target=self._keep, args=(self._attempt,), daemon=True, name="weights")
             self._keeper.start()
-        self._published = self._coordinator.publish.remote(self._attempt, snapshot.version, [ray.put(snapshot)])
+        self._published = self._coordinator.publish.remote(self._attempt, snapshot.version, [_put(snapshot)])
 
     def _keep(self, attempt: int) -> None:
         """Publish weights once more where they got lost. In a thread of its own: this rank may be waiting for others that wait for them."""
@@ -67,7 +68,7 @@ class RolloutClient:
                 snapshot = self._snapshot
                 assert snapshot is not None
                 with suppress(ValueError):  # a newer one was published meanwhile
-                    ray.get(self._coordinator.publish.remote(attempt, snapshot.version, [ray.put(snapshot)]))
+                    ray.get(self._coordinator.publish.remote(attempt, snapshot.version, [_put(snapshot)]))
 
     def take(self, step: int, rank: int) -> Rollout:
         """Blocks until the rollout is there; raises what stopped the pool."""
@@ -130,6 +131,11 @@ class NoRollouts:
 
     def figures(self) -> dict[str, float]:
         return {}
+
+
+def _put(snapshot: Snapshot) -> ray.ObjectRef:
+    """For the object store, or to be read where it is: then its memory must not go before the reference."""
+    return ray.put(snapshot, _tensor_transport="nixl") if isinstance(snapshot.data, torch.Tensor) else ray.put(snapshot)
 
 
 def _fetched(payloads: Sequence[ray.ObjectRef]) -> list[Arrays | None]:

@@ -13,6 +13,8 @@ class RolloutsConfig:
 
     actors: its size, or `auto`: between min_actors and max_actors, as many as keep the trainers busy for balance_s seconds on end.
     max_age: optimizer steps a rollout may be old (0 = synchronous). publish_every: steps between two weight versions; weights: which ones.
+    transport: how weights travel: once to each node through Ray's object store, or by Ray's direct transport from the trainers' memory
+    into the actors' (`nixl`, for GPUs on both sides or on neither).
     clips: of a request, generated together (0 = a worker's share of a step). buffer_mb: of finished rollouts that wait (0 = no bound).
     threads, cpus, gpus: of an actor; gpus may be a fraction. resource: a custom resource of the nodes that actors may use, one unit each.
     straggler: a request goes to another actor too after so many times what nearly all take. deadline_s: seconds after which one is late as
@@ -27,6 +29,7 @@ class RolloutsConfig:
     max_age: int = 2
     publish_every: int = 1
     weights: Literal["ema", "live"] = "ema"
+    transport: Literal["object_store", "nixl"] = "object_store"
     clips: int = 0
     buffer_mb: float = 0.0
     threads: int = 1
@@ -66,6 +69,11 @@ class RolloutsConfig:
     def most(self) -> int:
         """Of the pool at any time."""
         return self.max_actors if self.actors == "auto" else self.actors
+
+    @property
+    def direct(self) -> bool:
+        """Weights do not go through the object store."""
+        return self.transport != "object_store"
 
     @property
     def options(self) -> dict[str, Any]:

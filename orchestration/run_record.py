@@ -37,6 +37,7 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         profile=config.profile,
         publish_every=config.rollouts.publish_every,
         published=config.rollouts.weights,
+        direct=config.rollouts.direct,
     )
 
 

@@ -61,7 +61,7 @@ class StageConfig:
 class TrainLoopConfig:
     """Everything a worker needs, besides the source of rollouts. about: what a checkpoint says of its run, as JSON has it; source: where
     the data are for machines without `data`; publish_every, published: steps between two offers of weights to those who make rollouts, and
-    which weights.
+    which weights; direct: they are read where they are, instead of going through the object store.
     """
 
     data: Path
@@ -80,6 +80,7 @@ class TrainLoopConfig:
     step_deadline_s: float = 0.0
     publish_every: int = 1
     published: Literal["ema", "live"] = "ema"
+    direct: bool = False
     profile: ProfileConfig = ProfileConfig()
     about: dict[str, Any] = field(default_factory=dict)
     source: DataSource = DataSource()

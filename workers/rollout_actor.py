@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import ray
 import torch
 
 from ..datasets.loader import LatentDataset
@@ -37,6 +38,11 @@ class RolloutActorConfig:
     device: str = "cpu"
 
 
+def arrived(snapshot: Snapshot | list[ray.ObjectRef]) -> Snapshot:
+    """A snapshot that came through the object store, or that is read now from the memory it was made in: its reference in a list."""
+    return ray.get(snapshot[0]) if isinstance(snapshot, list) else snapshot
+
+
 class RolloutActor:
     """Holds one weight version; generates few-step histories under it."""
 
@@ -47,8 +53,9 @@ class RolloutActor:
         self._network = AVTransformer(config.network, config.timeline, config.execution).to(config.device).eval().requires_grad_(False)
         self._version = -1
 
-    def load(self, snapshot: Snapshot) -> int:
+    def load(self, snapshot: Snapshot | list[ray.ObjectRef]) -> int:
         """Take over a snapshot's weights; returns the version now held. A torn snapshot raises TornSnapshotError."""
+        snapshot = arrived(snapshot)
         unpack_weights(snapshot, self._network.parameters())
         self._version = snapshot.version
         return self._version

@@ -282,7 +282,7 @@ class StageRun:
         with self._live.gathered() if self._config.published == "live" else nullcontext(self._ema.parameters()) as weights:
             if self._rank == 0:
                 earlier = self._sent.pop(0) if len(self._sent) == 2 else None
-                self._sent.append(pack_weights(version, weights, earlier))
+                self._sent.append(pack_weights(version, weights, earlier, self._config.direct))
                 self._rollouts.publish(self._sent[-1])
 
     def _fake_score(self, weights: Weights | None) -> nn.Module:

@@ -22,23 +22,31 @@ class TornSnapshotError(ValueError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Weights of one version on the wire: one bf16 buffer (as uint16) of all tensors in order, and its checksum."""
+    """Weights of one version on the wire: one bf16 buffer of all tensors in order, and its checksum. data: an array of uint16 for the
+    object store, or a tensor on the weights' own device, which is read from there.
+    """
 
     version: int
-    data: np.ndarray
+    data: np.ndarray | Tensor
     checksum: str
 
 
-def pack_weights(version: int, tensors: Iterable[Tensor], earlier: Snapshot | None = None) -> Snapshot:
-    """Flatten tensors to one bf16 buffer; the receiver knows the shapes. earlier: a snapshot of the same network that nobody needs any
-    more, whose buffer is used again: to fill fresh memory takes several times as long.
+def pack_weights(version: int, tensors: Iterable[Tensor], earlier: Snapshot | None = None, direct: bool = False) -> Snapshot:
+    """Flatten tensors to one bf16 buffer; the receiver knows the shapes. direct: it stays on their device. earlier: a snapshot of the same
+    network that nobody needs any more, whose buffer is used again: to fill fresh memory takes several times as long. Who reads it
+    nevertheless finds it torn.
     """
     sources = [t.detach().reshape(-1) for t in tensors]
-    if any(s.device.type != "cpu" for s in sources):
+    if not direct and any(s.device.type != "cpu" for s in sources):
         sources = [torch.cat([s.to(torch.bfloat16) for s in sources])]  # one copy from the device, not hundreds
     sizes = [s.numel() for s in sources]
-    data = np.empty(sum(sizes), np.uint16) if earlier is None else earlier.data
-    for target, source in zip(torch.from_numpy(data).view(torch.bfloat16).split(sizes), sources, strict=True):
+    if earlier is not None:
+        data = earlier.data
+    elif direct:
+        data = torch.empty(sum(sizes), dtype=torch.bfloat16, device=sources[0].device)
+    else:
+        data = np.empty(sum(sizes), np.uint16)
+    for target, source in zip(_flat(data).split(sizes), sources, strict=True):
         target.copy_(source)
     return Snapshot(version, data, checksum(data))
 
@@ -53,26 +61,44 @@ def unpack_weights(snapshot: Snapshot, tensors: Iterable[Tensor]) -> None:
     targets = list(tensors)
     if checksum(snapshot.data) != snapshot.checksum:
         raise TornSnapshotError(f"snapshot of version {snapshot.version}: its checksum does not match; it was torn on the way")
-    wanted = sum(t.numel() for t in targets)
-    if snapshot.data.size != wanted:
-        raise ValueError(f"snapshot of version {snapshot.version}: {snapshot.data.size} numbers, this network has {wanted}")
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the object store's memory is read-only, and is only read
-        flat = torch.from_numpy(snapshot.data).view(torch.bfloat16)
+    flat, wanted = _flat(snapshot.data), sum(t.numel() for t in targets)
+    if flat.numel() != wanted:
+        raise ValueError(f"snapshot of version {snapshot.version}: {flat.numel()} numbers, this network has {wanted}")
+    with torch.no_grad():
         for target, part in zip(targets, flat.split([t.numel() for t in targets]), strict=True):
             target.copy_(part.view_as(target))
 
 
-def checksum(data: np.ndarray) -> str:
-    """Checksum of an array's bytes against accidents: a hash of the sums of its blocks, as fast as memory is read (a hash of all bytes
-    would take longer than the whole transfer).
+def checksum(data: np.ndarray | Tensor) -> str:
+    """Checksum of bytes against accidents: a hash of the sums of their blocks, as fast as memory is read (a hash of all bytes would take
+    longer than the whole transfer). A tensor's sums are made on its device; they are the same numbers.
     """
+    sums, rest = _sums_on_device(data) if isinstance(data, Tensor) else _sums(data)
+    return hashlib.blake2b(sums + rest, digest_size=16).hexdigest()
+
+
+def _sums(data: np.ndarray) -> tuple[bytes, bytes]:
+    """The sums of all whole blocks modulo 2^64, and what is left of the bytes."""
     flat = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
     words = flat[: len(flat) // 8 * 8].view(np.uint64)
     whole = len(words) // BLOCK * BLOCK
-    sums = np.add.reduce(words[:whole].reshape(-1, BLOCK), axis=1)
-    rest = words[whole:].tobytes() + flat[len(words) * 8 :].tobytes()
-    return hashlib.blake2b(sums.tobytes() + rest, digest_size=16).hexdigest()
+    return np.add.reduce(words[:whole].reshape(-1, BLOCK), axis=1).tobytes(), flat[whole * 8 :].tobytes()
+
+
+def _sums_on_device(data: Tensor) -> tuple[bytes, bytes]:
+    flat = data.detach().contiguous().reshape(-1).view(torch.uint8)
+    whole = flat.numel() // (8 * BLOCK) * BLOCK
+    sums = flat[: whole * 8].view(torch.int64).view(-1, BLOCK).sum(dim=1)  # int64 goes round as uint64 does
+    return sums.cpu().numpy().tobytes(), flat[whole * 8 :].cpu().numpy().tobytes()
+
+
+def _flat(data: np.ndarray | Tensor) -> Tensor:
+    """The numbers, wherever they are."""
+    if isinstance(data, Tensor):
+        return data
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the object store's memory is read-only, and is only read
+        return torch.from_numpy(data).view(torch.bfloat16)
 
 
 def rollout_to_arrays(rollout: Rollout) -> dict[str, np.ndarray]:

@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mutual_forcing.model.types import AV, Rollout
-from mutual_forcing.workers.wire import Snapshot, pack_weights, rollout_from_arrays, rollout_to_arrays, unpack_weights
+from mutual_forcing.workers.wire import (
+    BLOCK,
+    Snapshot,
+    TornSnapshotError,
+    pack_weights,
+    rollout_from_arrays,
+    rollout_to_arrays,
+    unpack_weights,
+)
 
 SHAPES = [(3, 4), (), (5,), (1, 2, 3)]
 
@@ -59,6 +67,22 @@ def test_a_buffer_that_is_used_again_holds_the_new_weights_alone() -> None:
     assert np.array_equal(again.data, fresh.data)
 
 
+@pytest.mark.parametrize("numbers", [3, 4, 4 * BLOCK, 8 * BLOCK + 5])
+def test_weights_that_stay_on_their_device_are_the_same_weights(numbers: int) -> None:
+    """The checksum is that of the array: its sums go round in the same way."""
+    sent = [torch.randn(numbers, generator=torch.Generator().manual_seed(1)) * 1e30]
+    stored, direct = pack_weights(3, sent), pack_weights(3, sent, direct=True)
+    assert isinstance(direct.data, Tensor)
+    assert direct.checksum == stored.checksum
+    received = [torch.zeros(numbers)]
+    unpack_weights(direct, received)
+    assert torch.equal(received[0], sent[0].to(torch.bfloat16).float())
+    later = pack_weights(4, [torch.zeros(numbers)], direct, direct=True)
+    assert later.data is direct.data
+    with pytest.raises(TornSnapshotError, match="version 3"):
+        unpack_weights(direct, received)  # its memory holds other weights by now
+
+
 def test_the_layout_of_a_tensor_in_memory_does_not_matter() -> None:
     grid = torch.randn(4, 6)
     assert pack_weights(0, [grid.t()]).checksum == pack_weights(0, [grid.t().contiguous()]).checksum
@@ -67,7 +91,7 @@ def test_the_layout_of_a_tensor_in_memory_does_not_matter() -> None:
 @given(st.data())
 def test_any_flipped_bit_is_refused_and_nothing_is_written(data: st.DataObject) -> None:
     snapshot, targets = pack_weights(7, weights(2)), weights(3)
-    torn = snapshot.data.copy()
+    torn = np.array(snapshot.data)
     torn[data.draw(st.integers(0, torn.size - 1))] ^= np.uint16(1 << data.draw(st.integers(0, 15)))
     with pytest.raises(ValueError, match=r"version 7.*torn"):
         unpack_weights(replace(snapshot, data=torn), targets)
