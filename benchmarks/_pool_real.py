@@ -117,7 +117,7 @@ class Mix:
 
     def _take(self, step: int) -> Rollout:
         made = self._client.take(step, 0)
-        self.ages.append(step - made.version_low)
+        self.ages.extend(step - low for low, _ in made.versions)
         return made
 
     def _publish(self) -> None:

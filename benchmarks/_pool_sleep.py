@@ -65,7 +65,7 @@ class SleepingActor:
                     ("exit_time", (5,)),
                 )
             }
-            arrays["versions"] = np.array([self._version] * 2)
+            arrays["versions"], arrays["samples"] = np.full((clips, 2), self._version), np.array(positions)
         return (self._version, self._version, sum(x.nbytes for x in arrays.values())), arrays
 
 
@@ -112,7 +112,7 @@ class SleepingTrainer:
             start = time.perf_counter()
             rollout = client.take(step, self._rank)
             takes.append(time.perf_counter() - start)
-            ages.append(step - rollout.version_low)
+            ages.extend(step - low for low, _ in rollout.versions)
             start = time.perf_counter()
             time.sleep(row.train_s)
             trained.append(time.perf_counter() - start)

@@ -74,7 +74,7 @@ def material(size: Size, device: str) -> tuple[AVBatch, Rollout, PositionalNoise
     ids = tuple(f"clip-{p}" for p in range(size.clips))
     batch = AVBatch(draw(1, "real"), controls, Layout(clock, size.chunks), tuple(range(size.clips)), ids)
     times_BK = few_grid(4).to(device)[(noise.uniform((size.chunks,), "exit") * 4).long()]
-    return batch, Rollout(draw(1, "history"), draw(0, "exit"), times_BK, 0, 0), noise
+    return batch, Rollout(draw(1, "history"), draw(0, "exit"), times_BK), noise
 
 
 def network(size: Size, device: str) -> AVTransformer:

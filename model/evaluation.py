@@ -106,6 +106,6 @@ def history_use(model: Velocity, batch: AVBatch, noise: PositionalNoise, objecti
     losses = []
     with torch.no_grad():
         for past in (other, batch.latents):
-            rollout = Rollout(past, None, None, 0, 0)
+            rollout = Rollout(past, None, None)
             losses.append(flow_matching(Models(model, model), batch, rollout, noise, objective).parts)
     return {name.removeprefix("fm_"): float(losses[0][name] - losses[1][name]) for name in losses[0]}

@@ -208,7 +208,7 @@ def roll_out(
     made = _joined(history)
     if latents.video is not None and made.video is not None:
         made = AV(video=torch.cat([latents.video[:, :1], made.video], dim=1), audio=made.audio)
-    return Rollout(made, _joined(exits) if exits else None, grid[exit_BK] if exits else None, version, version)
+    return Rollout(made, _joined(exits) if exits else None, grid[exit_BK] if exits else None, ((version, version),) * made.batch)
 
 
 def _joined(parts: list[AV]) -> AV:

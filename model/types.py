@@ -191,14 +191,23 @@ class Rollout:
     history: generated latents of every chunk, same shapes as the clips' latents.
     exit_state, exit_time_BK: the state y_k of the few-step trajectory at a random move and its raw time t_k; None where no part of
     the objective reads them.
-    version_low, version_high: the lowest and the highest weight version (optimizer steps) that made it.
+    versions: of each clip, the lowest and the highest weight version (optimizer steps) that made it; samples: of each clip, the number of
+    its sample (`sample_number`). Both are empty where only the numbers matter.
     """
 
     history: AV
     exit_state: AV | None
     exit_time_BK: Tensor | None
-    version_low: int
-    version_high: int
+    versions: tuple[tuple[int, int], ...] = ()
+    samples: tuple[int, ...] = ()
+
+    @property
+    def version_low(self) -> int:
+        return min(low for low, _ in self.versions)
+
+    @property
+    def version_high(self) -> int:
+        return max(high for _, high in self.versions)
 
     @staticmethod
     def cat(parts: Sequence[Rollout]) -> Rollout:
@@ -210,8 +219,8 @@ class Rollout:
             parts[0].history.map(lambda *x: torch.cat(x), *(p.history for p in parts[1:])),
             None if states[0] is None else states[0].map(lambda *x: torch.cat(x), *(x for x in states[1:] if x is not None)),
             None if times[0] is None else torch.cat([x for x in times if x is not None]),
-            min(p.version_low for p in parts),
-            max(p.version_high for p in parts),
+            tuple(v for p in parts for v in p.versions),
+            tuple(s for p in parts for s in p.samples),
         )
 
     def to(self, device: torch.device | str) -> Rollout:
@@ -231,6 +240,8 @@ class Rollout:
             history=self.history.map(lambda x: x[which]),
             exit_state=None if state is None else state.map(lambda x: x[which]),
             exit_time_BK=None if times is None else times[which],
+            versions=self.versions[which],
+            samples=self.samples[which],
         )
 
 

@@ -31,6 +31,7 @@ from .rollouts_config import RolloutsConfig
 @dataclass(frozen=True)
 class WorkersConfig:
     """count: Ray Train workers; threads: torch threads a process; use_gpu: a GPU for each of them, and NCCL between them;
+    resource: a custom resource of the nodes that they may use, one unit each;
     max_failures: restarts of the training within `failure_window_s` seconds, or without a new checkpoint between them, before the run
     fails; step_deadline_s: seconds after which a step counts as hung (0 = never); max_bad_steps: steps in a row that may be skipped
     because a loss or gradient is not finite.
@@ -39,6 +40,7 @@ class WorkersConfig:
     count: int = 2
     threads: int = 1
     use_gpu: bool = False
+    resource: str = ""
     max_failures: int = 3
     failure_window_s: float = 3600.0
     step_deadline_s: float = 1800.0

@@ -24,7 +24,7 @@ from typing import Any
 
 import ray
 
-from .failure_policy import Pace
+from .failure_policy import Pace, Troubles
 from .pool_attempt import Attempt, Bell, PoolPlan
 from .pool_balance import Balance
 from .rollout_buffer import Ready, RolloutBuffer
@@ -47,7 +47,7 @@ class Coordinator:
             p.per_step, c.max_age, p.per_step * p.steps, first, p.consumers, round(c.buffer_mb * 2**20)
         )
         pace = Pace(c.deadline_s, c.straggler)
-        return Attempt(number, buffer, pace, pace)
+        return Attempt(number, buffer, pace, pace, Troubles(c.max_failures))
 
     async def begin(self, first: int, saved: dict[int, tuple[int, int, int, list[ray.ObjectRef]]] | None = None) -> int:
         """Trainers start at step `first`: their number, which all later calls carry. Earlier attempts end. saved: what a checkpoint kept,
@@ -83,6 +83,11 @@ class Coordinator:
             await self._bell.wait()
         return attempt.missing and not attempt.error
 
+    async def give_up(self, number: int, reason: str) -> None:
+        """The weights that are missing will not come."""
+        self._current(number).fail(reason)
+        self._bell.ring()
+
     async def take(self, number: int, requests: Sequence[int], rank: int) -> list[tuple[int, Any]]:
         """[(attempt at it, payload reference)] of the requests, when all are there."""
         attempt, consumer = self._current(number), rank % self._plan.consumers
@@ -114,9 +119,9 @@ class Coordinator:
     async def status(self) -> dict[str, float]:
         """What the pool does, as metrics; `busy` is the share of the actors' time since the last call."""
         a, now = self._attempt, time.monotonic()
-        busy = self._balance.busy([place.work(now) for place in a.places], now)
+        busy = self._balance.busy([post.work(now) for post in a.posts], now)
         return {
-            "actors": len(a.places),
+            "actors": len(a.posts),
             "wanted": self._balance.wanted(),
             "busy": busy,
             "ready": a.buffer.waiting,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from math import ceil
+from math import ceil, inf
 from typing import ClassVar
 
 import torch
@@ -16,8 +16,8 @@ GPU_FULL = "set engine.micro_batch=1, execution.checkpoint_every=1 or engine.off
 
 
 class Decision(Enum):
-    """REPLACE: end the actor, start another, give its request back. REPUBLISH: have the trainers publish weights again. FAIL: stop the
-    run with the cause.
+    """REPLACE: end the actor, start another, give its request back. REPUBLISH: have the trainers publish weights again. FAIL: end the
+    attempt of the training with the cause; `curable` says whether another one is worth it.
     """
 
     REPLACE = "replace"
@@ -56,6 +56,33 @@ def decide(status: PoolStatus, max_failures: int) -> Decision:
     return Decision.REPLACE if status.failures <= max_failures else Decision.FAIL
 
 
+@dataclass
+class Troubles:
+    """What has gone wrong in a pool, and what follows. most: failures one after the other. failed: when the last one was; repeats: how
+    often a kind of trouble has met the same work.
+    """
+
+    most: int
+    failures: int = 0
+    failed: float = -inf
+    repeats: dict[Hashable, int] = field(default_factory=dict)
+
+    KEPT: ClassVar[int] = 1000  # pieces of work: of a long run that goes well, old ones are not met again
+
+    def made(self) -> None:
+        """A rollout."""
+        self.failures = 0
+
+    def decide(self, trouble: Trouble, work: Hashable, began: float, now: float) -> Decision:
+        """Count a failure, and say what follows. Actors that had begun when the last one failed have failed with it, as on one machine."""
+        self.repeats[trouble, work] = repeats = self.repeats.get((trouble, work), 0) + 1
+        if len(self.repeats) > self.KEPT:
+            self.repeats.pop(next(iter(self.repeats)))
+        if trouble is not Trouble.NO_WEIGHTS and began >= self.failed:
+            self.failures, self.failed = self.failures + 1, now
+        return decide(PoolStatus(trouble, self.failures, repeats), self.most)
+
+
 @dataclass(frozen=True)
 class Pace:
     """How long requests take, and when one is late. seconds: of the last requests; first: the deadline as long as those are few; factor:
@@ -85,6 +112,10 @@ class Pace:
         ordered = sorted(self.seconds)
         usual = ordered[min(len(ordered) - 1, int(self.NEARLY_ALL * len(ordered)))]
         return min(self.first, max(self.LEAST, self.factor * usual))
+
+    def patience(self, proven: bool) -> float:
+        """Seconds after which an actor that does not answer is ended; one that has made nothing yet may still be starting."""
+        return self.silence if proven else self.first
 
     @property
     def silence(self) -> float:

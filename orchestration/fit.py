@@ -27,7 +27,7 @@ from .config import RunConfig
 from .exporter import Exporter
 from .failure_policy import Failure, Verdict, curable, decide_run, pause_s, summary, told
 from .preemption import noticed, taken_back
-from .preflight import WORKER_CPU
+from .preflight import reserved
 from .rollout_pool import NoRollouts, RolloutClient, start_pool
 from .root_cause import causes
 from .session import kept_signals
@@ -43,23 +43,31 @@ def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progr
     failures: list[Failure] = []
     todo = {s.name: s.steps for s in loop.stages}
     most, window = config.workers.max_failures, config.workers.failure_window_s
-    while True:
-        todo = _unfinished(loop, todo)
-        try:
-            return _fit_once(config, loop, run_dir, todo, progress, warn, say, len(failures))
-        except (TrainingFailedError, RayError) as error:  # the latter: of the controller, whose process is gone
-            found, taken = list(causes(error)), taken_back(error)
-            cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
-            failures.append(Failure(time.monotonic(), told(cause), curable(cause), _saved(loop), taken))
-            if decide_run(failures, most, window) is Verdict.STOP:
-                if len(failures) == 1 and not isinstance(cause, torch.OutOfMemoryError):
-                    raise
-                raise RuntimeError(summary(failures, window)) from error
-            what = "a machine of the training was taken back" if taken else "training failed"
-            pause = pause_s(failures)
-            after = f" in {pause:.0f} s" if pause else ""
-            warn(f"{what} ({failures[-1].cause}); it goes on from its last checkpoint{after} (failure {len(failures)})")
-        time.sleep(pause)  # outside the handler: what stops it has no other cause
+    rollouts = _rollouts(config, loop)
+    try:
+        while True:
+            todo = _unfinished(loop, todo)
+            if failures and not rollouts.serves():
+                rollouts.close()
+                rollouts = _rollouts(config, loop)
+            try:
+                return _fit_once(config, loop, run_dir, rollouts, todo, progress, warn, say, len(failures))
+            except (TrainingFailedError, RayError) as error:  # the latter: of the controller, whose process is gone
+                found, taken = list(causes(error)), taken_back(error)
+                cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
+                failures.append(Failure(time.monotonic(), told(cause), curable(cause), _saved(loop), taken))
+                if decide_run(failures, most, window) is Verdict.STOP:
+                    if len(failures) == 1 and not isinstance(cause, torch.OutOfMemoryError):
+                        raise
+                    raise RuntimeError(summary(failures, window)) from error
+                what = "a machine of the training was taken back" if taken else "training failed"
+                pause = pause_s(failures)
+                after = f" in {pause:.0f} s" if pause else ""
+                warn(f"{what} ({failures[-1].cause}); it goes on from its last checkpoint{after} (failure {len(failures)})")
+                del found, cause  # they keep what failed alive
+            time.sleep(pause)  # outside the handler: what stops it has no other cause
+    finally:
+        rollouts.close()
 
 
 def _unfinished(loop: TrainLoopConfig, before: dict[str, int]) -> dict[str, int]:
@@ -83,6 +91,7 @@ def _fit_once(
     config: RunConfig,
     loop: TrainLoopConfig,
     run_dir: Path,
+    rollouts: RolloutClient | NoRollouts,
     todo: dict[str, int],
     progress: Progress,
     warn: Callable[[str], None],
@@ -95,7 +104,7 @@ def _fit_once(
         _worker,
         train_loop_config={
             "loop": loop,
-            "rollouts": _rollouts(config, loop),
+            "rollouts": rollouts,
             "use_gpu": workers.use_gpu,
             "run": run_dir.name,
             "restarts": restarts,
@@ -105,7 +114,7 @@ def _fit_once(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.count,
             use_gpu=workers.use_gpu,
-            resources_per_worker={"CPU": WORKER_CPU} | ({"GPU": 1} if workers.use_gpu else {}),
+            resources_per_worker=reserved(workers),
         ),
         run_config=ray.train.RunConfig(
             name=name,

@@ -1,4 +1,4 @@
-"""What the coordinator knows: of the pool's purpose, of one attempt of the training, of a place in the pool and who holds it."""
+"""What the coordinator knows: of the pool's purpose, of one attempt of the training, of a post in the pool and who holds it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from .failure_policy import Pace
+from .failure_policy import Pace, Troubles
 from .rollout_buffer import RolloutBuffer
 
 
@@ -56,8 +56,8 @@ class Bell:
 
 
 @dataclass(eq=False)
-class Place:
-    """One place in the pool, and whoever holds it now. busy: seconds of work since the last look; since: when its work began."""
+class Post:
+    """A post in the pool, and whoever holds it now. busy: seconds of work since the last look; since: when its work began."""
 
     wanted: bool = True
     busy: float = 0.0
@@ -93,12 +93,10 @@ class Attempt:
     buffer: RolloutBuffer[ray.ObjectRef]
     pace: Pace  # of requests
     loads: Pace
+    troubles: Troubles
     version: int = -1
     snapshot: ray.ObjectRef | None = None
     missing: bool = False  # the snapshot has to be published once more
-    failures: int = 0  # since the last rollout
-    failed: float = 0.0  # when the last of them was
-    repeats: dict[Any, int] = field(default_factory=dict)  # trouble and work -> how often the work ended in it
     served: int = 0
     replaced: int = 0
     late: int = 0
@@ -106,8 +104,8 @@ class Attempt:
     error: str | None = None
     hopeless: bool = False  # what was refused would be refused again
     watch: asyncio.Task | None = None
-    tasks: list[asyncio.Task] = field(default_factory=list)  # a place's each
-    places: list[Place] = field(default_factory=list)
+    tasks: list[asyncio.Task] = field(default_factory=list)  # a post's each
+    posts: list[Post] = field(default_factory=list)
     takers: dict[int, list[asyncio.Future]] = field(default_factory=dict)  # request -> trainers that wait for it
 
     @property
@@ -144,4 +142,4 @@ class Attempt:
         for task in self.tasks:
             task.cancel()
         self.tasks.clear()
-        self.places.clear()
+        self.posts.clear()

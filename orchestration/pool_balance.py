@@ -15,9 +15,9 @@ class Balance:
     def __init__(self, config: RolloutsConfig, per_step: int) -> None:
         self._config, self._per_step, self.size_now = config, per_step, config.size
         self._given, self._step = 0.0, -1
-        self._train = self._rollout = 0.0
+        self._train, self._rollout = _Mean(0.2), _Mean(min(0.2, 1 / per_step))
         self._looked = time.monotonic()
-        self._asked_for, self._since = config.size, 0.0
+        self._way, self._since, self._goal = 0, 0.0, config.size
 
     def begin(self, step: int) -> None:
         self._given, self._step = 0.0, step - 1
@@ -26,7 +26,7 @@ class Balance:
         """A trainer asks for a step's rollouts: the first one that does has computed since the last one was given its own."""
         if step > self._step:
             if self._given:
-                self._train = _mean(self._train, now - self._given)
+                self._train.add(now - self._given)
             self._step = step
 
     def given(self, now: float) -> None:
@@ -34,7 +34,7 @@ class Balance:
 
     def made(self, seconds: float) -> None:
         """A request has taken so much of an actor's time."""
-        self._rollout = _mean(self._rollout, seconds)
+        self._rollout.add(seconds)
 
     def busy(self, work: Sequence[float], now: float) -> float:
         """The share of the actors' time since the last call."""
@@ -43,20 +43,30 @@ class Balance:
 
     def wanted(self) -> int:
         """Actors that would keep the trainers busy, within bounds; as many as there are as long as nothing is known."""
-        if not (self._train and self._rollout):
+        if not (self._train.count and self._rollout.count):
             return self.size_now
-        return wanted_actors(self._rollout, self._per_step, self._train, self._config.min_actors, self._config.max_actors)
+        return wanted_actors(self._rollout.value, self._per_step, self._train.value, self._config.min_actors, self._config.max_actors)
 
     def size(self, now: float) -> int:
-        """The size to have: another one only where it has been asked for long enough."""
+        """The size to have. It changes where more, or fewer, were wanted all the time of `balance_s`: by as many as were wanted throughout,
+        because what is wanted hardly stays the same number.
+        """
         wanted = self.wanted()
-        if wanted != self._asked_for or wanted == self.size_now:
-            self._asked_for, self._since = wanted, now
-        if self._config.actors == "auto" and now - self._since >= self._config.balance_s:
-            self.size_now = wanted
+        way = (wanted > self.size_now) - (wanted < self.size_now)
+        if way != self._way:
+            self._way, self._since, self._goal = way, now, wanted
+        self._goal = (max if way < 0 else min)(self._goal, wanted)
+        if self._config.actors == "auto" and way and now - self._since >= self._config.balance_s:
+            self.size_now, self._way = self._goal, 0
         return self.size_now
 
 
-def _mean(before: float, value: float) -> float:
-    """A running mean that forgets."""
-    return value if not before else 0.8 * before + 0.2 * value
+class _Mean:
+    """A running mean: of all values at first, later each new one counts for `share`."""
+
+    def __init__(self, share: float) -> None:
+        self._share, self.value, self.count = share, 0.0, 0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        self.value += max(self._share, 1 / self.count) * (value - self.value)

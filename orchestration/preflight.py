@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from math import ceil, floor
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
@@ -28,7 +29,7 @@ from ..datasets.store import Store, is_remote, store_of, write_bytes
 from ..model.transformer import AVTransformer
 from ..workers.checkpoint import is_finished, newest
 from ..workers.pretrained import find_pretrained
-from .config import RunConfig
+from .config import RunConfig, WorkersConfig
 from .machine import free_memory_gb
 from .run_folder import RUN
 from .session import check_ports
@@ -88,20 +89,31 @@ def needs_of(config: RunConfig) -> Needs:
     return Needs(n, worker, device, actor, checkpoint=(12 * trained + 4) * n, weights=(4 * trained + 4) * n)
 
 
+def reserved(workers: WorkersConfig) -> dict[str, float]:
+    """Resources of Ray's that one training process takes."""
+    named = {workers.resource: 1.0} if workers.resource else {}
+    return {"CPU": WORKER_CPU} | ({"GPU": 1.0} if workers.use_gpu else {}) | named
+
+
 def short_of(config: RunConfig, have: Mapping[str, float]) -> list[str]:
     """What the processes of a run reserve and these resources of Ray's do not have, in words."""
     workers, pool = config.workers, config.rollouts if _rolls(config) else None
-    of_worker = {"CPU": WORKER_CPU, "GPU": float(workers.use_gpu)}
+    of_worker = reserved(workers)
     of_actor = {"CPU": pool.cpus, "GPU": pool.gpus} | ({pool.resource: 1.0} if pool.resource else {}) if pool is not None else {}
     said = []
     for kind in sorted(of_worker.keys() | of_actor.keys()):
         each = [(workers.count, of_worker.get(kind, 0.0), "workers"), (pool.size if pool else 0, of_actor.get(kind, 0.0), "rollout actors")]
         parts = [f"{count} {who} x {amount:g}" for count, amount, who in each if count * amount]
-        total, there = sum(count * amount for count, amount, _ in each), have.get(kind, 0.0)
+        total, there = sum(_taken(kind, count, amount) for count, amount, _ in each), have.get(kind, 0.0)
         if total > there:
             remedy = "lower workers.count" + (" or rollouts.actors" if of_actor.get(kind) else "")
             said.append(f"{kind}: {total:g} are reserved ({' + '.join(parts)}), {there:g} are there; {remedy}")
     return said
+
+
+def _taken(kind: str, count: int, amount: float) -> float:
+    """What `count` processes take: those that share a GPU take it whole, and none is split between two."""
+    return ceil(count / floor(1 / amount)) if kind == "GPU" and 0 < amount < 1 else count * amount
 
 
 def _rolls(config: RunConfig) -> bool:

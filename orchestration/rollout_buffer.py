@@ -101,7 +101,7 @@ class RolloutBuffer(Generic[Payload]):
     def admit(self, held_version: int, now: float = 0.0) -> Ticket | None:
         """The next request for an actor that holds `held_version`, or None while a bound (or the end) forbids it."""
         again = self._out_again()
-        while not again and self._next in self._ready:  # taken up from a checkpoint
+        while not again and self._settled(self._next):  # taken up from a checkpoint, and perhaps taken already
             self._next += 1
         request = again[0] if again else self._next
         if request >= min(self._total, (held_version + 1 + self._max_age) * self._per_step) or not self._room(request):

@@ -1,4 +1,4 @@
-"""The actors' side of the coordinator: places in the pool are filled, given work, watched, and filled again."""
+"""The actors' side of the coordinator: posts in the pool are filled, given work, watched, and filled again."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import contextlib
 import time
 from collections.abc import Awaitable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeVar
 
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RayActorError
+from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RayActorError, RayDirectTransportError
 
 from ..workers.wire import TornSnapshotError
-from .failure_policy import Decision, PoolStatus, Trouble, decide
-from .pool_attempt import Actor, Attempt, Bell, Place, PoolPlan
+from .failure_policy import Decision, Trouble, curable
+from .pool_attempt import Actor, Attempt, Bell, PoolPlan, Post
 from .pool_balance import Balance
 from .rollout_buffer import Ready, Ticket
 from .rollouts_config import RolloutsConfig
+from .root_cause import root_cause
 
 T = TypeVar("T")
 LOOK = 0.1  # seconds between two looks for late requests
@@ -39,10 +41,14 @@ class RayActors:
     config: Any
     options: Mapping[str, Any]
 
+    @cached_property
+    def _maker(self) -> Any:
+        """Once: each use of `ray.remote` exports the class anew."""
+        return ray.remote(self.kind).options(**self.options)
+
     def start(self) -> Any:
         """A new actor's handle (Ray's handles are typed by what they proxy, so they stay Any here)."""
-        made: Any = ray.remote(self.kind).options(**self.options)
-        return made.remote(self.config)
+        return self._maker.remote(self.config)
 
     def end(self, handle: Any) -> None:
         with contextlib.suppress(Exception):  # it may be gone already
@@ -76,14 +82,14 @@ class Crew:
         return task
 
     def _resize(self, attempt: Attempt, size: int) -> None:
-        """Grow or shrink the pool; places that are no longer wanted end between two requests."""
-        while len(attempt.places) < size:
-            place = Place()
-            attempt.places.append(place)
+        """Grow or shrink the pool; posts that are no longer wanted end between two requests."""
+        while len(attempt.posts) < size:
+            post = Post()
+            attempt.posts.append(post)
             attempt.tasks = [task for task in attempt.tasks if not task.done()]
-            attempt.tasks.append(self._have(attempt, self._serve(attempt, place)))
-        while len(attempt.places) > size:
-            attempt.places.pop().wanted = False
+            attempt.tasks.append(self._have(attempt, self._serve(attempt, post)))
+        while len(attempt.posts) > size:
+            attempt.posts.pop().wanted = False
 
     async def _watch(self, attempt: Attempt) -> None:
         """Requests that are late go out again; where the configuration asks for it, the pool follows the trainers' need."""
@@ -92,18 +98,18 @@ class Crew:
             late = attempt.buffer.overdue(time.monotonic(), attempt.pace.deadline)
             attempt.late += len(late)
             size = self._balance.size(time.monotonic())
-            if late or size != len(attempt.places):
+            if late or size != len(attempt.posts):
                 self._resize(attempt, size)
                 self._bell.ring()
         attempt.dismiss()
 
-    async def _serve(self, attempt: Attempt, place: Place) -> None:
-        """The life of one place in the pool: load the newest version, ask for a request, generate, again."""
+    async def _serve(self, attempt: Attempt, post: Post) -> None:
+        """The life of one post in the pool: load the newest version, ask for a request, generate, again."""
         actor = Actor(self._actors.start())
         try:
-            while place.wanted and not attempt.over:
+            while post.wanted and not attempt.over:
                 ticket: Ticket | None = None
-                snapshot, place.since = attempt.snapshot, (began := time.monotonic())
+                given, post.since = (attempt.version, attempt.snapshot), (began := time.monotonic())
                 try:
                     if actor.held < attempt.version:
                         await self._load(attempt, actor)
@@ -114,23 +120,23 @@ class Crew:
                         continue
                 except Exception as error:  # noqa: BLE001  every failure ends in a decision, and FAIL reaches the trainers
                     actor.held = -1
-                    if await self._trouble(attempt, error, actor, ticket, snapshot):
+                    if await self._trouble(attempt, error, actor, ticket, given):
                         self._actors.end(actor.handle)
                         actor = Actor(self._actors.start())
                     continue
                 finally:
-                    place.stop(time.monotonic())
+                    post.stop(time.monotonic())
                 if actor.held >= attempt.version:  # else there is more that it may do
                     await self._bell.wait()
         finally:
             self._actors.end(actor.handle)
-            if place in attempt.places:
-                attempt.places.remove(place)
+            if post in attempt.posts:
+                attempt.posts.remove(post)
         self._bell.ring()
 
     async def _load(self, attempt: Attempt, actor: Actor) -> None:
         began = time.monotonic()
-        patience = attempt.loads.silence if actor.proven else self._config.deadline_s
+        patience = attempt.loads.patience(actor.proven)
         snapshot = [attempt.snapshot] if self._config.direct else attempt.snapshot  # in a list: the actor reads it itself
         actor.held = await _within(actor.handle.load.remote(snapshot), patience)
         if actor.proven:  # the first one waits for the actor's start
@@ -140,10 +146,10 @@ class Crew:
         first, began = ticket.request * self._plan.clips, time.monotonic()
         positions = list(range(first, first + self._plan.clips))
         answer, payload = actor.handle.generate.options(num_returns=2).remote(positions)
-        patience = attempt.pace.silence if actor.proven else self._config.deadline_s
+        patience = attempt.pace.patience(actor.proven)
         low, high, size = await _within(answer, patience)
         attempt.pace, actor.proven = attempt.pace.after(time.monotonic() - began), True
-        attempt.failures = 0
+        attempt.troubles.made()
         if attempt.buffer.complete(ticket, Ready(low, high, payload, size)):
             attempt.served += 1
             attempt.tell(ticket.request)
@@ -152,19 +158,23 @@ class Crew:
         if attempt.over:
             self._bell.ring()
 
-    async def _trouble(self, attempt: Attempt, error: Exception, actor: Actor, ticket: Ticket | None, snapshot: Any) -> bool:
-        """Carry out the decision about a failure of an actor that was given `snapshot`; whether another actor takes its place."""
+    async def _trouble(
+        self, attempt: Attempt, error: Exception, actor: Actor, ticket: Ticket | None, given: tuple[int, ray.ObjectRef | None]
+    ) -> bool:
+        """Carry out the decision about a failure of an actor that was given these weights; whether another actor takes its place."""
         if attempt.over:  # what it was to make is there
             return False
-        trouble = trouble_of(error)
+        trouble, (version, snapshot) = trouble_of(error), given
         if trouble is not Trouble.NO_WEIGHTS or (snapshot is attempt.snapshot and not attempt.missing):  # of others, one tells it
-            decision = self._decide(attempt, trouble, actor, ticket)
+            work = ("load", version) if ticket is None else ticket.request
+            decision = attempt.troubles.decide(trouble, work, actor.began, time.monotonic())
         else:
             decision = Decision.REPUBLISH
         if ticket is not None:
             attempt.buffer.give_back(ticket)
         if decision is Decision.FAIL:
-            attempt.fail(f"rollout actor failed ({type(error).__name__}): {error}", isinstance(error, ValueError))
+            cause = root_cause(error)
+            attempt.fail(f"rollout actor failed ({type(cause).__name__}): {cause}", not curable(cause))
         elif decision is Decision.REPUBLISH:
             attempt.missing = attempt.missing or snapshot is attempt.snapshot
             self._bell.ring()
@@ -174,16 +184,6 @@ class Crew:
             attempt.replaced += 1
         self._bell.ring()
         return decision is Decision.REPLACE
-
-    def _decide(self, attempt: Attempt, trouble: Trouble, actor: Actor, ticket: Ticket | None) -> Decision:
-        """Count a failure, and say what follows. Actors that were there when the last one failed have failed with it, as on one machine."""
-        work = (trouble, ("load", attempt.version) if ticket is None else ticket.request)
-        attempt.repeats[work] = repeats = attempt.repeats.get(work, 0) + 1
-        if len(attempt.repeats) > 1000:  # of a long run that goes well: old work is not met again
-            attempt.repeats.pop(next(iter(attempt.repeats)))
-        if trouble is not Trouble.NO_WEIGHTS and actor.began >= attempt.failed:
-            attempt.failures, attempt.failed = attempt.failures + 1, time.monotonic()
-        return decide(PoolStatus(trouble, attempt.failures, repeats), self._config.max_failures)
 
 
 async def _within(answer: Awaitable[T], seconds: float) -> T:
@@ -200,7 +200,7 @@ async def _within(answer: Awaitable[T], seconds: float) -> T:
 
 def trouble_of(error: BaseException) -> Trouble:
     """What kind of failure an exception of an actor's call tells of."""
-    if isinstance(error, TornSnapshotError | ObjectLostError):
+    if isinstance(error, TornSnapshotError | ObjectLostError | RayDirectTransportError):
         return Trouble.NO_WEIGHTS
     if isinstance(error, RayActorError | OutOfMemoryError):
         return Trouble.LOST

@@ -12,7 +12,8 @@ import numpy as np
 import ray
 import torch
 import torch.distributed as dist
-from ray.exceptions import ObjectLostError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..datasets.order import rank_positions
 from ..model.types import Rollout
@@ -25,6 +26,7 @@ from .rollout_crew import RayActors
 from .rollouts_config import RolloutsConfig
 
 Arrays = Mapping[str, np.ndarray]
+ANSWER = 30.0  # seconds
 
 
 class RolloutClient:
@@ -44,7 +46,7 @@ class RolloutClient:
         number: list[int] = [0]
         if rank == 0:
             kept = {p // self._clips: arrays for p, arrays in saved.items() if p % self._clips == 0 and _clips_of(arrays) == self._clips}
-            given = {i: (*(int(v) for v in a["versions"]), _bytes(a), [ray.put(dict(a))]) for i, a in kept.items()}
+            given = {i: (int(a["versions"].min()), int(a["versions"].max()), _bytes(a), [ray.put(dict(a))]) for i, a in kept.items()}
             number = [ray.get(self._coordinator.begin.remote(first, given))]
         dist.broadcast_object_list(number)
         self.enter(number[0], dist.get_world_size())
@@ -63,12 +65,17 @@ class RolloutClient:
 
     def _keep(self, attempt: int) -> None:
         """Publish weights once more where they got lost. In a thread of its own: this rank may be waiting for others that wait for them."""
-        with suppress(Exception):  # a coordinator that is gone, or has another attempt, is told of by `take`
+        with suppress(RayError, ValueError):  # a coordinator that is gone, or has another attempt, is told of by `take`
             while ray.get(self._coordinator.missing.remote(attempt)):
                 snapshot = self._snapshot
                 assert snapshot is not None
+                try:
+                    reference = _put(snapshot)
+                except Exception as error:  # noqa: BLE001  whatever it is, those who wait for the weights have to hear of it
+                    ray.get(self._coordinator.give_up.remote(attempt, f"weights could not be published once more ({error})"))
+                    return
                 with suppress(ValueError):  # a newer one was published meanwhile
-                    ray.get(self._coordinator.publish.remote(attempt, snapshot.version, [_put(snapshot)]))
+                    ray.get(self._coordinator.publish.remote(attempt, snapshot.version, [reference]))
 
     def take(self, step: int, rank: int) -> Rollout:
         """Blocks until the rollout is there; raises what stopped the pool."""
@@ -98,9 +105,23 @@ class RolloutClient:
         """What the pool does."""
         return ray.get(self._coordinator.status.remote())
 
+    def serves(self) -> bool:
+        """Whether the coordinator is there."""
+        try:
+            ray.get(self._coordinator.status.remote(), timeout=ANSWER)
+        except (RayError, GetTimeoutError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the coordinator, and its actors with it."""
+        if ray.is_initialized():  # or it would begin a cluster
+            with suppress(RayError, ValueError):
+                ray.kill(self._coordinator)
+
 
 def start_pool(actor: Any, config: RolloutsConfig, ranks: int, batch: int, steps: int, kind: type = RolloutActor) -> RolloutClient:
-    """Start the coordinator; it starts actors, of class `kind` and made with `actor`, with the first published version.
+    """Start the coordinator, on this machine; it starts actors, of class `kind` and made with `actor`, with the first published version.
 
     Raises:
         ValueError: requests do not fit a step or the ranks.
@@ -108,7 +129,8 @@ def start_pool(actor: Any, config: RolloutsConfig, ranks: int, batch: int, steps
     local = batch // ranks
     clips = config.clips or local
     plan = PoolPlan(clips, per_step_of(batch, clips), consumers_of(local, clips), steps)
-    options = {"num_cpus": 0, "max_concurrency": 2 * ranks + 8}
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # on no machine that a cloud takes back
+    options = {"num_cpus": 0, "max_concurrency": 2 * ranks + 8, "scheduling_strategy": here}
     remote: Any = ray.remote(Coordinator).options(**options)
     return RolloutClient(remote.remote(RayActors(kind, actor, config.options), config, plan), clips, batch)
 
@@ -131,6 +153,12 @@ class NoRollouts:
 
     def figures(self) -> dict[str, float]:
         return {}
+
+    def serves(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
 
 
 def _put(snapshot: Snapshot) -> ray.ObjectRef:

@@ -172,12 +172,16 @@ def _tensors(bad: BadStep) -> dict[str, Tensor]:
 
 
 def _rollout(tensors: dict[str, Tensor]) -> Rollout:
-    names = {f"{part}_{m}" for part in ("history", "exit") for m in MODALITIES} | {"exit_time", "versions"}
+    names = {f"{part}_{m}" for part in ("history", "exit") for m in MODALITIES} | {"exit_time", "versions", "samples"}
     _known(tensors, "rollout", tuple(names))
     exits = any(name.startswith("exit") for name in tensors)
-    if "versions" not in tensors or tensors["versions"].shape != (2,) or (exits and "exit_time" not in tensors):
+    if not _versions(tensors.get("versions")) or "samples" not in tensors or (exits and "exit_time" not in tensors):
         raise ValueError(f"rollout: it lacks its versions or its exit times; {REMEDY}")
     return rollout_from_arrays({name: x.numpy() for name, x in tensors.items()})
+
+
+def _versions(x: Tensor | None) -> bool:
+    return x is not None and x.dim() == 2 and x.shape[1] == 2
 
 
 def _known(found: dict[str, Any], what: str, names: tuple[str, ...]) -> dict[str, Any]:
@@ -212,5 +216,6 @@ def _digest(about: str, tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         x = tensors[name]
         digest.update(json.dumps([name, str(x.dtype), list(x.shape)]).encode())
-        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
+        if x.numel():  # else there is nothing to view
+            digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -105,7 +105,7 @@ class CheckpointWriter:
         """
         self._join()
         self._updates += share.updates
-        self._last = state, share
+        self._last = state, replace(share, rollouts={})  # what is tried again is the last state, which has none
         self._start(state, share)
 
     def finish(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..model.sampler import roll_out
 from ..model.timeline import Timeline
 from ..model.transformer import AVTransformer
 from ..model.trunk import TransformerConfig
-from .wire import Snapshot, rollout_to_arrays, unpack_weights
+from .wire import Snapshot, rollout_to_arrays, sample_number, unpack_weights
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,9 @@ class RolloutActor:
         visits = [sample_at(c.seed, c.stage, p, len(self._dataset.train))[1] for p in positions]
         noise = PositionalNoise([(c.seed, sample, visit) for sample, visit in zip(batch.sample_ids, visits, strict=True)], c.device)
         made = roll_out(self._network, batch.latents, batch.controls, batch.layout, c.objective, noise, self._version)
-        if not all(bool(torch.isfinite(x).all()) for _, x in made.history.items()):
+        made = replace(made, samples=tuple(sample_number(i) for i in batch.sample_ids))
+        states = [made.history] if made.exit_state is None else [made.history, made.exit_state]
+        if not all(bool(torch.isfinite(x).all()) for state in states for _, x in state.items()):
             raise ValueError(f"rollout of positions {positions[0]}-{positions[-1]} under version {self._version} is not finite")
         arrays = rollout_to_arrays(made)
         return (made.version_low, made.version_high, sum(x.nbytes for x in arrays.values())), arrays

@@ -108,7 +108,8 @@ def rollout_to_arrays(rollout: Rollout) -> dict[str, np.ndarray]:
     if rollout.exit_state is not None and rollout.exit_time_BK is not None:
         arrays |= {f"exit_{m}": x.numpy() for m, x in rollout.exit_state.items()}
         arrays["exit_time"] = rollout.exit_time_BK.numpy()
-    arrays["versions"] = np.array([rollout.version_low, rollout.version_high], dtype=np.int64)
+    arrays["versions"] = np.array(rollout.versions, dtype=np.int64).reshape(-1, 2)
+    arrays["samples"] = np.array(rollout.samples, dtype=np.int64)
     return arrays
 
 
@@ -119,6 +120,11 @@ def rollout_from_arrays(arrays: Mapping[str, np.ndarray]) -> Rollout:
         present = {m: torch.from_numpy(arrays[f"{prefix}_{m}"].copy()) for m in ("video", "audio") if f"{prefix}_{m}" in arrays}
         return AV(**present)
 
-    low, high = (int(v) for v in arrays["versions"])
     exits = (av("exit"), torch.from_numpy(arrays["exit_time"].copy())) if "exit_time" in arrays else (None, None)
-    return Rollout(av("history"), *exits, low, high)
+    versions = tuple((int(low), int(high)) for low, high in arrays["versions"])
+    return Rollout(av("history"), *exits, versions, tuple(int(x) for x in arrays["samples"]))
+
+
+def sample_number(sample_id: str) -> int:
+    """A sample id as a number that travels in an array: whether a rollout is of the clip that it is used for."""
+    return int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "big", signed=True)

@@ -1,4 +1,5 @@
-"""A whole training with old rollouts allowed: its actors are killed again and again; it is killed itself, and takes up what was kept."""
+"""A whole training with old rollouts allowed: its actors are killed again and again, and its coordinator; it is killed itself, and takes
+up what was kept."""
 
 from __future__ import annotations
 
@@ -71,6 +72,21 @@ def test_actors_that_are_killed_again_and_again(tmp_path: Path) -> None:
     assert training.figures()[-1]["pool/replaced"] >= killed - 2, "the last may not have been missed"
 
 
+def test_a_coordinator_that_is_killed_costs_the_steps_since_the_last_checkpoint(tmp_path: Path) -> None:
+    training = Training(tmp_path / "run")
+    with Running(*training.words) as running:
+        for aim in (7, 22):
+            running.until(lambda aim=aim: training.steps >= aim, 300)
+            (coordinator,) = [pid for pid in running.processes() if _name(pid).startswith("ray::Coordinator")]
+            psutil.Process(coordinator).kill()
+            running.until(lambda pid=coordinator: not psutil.pid_exists(pid), 20)
+        answer = running.wait(300)
+        assert not running.left_behind(20)
+    assert answer.code == 0, answer.error
+    assert answer.error.count("it goes on from its last checkpoint") == 2
+    training.assert_right()
+
+
 def test_a_training_that_starts_again_takes_up_what_a_checkpoint_kept(tmp_path: Path) -> None:
     training = Training(tmp_path / "run")
     with Running(*training.words) as running:
@@ -84,10 +100,11 @@ def test_a_training_that_starts_again_takes_up_what_a_checkpoint_kept(tmp_path: 
     assert answer.code == 0, answer.error
     training.assert_right()
     of_checkpoint = [u.step for u in training.updates() if u.step >= at.step and u.rollout is not None and u.rollout[0] < at.step]
-    assert of_checkpoint == sorted({position // batch for position, made in kept.items() if made["versions"][0] < at.step})
+    assert of_checkpoint == sorted({position // batch for position, made in kept.items() if made["versions"].min() < at.step})
     figures = training.figures()
     per_step = batch // max(len(a["history_video"]) for a in kept.values())
     assert figures[-1]["pool/served"] <= (STEPS - at.step) * per_step - len(kept)
+    assert figures[-1]["pool/dropped"] <= figures[-1]["pool/late"], "nothing was made that is there already"
 
 
 def _name(pid: int) -> str:

@@ -144,7 +144,7 @@ def past(h: Tensor, exit_state: Tensor | None = None, exit_time: float = 1.0) ->
     """A rollout whose history before chunk k is h[:, k]; what it holds for the last chunk is nobody's past."""
     times = torch.full(h.shape, exit_time)
     history = video(torch.cat([h, torch.full_like(h[:, :1], 1e3)], dim=1))
-    return Rollout(history, None if exit_state is None else video(exit_state), None if exit_state is None else times, 0, 0)
+    return Rollout(history, None if exit_state is None else video(exit_state), None if exit_state is None else times)
 
 
 def minimiser(loss: Callable[[Tensor], Tensor], *shape: int) -> Tensor:

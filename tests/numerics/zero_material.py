@@ -95,4 +95,4 @@ def clips(positions: range) -> tuple[AVBatch, Rollout, PositionalNoise]:
     controls = make_controls([f"clip {p}" for p in positions], [[Word("hi", 0.1, 0.4 + 0.01 * (p % 9))] for p in positions], TEXT)
     batch = AVBatch(draw(1, "real"), controls, layout, tuple(positions), tuple(str(p) for p in positions))
     times = few_grid(OBJECTIVE.few.moves)[(noise.uniform((CHUNKS,), "exit") * OBJECTIVE.few.moves).long()]
-    return batch, Rollout(draw(1, "history"), draw(0, "exit"), times, 0, 0), noise
+    return batch, Rollout(draw(1, "history"), draw(0, "exit"), times), noise

@@ -108,4 +108,4 @@ def exits_of(rollout: Rollout) -> tuple[AV, Tensor]:
 def rollout_of(batch: AVBatch, raw: tuple[float, ...] = (1.0, 0.5, 0.25)) -> Rollout:
     made = latents(CHUNKS, batch.latents.batch, seed=21)
     state = future(latents(CHUNKS, batch.latents.batch, seed=22))
-    return Rollout(made, state, torch.tensor([raw] * batch.latents.batch), 4, 4)
+    return Rollout(made, state, torch.tensor([raw] * batch.latents.batch))

@@ -91,7 +91,7 @@ def test_a_shorter_clip_is_a_longer_one_cut() -> None:
 
 
 def rollout_of(x: AV, state: AV, chunks: int) -> Rollout:
-    return Rollout(x, state, torch.tensor([[1.0, 0.5, 0.25, 1.0][:chunks]] * x.batch), 0, 0)
+    return Rollout(x, state, torch.tensor([[1.0, 0.5, 0.25, 1.0][:chunks]] * x.batch))
 
 
 def losses(models: Models, batch: AVBatch, rollout: Rollout, noise: PositionalNoise, config: ObjectiveConfig) -> dict[str, Loss]:

@@ -22,7 +22,7 @@ def velocity(net: torch.nn.Module, at: float = 0.4) -> AV:
 
 def loss_of(adapter: LoraAdapter) -> Tensor:
     batch = clip_batch(CHUNKS)
-    rollout = Rollout(batch.latents, None, None, 0, 0)
+    rollout = Rollout(batch.latents, None, None)
     return fake_score(Models(adapter, adapter, adapter), future(batch.latents), batch, rollout, clip_noise(), ObjectiveConfig(), 0).value
 
 

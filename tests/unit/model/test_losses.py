@@ -104,7 +104,7 @@ def test_each_clip_keeps_its_past_or_takes_its_rollout_whole(share: float) -> No
     count = 400
     real = AV(video=torch.zeros(count, 4, 1, 1, 1), audio=torch.zeros(count, 3, 1))
     batch = AVBatch(real, clip_batch(1).controls, Layout(CLOCK, 1), (), ())
-    made = Rollout(real.map(torch.ones_like), None, None, 0, 0)
+    made = Rollout(real.map(torch.ones_like), None, None)
     config = replace(CONFIG, history=replace(CONFIG.history, real_share=share))
     history = choose_history(batch, made, clip_noise(count), config)
     video, audio = history.get("video").flatten(1), history.get("audio").flatten(1)
@@ -223,7 +223,7 @@ def objectives(model: nn.Module, teacher: nn.Module, fake: nn.Module) -> dict[st
         return dmd(models, jump_to_zero(models, batch, rollout, CONFIG), batch, rollout, noise, CONFIG)
 
     def scored(batch: AVBatch, noise: PositionalNoise) -> Loss:
-        learner, rollout = Models(teacher, teacher, model), Rollout(batch.latents, None, None, 0, 0)
+        learner, rollout = Models(teacher, teacher, model), Rollout(batch.latents, None, None)
         return fake_score(learner, future(batch.latents), batch, rollout, noise, CONFIG, 0)
 
     return {

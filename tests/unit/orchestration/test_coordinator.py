@@ -225,13 +225,17 @@ def test_work_that_broke_once_and_was_lost_once_goes_on() -> None:
     assert len(pool.actors.started) == 3
 
 
+class Impatient(Pace):
+    START = 0.1
+
+
 def test_the_first_rollout_of_an_actor_may_take_longer() -> None:
     """It starts, loads, and warms up: others' pace says nothing about that."""
 
     async def work() -> None:
         pool = Stubbed(trouble=([RayActorError()], [1.0]), deadline_s=5.0)
         number = await pool.begin(0)
-        pool._attempt.pace = Pace(0.2, 3.0, (0.01,) * Pace.ENOUGH)
+        pool._attempt.pace = Impatient(5.0, 3.0, (0.01,) * Pace.ENOUGH)
         assert pool._attempt.pace.silence < 1.0
         assert positions(await attempt(pool, "first", number)) == EVERY
         assert len(pool.actors.started) == 2

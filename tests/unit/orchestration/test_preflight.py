@@ -82,9 +82,24 @@ def test_what_is_reserved_is_held_against_what_is_there(tmp_path: Path) -> None:
     assert short_of(pool, {"CPU": 5.0, "GPU": 6.0, "rollout": 3.0}) == []
     assert short_of(pool, {"CPU": 4.0, "GPU": 5.0, "rollout": 2.0}) == [
         "CPU: 5 are reserved (4 workers x 0.5 + 3 rollout actors x 1), 4 are there; lower workers.count or rollouts.actors",
-        "GPU: 5.5 are reserved (4 workers x 1 + 3 rollout actors x 0.5), 5 are there; lower workers.count or rollouts.actors",
+        "GPU: 6 are reserved (4 workers x 1 + 3 rollout actors x 0.5), 5 are there; lower workers.count or rollouts.actors",
         "rollout: 3 are reserved (3 rollout actors x 1), 2 are there; lower workers.count or rollouts.actors",
     ]
+
+
+@pytest.mark.parametrize(("share", "gpus"), [("0.6", 4.0), ("0.5", 3.0), ("0.4", 3.0), ("0.3", 2.0), ("2", 7.0)])
+def test_what_does_not_fit_onto_one_gpu_takes_another(share: str, gpus: float) -> None:
+    """A GPU for a worker, and three actors of this share of one each."""
+    config = with_settings(TINY, ["workers.count=1", "workers.use_gpu=true", "rollouts.actors=3", f"rollouts.gpus={share}"])
+    assert short_of(config, {"CPU": 4.0, "GPU": gpus}) == []
+    assert len(short_of(config, {"CPU": 4.0, "GPU": gpus - 1})) == 1
+
+
+def test_nodes_of_workers_are_held_against_what_is_there() -> None:
+    config = with_settings(TINY, ["workers.count=4", "workers.resource=trainer"])
+    assert short_of(config, {"CPU": 4.0, "trainer": 4.0}) == []
+    (text,) = short_of(config, {"CPU": 4.0, "trainer": 3.0})
+    assert text.startswith("trainer: 4 are reserved (4 workers x 1), 3 are there")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -51,6 +51,8 @@ class Pool(RuleBasedStateMachine):
         if ticket is not None:
             step = ticket.request // self.per_step
             assert step < self.published or 0 <= step - self.held[actor] <= self.max_age
+            needed = step > self.published or any(i == ticket.request for i, _ in self.waiting)
+            assert needed, "what was made and taken is not made again"
             assert not self.buffer.ready(ticket.request)
             if ticket.request in out:
                 assert any(b is not None and b[0].request == ticket.request and self.now - b[1] > DEADLINE for b in self.busy), (

@@ -88,4 +88,14 @@ def material(exits: bool = True) -> tuple[AVBatch, Rollout, PositionalNoise]:
     controls = make_controls([f"clip {p}" for p in range(CLIPS)], [[Word("hi", 0.1, 0.4)]] * CLIPS, text)
     batch = AVBatch(draw(1, "real"), controls, Layout(CLOCK, CHUNKS), tuple(range(CLIPS)), tuple("abc"))
     times = few_grid(4)[(noise.uniform((CHUNKS,), "exit") * 4).long()]
-    return batch, Rollout(draw(1, "history"), draw(0, "exit") if exits else None, times if exits else None, 0, 0), noise
+    return (
+        batch,
+        Rollout(
+            draw(1, "history"),
+            draw(0, "exit") if exits else None,
+            times if exits else None,
+            ((3, 4),) * batch.latents.batch,
+            tuple(range(batch.latents.batch)),
+        ),
+        noise,
+    )

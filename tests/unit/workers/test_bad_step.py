@@ -80,7 +80,7 @@ def test_everything_comes_back(tmp_path: Path, make: Callable[[], BadStep]) -> N
     came = bad_step_of(sent.header, tensors)
     assert (came.rollout is None) == (sent.rollout is None)
     if came.rollout is not None and sent.rollout is not None:
-        assert (came.rollout.version_low, came.rollout.version_high) == (sent.rollout.version_low, sent.rollout.version_high)
+        assert (came.rollout.versions, came.rollout.samples) == (sent.rollout.versions, sent.rollout.samples)
     found, wanted = tensors_of(came), tensors_of(sent)
     assert found.keys() == wanted.keys()
     assert all(found[n].dtype == x.dtype and found[n].shape == x.shape and bits(found[n]) == bits(x) for n, x in wanted.items())

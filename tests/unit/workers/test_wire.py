@@ -37,7 +37,7 @@ def holes() -> list[Tensor]:
 def rollout(modalities: tuple[str, ...]) -> Rollout:
     g = torch.Generator().manual_seed(5)
     history = AV(video=torch.randn(2, 4, 3, 2, 2, generator=g), audio=torch.randn(2, 9, 5, generator=g)).only(modalities)
-    return Rollout(history, history.map(lambda x: 2 * x), torch.rand(2, 3, generator=g), 4, 6)
+    return Rollout(history, history.map(lambda x: 2 * x), torch.rand(2, 3, generator=g), ((4, 5), (5, 6)), (-7, 2**62))
 
 
 @given(st.integers(0, 2**31), st.integers(0, 10**6))
@@ -122,19 +122,19 @@ def test_a_rollout_comes_back_as_it_was(modalities: tuple[str, ...]) -> None:
         assert [name for name, _ in a.items()] == [name for name, _ in b.items()] == list(modalities)
         assert all(torch.equal(x, b.get(name)) for name, x in a.items())
     assert torch.equal(sent.exit_time_BK, received.exit_time_BK)
-    assert (received.version_low, received.version_high) == (4, 6)
+    assert (received.versions, received.samples) == (sent.versions, sent.samples)
 
 
 def test_a_rollout_without_exit_states_comes_back_without() -> None:
     """Where DMD has no weight, nothing reads them and nothing sends them."""
     sent = replace(rollout(("video", "audio")), exit_state=None, exit_time_BK=None)
     arrays = rollout_to_arrays(sent)
-    assert set(arrays) == {"history_video", "history_audio", "versions"}
+    assert set(arrays) == {"history_video", "history_audio", "versions", "samples"}
     received = rollout_from_arrays(arrays)
     assert received.exit_state is None
     assert received.exit_time_BK is None
     assert all(torch.equal(x, received.history.get(name)) for name, x in sent.history.items())
-    assert (received.version_low, received.version_high) == (4, 6)
+    assert (received.versions, received.samples) == (sent.versions, sent.samples)
 
 
 def test_a_received_rollout_owns_its_memory() -> None:
