@@ -14,6 +14,7 @@ import torch
 from ..workers.wire import Snapshot, pack_weights, unpack_weights
 
 ACTORS = 4
+MATRIX = 4 * 2**20  # numbers of a tensor
 
 
 class Receiver:
@@ -21,7 +22,7 @@ class Receiver:
 
     def __init__(self, numbers: int) -> None:
         torch.set_num_threads(1)
-        self._weights = [torch.zeros(numbers)]
+        self._weights = [torch.zeros(min(MATRIX, numbers - start)) for start in range(0, numbers, MATRIX)]
 
     def load(self, snapshot: Snapshot) -> int:
         unpack_weights(snapshot, self._weights)
@@ -29,11 +30,12 @@ class Receiver:
 
 
 def measure_broadcast(megabytes: int, rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Pack bf16 weights, put them once, four actors check them and copy them into fp32: seconds until the last has them, after a round
-    that warms up; and of four copies of the same bytes, one after the other. Rounds of both take turns.
+    """Pack fp32 weights as bf16, put them once, four actors check them and copy them into fp32: seconds until the last has them, after a
+    round that warms up; and of four copies of the same bytes, one after the other. Rounds of both take turns.
     """
     numbers = megabytes * 10**6 // 2
-    weights = [torch.full((numbers,), 0.5, dtype=torch.bfloat16)]
+    sizes = [min(MATRIX, numbers - start) for start in range(0, numbers, MATRIX)]
+    weights = [torch.full((size,), 0.5) for size in sizes]  # as a network's: many, in fp32
     kind: Any = ray.remote(Receiver).options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
     actors = [kind.remote(numbers) for _ in range(ACTORS)]
     source, target = np.ones(numbers, np.uint16), np.zeros(numbers, np.uint16)

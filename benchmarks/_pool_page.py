@@ -15,13 +15,14 @@ def lines(figures: Figures) -> list[str]:
         made.append(
             f"{name:<14} train {x['train_s']:.3f} s, rollout {x['rollout_s']:.3f} s: inline {x['inline_step_s']:.3f} s a step, pooled "
             f"{x['pooled_step_s']:.3f} s: {x['ratio']:.2f} times the throughput, ideal {x['ideal']:.2f}, {x['of_ideal']:.0%} of it "
-            f"({' '.join(f'{r:.2f}' for r in x['of_ideal_rounds'])}); simulator {x['predicted_step_s']:.3f} s"
+            f"({' '.join(f'{r:.2f}' for r in x['of_ideal_rounds'])}); age {x['mean_age']:.2f}; {_foreseen(x, x['later_rounds_step_s'])}"
         )
     for name, x in figures["orchestration"].items():
         made.append(
             f"{name:<14} {x['step_s']:.3f} s a step, ideal {x['ideal_s']:.3f}: efficiency {x['efficiency']:.3f}; "
             f"take p50 {x['take_p50_ms']:.1f}, p99 {x['take_p99_ms']:.1f} ms of {x['takes']} of {x['take_mb']:.1f} MB; "
-            f"coordinator {x['coordinator_core']:.1%} of a core at {x['clips_per_s']:.0f} clips/s; simulator {x['predicted_step_s']:.3f} s"
+            f"coordinator {x['coordinator_core']:.1%} of a core at {x['clips_per_s']:.0f} clips/s; age {x['mean_age']:.2f}; "
+            f"{_foreseen(x, x['step_s'])}"
         )
     x = figures["broadcast"]
     made.append(
@@ -30,7 +31,8 @@ def lines(figures: Figures) -> list[str]:
     )
     for x in figures["scale"]:
         made.append(
-            f"{x['weather']:<40} {x['trainers']:>5} trainers: efficiency {x['efficiency']:.3f}, mean age {x['mean_age']:.2f}, lost work "
+            f"{x['weather']:<40} {x['trainers']:>5} trainers: efficiency {x['efficiency']:.3f} ({x['efficiency_range'][0]:.3f} to "
+            f"{x['efficiency_range'][1]:.3f}), mean age {x['mean_age']:.2f}, lost work "
             f"{x['lost_share']:.1%}, late {x['late']}, made again {x['remade']}"
         )
     return made
@@ -52,8 +54,8 @@ def plot(figures: Figures, path: Path) -> None:
         style = {"color": f"C{colour}", "marker": "o", "markersize": 4, "linewidth": 1.5}
         left.plot([x["trainers"] for x in of], [x["efficiency"] for x in of], label=weather, **style)
         right.plot([x["trainers"] for x in of], [x["mean_age"] for x in of], **style)
-    seen = [(1, x["of_ideal"], _mean_age(x)) for x in figures["real"].values()]
-    asleep = [(x["trainers"], x["efficiency"], _mean_age(x)) for x in figures["orchestration"].values()]
+    seen = [(1, x["of_ideal"], x["mean_age"]) for x in figures["real"].values()]
+    asleep = [(x["trainers"], x["efficiency"], x["mean_age"]) for x in figures["orchestration"].values()]
     for points, marker, label in ((seen, "D", "measured: real work, 1 trainer, 1 actor"), (asleep, "s", "measured: work that is a sleep")):
         left.plot([p[0] for p in points], [p[1] for p in points], marker, color="black", fillstyle="none", label=label)
         right.plot([p[0] for p in points], [p[2] for p in points], marker, color="black", fillstyle="none")
@@ -74,6 +76,8 @@ def plot(figures: Figures, path: Path) -> None:
     plt.close(figure)
 
 
-def _mean_age(row: Figures) -> float:
-    counts = {int(age): count for age, count in row["ages"].items()}
-    return sum(age * count for age, count in counts.items()) / sum(counts.values())
+def _foreseen(row: Figures, measured: float) -> str:
+    """What the simulator said of a row, if it was asked."""
+    if "predicted_step_s" not in row:
+        return "the simulator learned from it"
+    return f"simulator {row['predicted_step_s']:.3f} s for {measured:.3f} s, age {row['predicted_mean_age']:.2f}"

@@ -11,10 +11,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch.distributed as dist
@@ -72,12 +72,15 @@ class TimedActor(RolloutActor):
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds of the steps that count: of a step by the clock on the wall; of each, to get its rollout, to train, and to publish."""
+    """Seconds of the steps that count: of a step by the clock on the wall; of each, to get its rollout, to train, and to publish. ages: of
+    the clips' rollouts, in steps.
+    """
 
     step_s: float
     got_s: list[float]
     train_s: list[float]
     publish_s: list[float]
+    ages: list[int] = field(default_factory=list)
 
 
 class Mix:
@@ -109,7 +112,13 @@ class Mix:
             self._take(self._at)
             self._at += 1
             self._publish()
-        return self._turn(self._take, self._publish)
+        before = len(self.ages)
+        turn = self._turn(self._take, self._publish)
+        return replace(turn, ages=self.ages[before + self._amount.warm * BATCH :])
+
+    def close(self) -> None:
+        """End the pool: the next mix has the cores for itself."""
+        self._client.close()
 
     def call_s(self) -> float:
         """A message to the coordinator and its answer."""
@@ -164,36 +173,41 @@ def measure_mix(name: str, objective: ObjectiveConfig, folder: Path, amount: Amo
     """
     folder.mkdir()
     mix, rounds = Mix(objective, folder, amount), list[tuple[Turn, Turn]]()
+    of_first = 0  # calls of the actor in the first round
     for n in range(amount.rounds):
         pooled, inline = mix.pooled(), mix.inline()
         rounds.append((inline, pooled))
+        of_first = of_first or len(times(mix.notes, "generate"))
         say(f"{name}, round {n}: inline {inline.step_s:.3f} s a step, pooled {pooled.step_s:.3f} s")
     if max(mix.ages) > mix.config.max_age:
         raise ValueError(f"a rollout was {max(mix.ages)} steps old, rollouts.max_age={mix.config.max_age}")
     ratios = [inline.step_s / pooled.step_s for inline, pooled in rounds]
     ideals = [ideal(inline) for inline, _ in rounds]
     of_ideal = [ratio / best for ratio, best in zip(ratios, ideals, strict=True)]
-    call, pools = mix.call_s(), [pooled for _, pooled in rounds]
-    costs = Costs(
-        train=drawn([x for turn in pools for x in turn.train_s]),
-        generate=drawn(times(mix.notes, "generate")),
+    call, first = mix.call_s(), rounds[0][1]
+    mix.close()
+    costs = Costs(  # of the first round alone: the others are what they have to predict
+        train=drawn(first.train_s),
+        generate=drawn(times(mix.notes, "generate")[:of_first]),
         load=median(times(mix.notes, "load")),
-        publish=median(x for turn in pools for x in turn.publish_s),
-        take=drawn([max(0.0, min(x for turn in pools for x in turn.got_s) - call)]),
+        publish=median(first.publish_s),
+        take=drawn([max(0.0, min(first.got_s) - call)]),
         call=call / 2,
     )
-    steps, measured = 40 * amount.steps, median(turn.step_s for turn in pools)
-    predicted = Simulation(1, 1, steps, mix.config, costs).run().step_s(10)
+    made = Simulation(1, 1, 40 * amount.steps, mix.config, costs).run()
+    later = [pooled for _, pooled in rounds[1:]]
+    measured, ages = median(turn.step_s for turn in later), [age for turn in later for age in turn.ages]
+    pools = [pooled for _, pooled in rounds]
     return {
         "train_s": median(x for turn, _ in rounds for x in turn.train_s),
         "rollout_s": median(x for turn, _ in rounds for x in turn.got_s),
         "train_beside_the_actor_s": median(x for turn in pools for x in turn.train_s),
         "rollout_beside_the_trainer_s": median(times(mix.notes, "generate")),
-        "publish_s": costs.publish,
+        "publish_s": median(x for turn in pools for x in turn.publish_s),
         "load_s": costs.load,
         "call_s": call,
         "inline_step_s": median(turn.step_s for turn, _ in rounds),
-        "pooled_step_s": measured,
+        "pooled_step_s": median(turn.step_s for turn in pools),
         "ratio": median(ratios),
         "ratio_rounds": ratios,
         "ideal": median(ideals),
@@ -201,8 +215,11 @@ def measure_mix(name: str, objective: ObjectiveConfig, folder: Path, amount: Amo
         "of_ideal_rounds": of_ideal,
         "ages": {str(age): count for age, count in sorted(Counter(mix.ages).items())},
         "max_age_seen": max(mix.ages),
-        "predicted_step_s": predicted,
-        "simulator_error": abs(predicted / measured - 1),
+        "mean_age": mean(ages),
+        "later_rounds_step_s": measured,
+        "predicted_step_s": made.step_s(10),
+        "predicted_mean_age": made.mean_age,
+        "simulator_error": abs(made.step_s(10) / measured - 1),
         "generate_times": times(mix.notes, "generate"),
     }
 

@@ -1,6 +1,6 @@
 """A rollout pool in virtual time: the trainers' and the actors' side are events, every rule is the one that the coordinator applies.
 
-Admission, order and retries are `rollout_buffer`'s, deadlines and decisions `failure_policy`'s. What is made up here is time: how long a
+Admission, order, retries are `rollout_buffer`'s, deadlines, counts, decisions `failure_policy`'s. What is made up here is time: how long a
 trainer computes, an actor generates, loads and starts, a message travels and the coordinator is busy with it (one after the other), and
 when a machine goes away. It takes the rollouts that it still keeps with it, as a node does with its share of the object store.
 """
@@ -16,7 +16,7 @@ from math import inf
 
 import numpy as np
 
-from ..orchestration.failure_policy import Decision, Pace, PoolStatus, Trouble, decide, wanted_actors
+from ..orchestration.failure_policy import Decision, Pace, Trouble, Troubles, wanted_actors
 from ..orchestration.rollout_buffer import Ready, RolloutBuffer, Ticket
 from ..orchestration.rollout_crew import LOOK
 from ..orchestration.rollouts_config import RolloutsConfig
@@ -77,8 +77,12 @@ class Outcome:
         """Seconds of a step, after `warm` of them."""
         return float(self.ends[-1] - self.ends[warm - 1]) / (len(self.ends) - warm)
 
+    @property
+    def mean_age(self) -> float:
+        return sum(age * count for age, count in self.ages.items()) / sum(self.ages.values())
+
     def efficiency(self, warm: int) -> float:
-        """The share of the time in which trainers are not kept waiting by the pool."""
+        """The share of the time in which the trainers compute: neither wait for rollouts, nor read them, nor publish."""
         return float(sum(self.computed[warm:])) / (self.ends[-1] - self.ends[warm - 1])
 
 
@@ -88,7 +92,7 @@ class _Actor:
     began: float
     ends: float = inf
     held: int = -1
-    fresh: bool = True
+    proven: bool = False
 
 
 @dataclass(eq=False)
@@ -111,9 +115,9 @@ class Simulation:
         self._now, self._free, self._order = 0.0, 0.0, count()
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._buffer: RolloutBuffer[_Actor] = RolloutBuffer(self._per_step, config.max_age, self._per_step * steps)
-        self._pace = Pace(config.deadline_s, config.straggler)
+        self._pace = self._loads = Pace(config.deadline_s, config.straggler)
         self._version, self._step, self._computing = -1, 0, trainers
-        self._failures, self._failed = 0, -inf
+        self._troubles = Troubles(config.max_failures)
         self._idle: list[_Actor] = []
         self._trainers = [_Trainer([]) for _ in range(trainers)]
         self._used: dict[int, float] = {}  # request -> seconds of the attempt that counts
@@ -169,11 +173,11 @@ class Simulation:
     def _turn(self, actor: _Actor) -> None:
         """An actor without work: newer weights, a request, or sleep."""
         if actor.held < self._version:
-            wanted, patience = self._version, self._config.deadline_s if actor.fresh else self._pace.silence
-            self._work(actor, self._costs.load, patience, lambda: self._loaded(actor, wanted), None)
+            wanted, load = self._version, self._costs.load
+            self._work(actor, load, self._loads.patience(actor.proven), lambda: self._loaded(actor, wanted, load), None)
         elif (ticket := self._buffer.admit(actor.held, self._now)) is not None:
             seconds, began, given = self._costs.generate(self._rng) * actor.speed, self._now, ticket
-            self._work(actor, seconds, self._pace.silence, lambda: self._made(actor, given, seconds, began), ticket)
+            self._work(actor, seconds, self._pace.patience(actor.proven), lambda: self._made(actor, given, seconds, began), ticket)
         else:
             self._idle.append(actor)
 
@@ -187,13 +191,16 @@ class Simulation:
         else:
             self._send(seconds + 2 * call, done)
 
-    def _loaded(self, actor: _Actor, version: int) -> None:
-        actor.held, actor.fresh = version, False
+    def _loaded(self, actor: _Actor, version: int, seconds: float) -> None:
+        actor.held = version
+        if actor.proven:
+            self._loads = self._loads.after(seconds)
         self._turn(actor)
 
     def _made(self, actor: _Actor, ticket: Ticket, seconds: float, began: float) -> None:
         self._pace = self._pace.after(self._now - began)
-        self._failures = 0
+        self._troubles.made()
+        actor.proven = True
         self._generate_s.append(self._now - began)
         if self._buffer.complete(ticket, Ready(actor.held, actor.held, actor)):
             self.outcome.lost_s += self._used.get(ticket.request, 0.0)
@@ -206,10 +213,9 @@ class Simulation:
 
     def _trouble(self, trouble: Trouble, actor: _Actor, ticket: Ticket | None, spent: float) -> None:
         """An actor is gone: the policy decides, another takes its place."""
-        if actor.began >= self._failed:
-            self._failures, self._failed = self._failures + 1, self._now
-        if decide(PoolStatus(trouble, self._failures), self._config.max_failures) is not Decision.REPLACE:
-            raise RuntimeError(f"the pool gave up after {self._failures} failures without a rollout between them")
+        work = "load" if ticket is None else ticket.request
+        if self._troubles.decide(trouble, work, actor.began, self._now) is not Decision.REPLACE:
+            raise RuntimeError(f"the pool gave up after {self._troubles.failures} failures without a rollout between them")
         self.outcome.replaced += 1
         if ticket is not None:
             self._buffer.give_back(ticket)
@@ -276,7 +282,7 @@ class Simulation:
         self._computing -= 1
         if self._computing:
             return
-        self.outcome.computed.append(max(self._train_s[-len(self._trainers) :]) + self._costs.publish)
+        self.outcome.computed.append(max(self._train_s[-len(self._trainers) :]))
         self._after(self._costs.publish, self._stepped)
 
     def _stepped(self) -> None:

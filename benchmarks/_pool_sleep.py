@@ -125,9 +125,40 @@ class SleepingTrainer:
         return {"ends": ends, "takes": takes, "ages": ages, "trained": trained, "sent": sent, "start_s": [start_s]}
 
 
-def measure_sleep(name: str, row: Asleep, folder: Path, say: Callable[[str], None], ready: Sequence[float] = ()) -> dict[str, Any]:
-    """Steps of a sleeping pool: their time against the arithmetic's, `take`, the coordinator's core, and the simulator's word. ready:
-    seconds of takes whose rollouts were there, where those of this row wait.
+@dataclass(frozen=True)
+class Known:
+    """What one row has shown of the machine, in seconds. over: that generating took beyond its sleep; take: of rollouts that are there,
+    beside the message; see `Costs` for the others.
+    """
+
+    train: Sequence[float]
+    over: Sequence[float]
+    load: float
+    publish: float
+    take: Sequence[float]
+    call: float
+    message: float
+
+    def predicts(self, row: Asleep, figures: dict[str, Any]) -> dict[str, Any]:
+        """What the simulator says of a row that it has not seen, beside what was measured."""
+        costs = Costs(
+            train=drawn(self.train),
+            generate=drawn([row.generate_s + x for x in self.over]),
+            load=self.load,
+            publish=self.publish,
+            take=drawn(self.take),
+            call=self.call / 2,
+            message=self.message,
+        )
+        config = RolloutsConfig(actors=row.actors, clips=row.clips)
+        made = Simulation(row.trainers, row.requests // row.trainers, row.steps, config, costs).run()
+        step_s = made.step_s(row.warm)
+        error = abs(step_s / figures["step_s"] - 1)
+        return {"predicted_step_s": step_s, "predicted_mean_age": made.mean_age, "simulator_error": error}
+
+
+def measure_sleep(name: str, row: Asleep, folder: Path, say: Callable[[str], None]) -> tuple[dict[str, Any], Known]:
+    """Steps of a sleeping pool: their time against the arithmetic's, `take`, the coordinator's core; and what that tells of other rows.
 
     Raises:
         ValueError: a rollout was older than the bound allows.
@@ -152,23 +183,24 @@ def measure_sleep(name: str, row: Asleep, folder: Path, say: Callable[[str], Non
     told = ray.get(running)
     for trainer in trainers:
         ray.kill(trainer)
+    client.close()
     age = int(max(max(one["ages"]) for one in told))
     if age > config.max_age:
         raise ValueError(f"a rollout was {age} steps old, rollouts.max_age={config.max_age}")
     ends = [max(each) for each in zip(*(one["ends"] for one in told), strict=True)]
     step_s = (ends[-1] - ends[row.warm - 1]) / (row.steps - row.warm)
     takes = sorted(x for one in told for x in one["takes"][row.warm :])
-    publish = median(told[0]["sent"][row.warm :])
-    costs = Costs(
-        train=drawn([x for one in told for x in one["trained"][row.warm :]]),
-        generate=drawn(times(notes, "generate")),
+    ages = Counter(x for one in told for x in one["ages"])
+    generate = times(notes, "generate")
+    known = Known(
+        train=[x for one in told for x in one["trained"][row.warm :]],
+        over=[x - row.generate_s for x in generate],
         load=median(times(notes, "load")),
-        publish=publish,
-        take=drawn([max(0.0, x - call) for x in ready or takes]),
-        call=call / 2,
+        publish=median(told[0]["sent"][row.warm :]),
+        take=[max(0.0, x - call) for x in takes],
+        call=call,
+        message=share * seconds / (requests * (1 + row.trainers / row.requests)),
     )
-    made = Simulation(row.trainers, row.requests // row.trainers, row.steps, config, costs).run()
-    predicted = made.step_s(row.warm)
     rate = requests * row.clips / seconds
     say(f"{name}: {step_s:.4f} s a step, ideal {row.ideal_s:.4f}; coordinator {share:.1%} of a core at {rate:.0f} clips/s")
     return {
@@ -177,24 +209,22 @@ def measure_sleep(name: str, row: Asleep, folder: Path, say: Callable[[str], Non
         "efficiency": row.ideal_s / step_s,
         "coordinator_core": share,
         "clips_per_s": rate,
-        "coordinator_message_s": share * seconds / (requests * (1 + row.trainers / row.requests)),
+        "coordinator_message_s": known.message,
         "take_p50_ms": 1e3 * median(takes),
         "take_p99_ms": 1e3 * takes[min(len(takes) - 1, int(0.99 * len(takes)))],
         "takes": len(takes),
         "take_mb": row.requests * row.clips // row.trainers * _clip_bytes() / 1e6,
-        "generate_s": median(times(notes, "generate")),
-        "publish_s": publish,
-        "load_s": costs.load,
-        "take_times": takes,
+        "generate_s": median(generate),
+        "publish_s": known.publish,
+        "load_s": known.load,
         "call_s": call,
         "start_s": told[0]["start_s"][0],
         "trainers": row.trainers,
         "actors": row.actors,
-        "ages": {str(int(old)): count for old, count in sorted(Counter(x for one in told for x in one["ages"]).items())},
+        "ages": {str(int(old)): count for old, count in sorted(ages.items())},
+        "mean_age": sum(old * count for old, count in ages.items()) / sum(ages.values()),
         "max_age_seen": age,
-        "predicted_step_s": predicted,
-        "simulator_error": abs(predicted / step_s - 1),
-    }
+    }, known
 
 
 def _clip_bytes() -> int:
