@@ -46,7 +46,7 @@ class Size:
     trainers: tuple[int, ...]
 
 
-FULL = Size(Amount(rounds=3, steps=6, warm=2), asleep=60, megabytes=1000, casts=7, scale_steps=60, trainers=TRAINERS)
+FULL = Size(Amount(rounds=3, steps=6, warm=1), asleep=60, megabytes=1000, casts=7, scale_steps=40, trainers=TRAINERS)
 QUICK = Size(Amount(rounds=2, steps=2, warm=1), asleep=16, megabytes=128, casts=2, scale_steps=16, trainers=TRAINERS[:2])
 
 

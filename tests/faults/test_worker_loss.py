@@ -61,7 +61,7 @@ def test_what_hangs_for_ever_is_ended_by_the_deadline_and_told(tmp_path: Path) -
     with Running(*words) as running:
         running.until(lambda: spool.is_file() and spool.read_bytes().count(b"\n") >= 2, 300)
         attempt = spool.stat().st_ino
-        (coordinator,) = named(running, "Coordinator")
+        (coordinator,) = named(running, "ray::Coordinator")
         coordinator.suspend()
         running.until(lambda: spool.stat().st_ino != attempt, 4 * DEADLINE + 150)  # another one takes its place, when it has not answered
         for rank in range(2):
