@@ -8,7 +8,7 @@ Legend of dimension letters, used as suffixes of tensor names all over `model/`:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -208,20 +208,6 @@ class Rollout:
     @property
     def version_high(self) -> int:
         return max(high for _, high in self.versions)
-
-    @staticmethod
-    def cat(parts: Sequence[Rollout]) -> Rollout:
-        """The clips of all parts, in their order; all have exit states, or none."""
-        if len(parts) == 1:
-            return parts[0]
-        states, times = [p.exit_state for p in parts], [p.exit_time_BK for p in parts]
-        return Rollout(
-            parts[0].history.map(lambda *x: torch.cat(x), *(p.history for p in parts[1:])),
-            None if states[0] is None else states[0].map(lambda *x: torch.cat(x), *(x for x in states[1:] if x is not None)),
-            None if times[0] is None else torch.cat([x for x in times if x is not None]),
-            tuple(v for p in parts for v in p.versions),
-            tuple(s for p in parts for s in p.samples),
-        )
 
     def to(self, device: torch.device | str) -> Rollout:
         state, times = self.exit_state, self.exit_time_BK

@@ -92,7 +92,7 @@ class RolloutClient:
                 else:
                     found[request] = arrays
         first = next(iter(sorted(found))) * self._clips
-        whole = Rollout.cat([rollout_from_arrays(found[i]) for i in sorted(found)])
+        whole = rollout_from_arrays(*(found[i] for i in sorted(found)))
         return whole.clips(slice(positions.start - first, positions.stop - first))
 
     def held(self, first: int, rank: int) -> dict[int, Arrays]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model.types import AV, Rollout
+from ..model.types import AV, MODALITIES, Rollout
 
 BLOCK = 2**17  # of eight bytes each: what one sum of a checksum covers
 
@@ -113,16 +113,21 @@ def rollout_to_arrays(rollout: Rollout) -> dict[str, np.ndarray]:
     return arrays
 
 
-def rollout_from_arrays(arrays: Mapping[str, np.ndarray]) -> Rollout:
-    """Arrays of the object store are read-only and shared, so they are copied."""
+def rollout_from_arrays(*parts: Mapping[str, np.ndarray]) -> Rollout:
+    """The clips of all parts, in their order; all have exit states, or none. Arrays of the object store are read-only and shared, so they
+    are copied, once.
+    """
+    first = parts[0]
+
+    def joined(name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([part[name] for part in parts]))
 
     def av(prefix: str) -> AV:
-        present = {m: torch.from_numpy(arrays[f"{prefix}_{m}"].copy()) for m in ("video", "audio") if f"{prefix}_{m}" in arrays}
-        return AV(**present)
+        return AV(**{m: joined(f"{prefix}_{m}") for m in MODALITIES if f"{prefix}_{m}" in first})
 
-    exits = (av("exit"), torch.from_numpy(arrays["exit_time"].copy())) if "exit_time" in arrays else (None, None)
-    versions = tuple((int(low), int(high)) for low, high in arrays["versions"])
-    return Rollout(av("history"), *exits, versions, tuple(int(x) for x in arrays["samples"]))
+    versions, samples = (np.concatenate([part[name] for part in parts]) for name in ("versions", "samples"))
+    exits = (av("exit"), joined("exit_time")) if "exit_time" in first else (None, None)
+    return Rollout(av("history"), *exits, tuple((int(low), int(high)) for low, high in versions), tuple(int(x) for x in samples))
 
 
 def sample_number(sample_id: str) -> int:

@@ -137,6 +137,17 @@ def test_a_rollout_without_exit_states_comes_back_without() -> None:
     assert (received.versions, received.samples) == (sent.versions, sent.samples)
 
 
+def test_parts_become_one_rollout_in_their_order() -> None:
+    parts = [rollout_to_arrays(replace(rollout(("video", "audio")), samples=(n, -n))) for n in (3, 1, 2)]
+    whole = rollout_from_arrays(*parts)
+    assert whole.samples == (3, -3, 1, -1, 2, -2)
+    assert len(whole.versions) == 6
+    assert whole.exit_time_BK is not None
+    for n, part in enumerate(parts):
+        assert np.array_equal(whole.history.get("audio")[2 * n : 2 * n + 2].numpy(), part["history_audio"])
+        assert np.array_equal(whole.exit_time_BK[2 * n : 2 * n + 2].numpy(), part["exit_time"])
+
+
 def test_a_received_rollout_owns_its_memory() -> None:
     arrays = rollout_to_arrays(rollout(("video", "audio")))
     before = {name: array.copy() for name, array in arrays.items()}
