@@ -137,5 +137,5 @@ class Coordinator:
 
     def _current(self, number: int) -> Attempt:
         if number != self._attempt.number:
-            raise ValueError(f"rollouts: attempt {number} of the training is over, attempt {self._attempt.number} has begun")
+            raise RuntimeError(f"attempt {number} of the training is over: attempt {self._attempt.number} has begun")
         return self._attempt

@@ -171,7 +171,7 @@ def test_a_trainer_of_an_earlier_attempt_is_refused(late: str) -> None:
         first = await pool.begin(0)
         await pool.begin(0)
         snapshot: Any = ("first", 0)
-        with pytest.raises(ValueError, match="attempt 1 of the training is over, attempt 2 has begun"):
+        with pytest.raises(RuntimeError, match="attempt 1 of the training is over: attempt 2 has begun"):
             await (pool.publish(first, 0, [snapshot]) if late == "publish" else pool.take(first, [0], 0))
         assert (await pool.status())["version"] == -1
 
