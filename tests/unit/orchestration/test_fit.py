@@ -28,7 +28,7 @@ class Trainings:
     """What each start of the training raises, in order; the ones after those end well."""
 
     def __init__(self, *ends: Exception) -> None:
-        self.ends, self.starts, self.said = list(ends), 0, list[str]()
+        self.ends, self.starts, self.said, self.pools = list(ends), 0, list[str](), list[Pool]()
 
     def __call__(self, *_: Any, **__: Any) -> Trainings:
         return self
@@ -39,12 +39,30 @@ class Trainings:
             raise self.ends.pop(0)
 
 
+class Pool:
+    """A rollout pool whose coordinator dies with each attempt, or serves them all."""
+
+    def __init__(self, dies: bool) -> None:
+        self.dies, self.closed = dies, False
+
+    def serves(self) -> bool:
+        return not self.dies
+
+    def close(self) -> None:
+        self.closed = True
+
+
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainings]:
-    def start(*ends: Exception) -> Trainings:
+    def start(*ends: Exception, dies: bool = False) -> Trainings:
         trainings = Trainings(*ends)
+
+        def pool(*_: Any) -> Pool:
+            trainings.pools.append(Pool(dies))
+            return trainings.pools[-1]
+
         monkeypatch.setattr(fit, "TorchTrainer", trainings)
-        monkeypatch.setattr(fit, "_rollouts", lambda *_: None)
+        monkeypatch.setattr(fit, "_rollouts", pool)
         fit.fit(CONFIG, loop_config(CONFIG, tmp_path), tmp_path, lambda *_: None, trainings.said.append, lambda _: None)
         return trainings
 
@@ -53,6 +71,17 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Tr
 
 def lost_connection() -> Exception:
     return ray.train.WorkerGroupError("x", {0: RuntimeError("Connection reset by peer")})
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_one_rollout_pool_serves_all_attempts_as_long_as_it_is_there(
+    started: Callable[..., Trainings], monkeypatch: pytest.MonkeyPatch, dies: bool
+) -> None:
+    monkeypatch.setattr(failure_policy, "PAUSES", (0.0,))
+    trainings = started(lost_connection(), lost_connection(), dies=dies)
+    assert trainings.starts == 3
+    assert len(trainings.pools) == (3 if dies else 1)
+    assert all(pool.closed for pool in trainings.pools)
 
 
 def test_a_store_that_is_away_between_two_starts_ends_no_training(
