@@ -40,7 +40,7 @@ from .step_clock import StepClock, rates
 from .step_guard import StepGuard
 from .train_step import Metrics, Networks, flow_step, mutual_step, probe
 from .watchdog import Watchdog
-from .wire import Snapshot, pack_weights, sample_number
+from .wire import Snapshot, pack_weights, require_clips
 
 NOTICE = "notice"  # how many ranks have heard that a machine goes away: it travels with a step's metrics, and is none
 MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
@@ -197,8 +197,7 @@ class StageRun:
         else:
             if rollout is not None:
                 rollout = rollout.to(self._device)
-                if rollout.samples != tuple(map(sample_number, batch.sample_ids)):
-                    raise ValueError(f"step {step}: its rollouts are of other clips than it reads; give all machines the same dataset")
+                require_clips(rollout, batch.sample_ids, step)
                 ages.update(f"age/{step - low}" for low, _ in rollout.versions)
             metrics = self._mutual(step, batch, rollout, noise, rate)
         self._average(step, skipped=bool(metrics["skipped"]))

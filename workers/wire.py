@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -128,6 +128,16 @@ def rollout_from_arrays(*parts: Mapping[str, np.ndarray]) -> Rollout:
     versions, samples = (np.concatenate([part[name] for part in parts]) for name in ("versions", "samples"))
     exits = (av("exit"), joined("exit_time")) if "exit_time" in first else (None, None)
     return Rollout(av("history"), *exits, tuple((int(low), int(high)) for low, high in versions), tuple(int(x) for x in samples))
+
+
+def require_clips(rollout: Rollout, sample_ids: Sequence[str], step: int) -> None:
+    """Refuse rollouts of other clips than a step reads.
+
+    Raises:
+        ValueError: they are.
+    """
+    if rollout.samples != tuple(map(sample_number, sample_ids)):
+        raise ValueError(f"step {step}: its rollouts are of other clips than it reads; give all machines the same dataset")
 
 
 def sample_number(sample_id: str) -> int:

@@ -411,6 +411,21 @@ def test_what_a_checkpoint_kept_is_not_made_again() -> None:
     run(work())
 
 
+def test_trainers_hear_of_weights_that_will_not_come() -> None:
+    async def work() -> None:
+        pool = Stubbed(max_age=0)
+        number = await pool.begin(0)
+        await pool.publish(number, 0, [LOST])  # type: ignore[list-item]
+        waiting = asyncio.create_task(payload(pool, number, 0, 0))
+        assert await pool.missing(number)
+        await pool.give_up(number, "weights could not be published once more (the store is full)")
+        with pytest.raises(RuntimeError, match="the store is full"):
+            await waiting
+        assert not await pool.missing(number)
+
+    run(work())
+
+
 # --- balance ----------------------------------------------------------------------------------------------------------------
 
 

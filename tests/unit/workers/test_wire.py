@@ -17,8 +17,10 @@ from mutual_forcing.workers.wire import (
     Snapshot,
     TornSnapshotError,
     pack_weights,
+    require_clips,
     rollout_from_arrays,
     rollout_to_arrays,
+    sample_number,
     unpack_weights,
 )
 
@@ -146,6 +148,15 @@ def test_parts_become_one_rollout_in_their_order() -> None:
     for n, part in enumerate(parts):
         assert np.array_equal(whole.history.get("audio")[2 * n : 2 * n + 2].numpy(), part["history_audio"])
         assert np.array_equal(whole.exit_time_BK[2 * n : 2 * n + 2].numpy(), part["exit_time"])
+
+
+def test_rollouts_of_other_clips_are_refused() -> None:
+    ids = ["clip-a", "clip-b"]
+    made = rollout_from_arrays(rollout_to_arrays(replace(rollout(("video",)), samples=tuple(map(sample_number, ids)))))
+    require_clips(made, ids, 7)
+    for others in (["clip-b", "clip-a"], ["clip-a"], ["clip-a", "clip-c"]):
+        with pytest.raises(ValueError, match="step 7: its rollouts are of other clips"):
+            require_clips(made, others, 7)
 
 
 def test_a_received_rollout_owns_its_memory() -> None:
