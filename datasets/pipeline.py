@@ -131,8 +131,7 @@ def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, pro
         else:
             items.append({"source": str(path), "measure": str(path) in guess})
     if items:
-        leave_to_others(progress)
-        dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
+        dataset = _spread(items, progress).map(Survey(config))
         rows += _collect(dataset, "look into sources", len(items), progress)
     rows = _without_twins(rows, media)
     if not any(row["status"] == "used" for row in rows):
@@ -154,8 +153,7 @@ def _measured(config: DataConfig, used: list[Row], media: Path, progress: Progre
     rows = [row for row in used if row["source"] in sample and row["moments"]]
     items = [{"source": source, "measure": True} for source in sorted(sample - {row["source"] for row in rows})]
     if items:
-        leave_to_others(progress)
-        dataset = ray.data.from_items(items, override_num_blocks=_blocks(len(items))).map(Survey(config))
+        dataset = _spread(items, progress).map(Survey(config))
         rows += _collect(dataset, "measure codecs", len(items), progress)
     return sorted(rows, key=lambda row: row["source"])
 
@@ -184,12 +182,8 @@ def _fit_codecs(config: DataConfig, rows: list[Row]) -> tuple[DctVideoCodec, Mdc
 def _encode(config: DataConfig, used: list[Row], video: DctVideoCodec, audio: MdctAudioCodec, out: Path, progress: Progress) -> list[Row]:
     encode = Encode(config, video.to_json(), audio.to_json())
     items = [{"source": row["source"], "content": row["content"]} for row in used]
-    leave_to_others(progress)
-    dataset = (
-        ray.data.from_items(items, override_num_blocks=_blocks(len(items)))
-        .flat_map(encode)
-        .map_batches(WriteShard(str(out)), batch_size=CLIPS_PER_SHARD, batch_format="pyarrow")
-    )
+    shards = WriteShard(str(out))
+    dataset = _spread(items, progress).flat_map(encode).map_batches(shards, batch_size=CLIPS_PER_SHARD, batch_format="pyarrow")
     return _collect(dataset, "encode clips", len(items), progress)
 
 
@@ -309,9 +303,11 @@ def _collect(dataset: ray.data.Dataset, stage: str, total: int, progress: Progre
     return rows
 
 
-def _blocks(items: int) -> int:
-    """Enough blocks to keep all cores busy, few enough that each is worth a task."""
-    return max(1, min(items, 4 * int(ray.cluster_resources().get("CPU", 1))))
+def _spread(items: list[Row], progress: Progress) -> ray.data.Dataset:
+    """Over enough blocks to keep all cores busy, few enough that each is worth a task; of what others leave."""
+    leave_to_others(progress)
+    blocks = max(1, min(len(items), 4 * int(ray.cluster_resources().get("CPU", 1))))
+    return ray.data.from_items(items, override_num_blocks=blocks)
 
 
 def _entry(path: Path) -> ShardEntry:
