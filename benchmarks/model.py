@@ -80,6 +80,18 @@ def rows_of(name: str, device: torch.device, amount: Amount, codecs: Codecs | No
     return rows
 
 
+def chosen_of(rows: list[Row], beginnings: str) -> list[Row]:
+    """The rows whose names begin with one of these; all of them where none is given.
+
+    Raises:
+        ValueError: a beginning that no row has.
+    """
+    wanted = [w.strip() for w in beginnings.split(",") if w.strip()]
+    if unknown := [w for w in wanted if not any(row.name.startswith(w) for row in rows)]:
+        raise ValueError(f"--rows={','.join(unknown)!r}: no row begins so; they are {', '.join(row.name for row in rows)}")
+    return [row for row in rows if not wanted or row.name.startswith(tuple(wanted))]
+
+
 def measured(rows: list[Row], out: Path, mark: dict[str, str], device: torch.device, until: float) -> dict[str, Figures]:
     """Figures of each row, from its file if there is one. A row that fails says why, and the others go on."""
     figures: dict[str, Figures] = {}
@@ -196,6 +208,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--minutes", type=float, help="no row begins after so many minutes (default: 60 on a CPU, 3 on a GPU)")
     parser.add_argument("--out", default="runs/bench-model", help="folder of the rows")
+    parser.add_argument("--rows", default="", help="only the rows whose names begin with one of these, comma-separated")
     parser.add_argument("--plot", help="write the roofline to this file")
     parser.add_argument("--video-codec", default="", help="folder of the autoencoder that decodes (default: the embedded codecs, or none)")
     parser.add_argument("--audio-codec", default="", help="folder of the autoencoder of the sound")
@@ -214,7 +227,7 @@ def main(arguments: list[str]) -> int:
     amount = QUICK if options.quick else Amount() if on_cpu else ON_GPU
     codecs, which = codecs_of(options.preset, options.video_codec, options.audio_codec, device)
     with one_thread() if on_cpu else nullcontext():
-        rows = rows_of(options.preset, device, amount, codecs)
+        rows = chosen_of(rows_of(options.preset, device, amount, codecs), options.rows)
         figures = measured(rows, out, mark_of(device, amount, which), device, time.monotonic() + 60 * minutes)
     print_table(figures)
     if options.plot:

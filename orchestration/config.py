@@ -30,7 +30,8 @@ from .rollouts_config import RolloutsConfig
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """count: Ray Train workers; threads: torch threads a process; use_gpu: a GPU for each of them, and NCCL between them;
+    """count: Ray Train workers; threads: torch threads a process; use_gpu: a GPU for each of them, and NCCL between them; gpus: how much
+    of it the only worker takes where rollout actors are to have the rest (a machine with one GPU);
     resource: a custom resource of the nodes that they may use, one unit each;
     max_failures: restarts of the training within `failure_window_s` seconds, or without a new checkpoint between them, before the run
     fails; step_deadline_s: seconds after which a step counts as hung (0 = never); max_bad_steps: steps in a row that may be skipped
@@ -40,6 +41,7 @@ class WorkersConfig:
     count: int = 2
     threads: int = 1
     use_gpu: bool = False
+    gpus: float = 1.0
     resource: str = ""
     max_failures: int = 3
     failure_window_s: float = 3600.0
@@ -51,6 +53,11 @@ class WorkersConfig:
             raise ValueError(
                 f"workers.failure_window_s={self.failure_window_s}, workers.step_deadline_s={self.step_deadline_s}: must be seconds, the "
                 "window more than 0"
+            )
+        if not 0 < self.gpus <= 1 or (self.gpus < 1 and self.count > 1):
+            raise ValueError(
+                f"workers.gpus={self.gpus} with workers.count={self.count}: must be 1, or a share of a GPU (0.5) for a single worker; NCCL "
+                "refuses two on one GPU"
             )
         for name, low in (("count", 1), ("threads", 1), ("max_failures", 0), ("max_bad_steps", 0)):
             if getattr(self, name) < low:

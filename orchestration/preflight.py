@@ -40,6 +40,7 @@ ACTOR_GB = 0.5
 RAY_GB = 1.2  # Ray's own processes and the command itself
 PROBE_SECONDS = 5.0
 GB = 2**30
+SLACK = 1e-9  # of shares: 1 - 0.9 is less than 0.1
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def needs_of(config: RunConfig) -> Needs:
 def reserved(workers: WorkersConfig) -> dict[str, float]:
     """Resources of Ray's that one training process takes."""
     named = {workers.resource: 1.0} if workers.resource else {}
-    return {"CPU": WORKER_CPU} | ({"GPU": 1.0} if workers.use_gpu else {}) | named
+    return {"CPU": WORKER_CPU} | ({"GPU": workers.gpus} if workers.use_gpu else {}) | named
 
 
 def short_of(config: RunConfig, have: Mapping[str, float]) -> list[str]:
@@ -104,16 +105,21 @@ def short_of(config: RunConfig, have: Mapping[str, float]) -> list[str]:
     for kind in sorted(of_worker.keys() | of_actor.keys()):
         each = [(workers.count, of_worker.get(kind, 0.0), "workers"), (pool.size if pool else 0, of_actor.get(kind, 0.0), "rollout actors")]
         parts = [f"{count} {who} x {amount:g}" for count, amount, who in each if count * amount]
-        total, there = sum(_taken(kind, count, amount) for count, amount, _ in each), have.get(kind, 0.0)
+        held = [(count, amount) for count, amount, _ in each]
+        total, there = _gpus(*held) if kind == "GPU" else sum(count * amount for count, amount in held), have.get(kind, 0.0)
         if total > there:
             remedy = "lower workers.count" + (" or rollouts.actors" if of_actor.get(kind) else "")
             said.append(f"{kind}: {total:g} are reserved ({' + '.join(parts)}), {there:g} are there; {remedy}")
     return said
 
 
-def _taken(kind: str, count: int, amount: float) -> float:
-    """What `count` processes take: those that share a GPU take it whole, and none is split between two."""
-    return ceil(count / floor(1 / amount)) if kind == "GPU" and 0 < amount < 1 else count * amount
+def _gpus(workers: tuple[int, float], actors: tuple[int, float]) -> float:
+    """GPUs that so many processes with so much of one each take: those that share one take it whole, and none is split between two."""
+    (count, mine), (others, share) = workers, actors
+    if 0 < share < 1:
+        beside = floor((1 - mine) / share + SLACK) if 0 < mine < 1 else 0  # of a single worker
+        return ceil(count * mine) + ceil(max(0, others - beside) / floor(1 / share + SLACK))
+    return ceil(count * mine) + others * share
 
 
 def _rolls(config: RunConfig) -> bool:

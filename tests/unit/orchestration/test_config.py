@@ -243,6 +243,13 @@ def test_what_only_a_gpu_does_is_refused_on_a_cpu(tiny: RunConfig) -> None:
         with_settings(tiny, [setting, "workers.use_gpu=true"])
 
 
+def test_a_share_of_a_gpu_is_a_single_workers(tiny: RunConfig) -> None:
+    assert with_settings(tiny, ["workers.count=1", "workers.gpus=0.5"]).workers.gpus == 0.5
+    for settings in (["workers.gpus=0.5"], ["workers.count=1", "workers.gpus=0"], ["workers.count=1", "workers.gpus=1.5"]):
+        with pytest.raises(ValueError, match=r"workers\.gpus=.*: must be 1, or a share of a GPU \(0\.5\) for a single worker"):
+            with_settings(tiny, settings)
+
+
 def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
     assert replace(tiny, samples=SamplesConfig(clips=1)).settings() == tiny.settings()
     assert with_settings(tiny, ["execution.checkpoint_every=1", "execution.compile=true"]).settings() == tiny.settings()

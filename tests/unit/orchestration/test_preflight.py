@@ -95,6 +95,16 @@ def test_what_does_not_fit_onto_one_gpu_takes_another(share: str, gpus: float) -
     assert len(short_of(config, {"CPU": 4.0, "GPU": gpus - 1})) == 1
 
 
+@pytest.mark.parametrize(("worker", "actor", "gpus"), [("0.5", "0.5", 2.0), ("0.5", "0.25", 2.0), ("0.4", "0.2", 1.0), ("0.9", "0.1", 2.0)])
+def test_a_worker_that_leaves_some_of_its_gpu_has_actors_beside_it(worker: str, actor: str, gpus: float) -> None:
+    """One worker, three actors: those that fit go onto the worker's GPU."""
+    pool = ["rollouts.actors=3", f"rollouts.gpus={actor}"]
+    config = with_settings(TINY, ["workers.count=1", "workers.use_gpu=true", f"workers.gpus={worker}", *pool])
+    assert short_of(config, {"CPU": 4.0, "GPU": gpus}) == []
+    (text,) = short_of(config, {"CPU": 4.0, "GPU": gpus - 1})
+    assert text.startswith(f"GPU: {gpus:g} are reserved (1 workers x {worker} + 3 rollout actors x {actor})")
+
+
 def test_nodes_of_workers_are_held_against_what_is_there() -> None:
     config = with_settings(TINY, ["workers.count=4", "workers.resource=trainer"])
     assert short_of(config, {"CPU": 4.0, "trainer": 4.0}) == []
