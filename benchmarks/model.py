@@ -38,12 +38,14 @@ if TYPE_CHECKING:
     from ._decoding import Codecs
 
 QUICK = Amount(rounds=2, latency=10, long=200, chunks=3)
-ON_GPU = Amount(rounds=3, latency=30)  # MULTI 50 of `paper` at 704x1280 takes a quarter of a minute a chunk where FLOPs decide
+ON_GPU = Amount(rounds=3, latency=30, warm=8)  # every shape of a pass is recorded in these; MULTI 50 of `paper` at 704x1280 takes a quarter of a minute a chunk where FLOPs decide
+TRAINED = 8  # clips of a training step on a GPU: with two, it waits for Python
 MANY = 8  # clips at once on a CPU: rollouts are made in batches, and weights are then read once for all of them
 ROOT = Path(__file__).resolve().parents[1]
 MINE = ("model", "_speed", "_streams", "_ceilings", "_decoding")  # modules of benchmarks/ that figures depend on
 RESOLUTIONS = {"192x336": (192, 336), "480x768": (480, 768), "704x1280": (704, 1280)}
 EAGER, COMPILED = ExecutionConfig(), ExecutionConfig(compile=True)
+RECORDED = ExecutionConfig(compile=True, graphs=True)
 FLEX = ExecutionConfig("flex", compile=True)
 
 
@@ -56,7 +58,7 @@ class Row:
 
 
 def rows_of(name: str, device: torch.device, amount: Amount, codecs: Codecs | None) -> list[Row]:
-    """What is measured of a preset. On a GPU in bf16: the three resolutions of the paper, eager and compiled, dense and flex."""
+    """What is measured of a preset. On a GPU in bf16: the three resolutions of the paper; recorded, compiled and eager; flex and dense."""
     chosen = preset(name)
     if device.type == "cpu":
         small, fewer = Case(chosen, 64, 64, device, seconds=80, codecs=codecs), replace(amount, rounds=min(amount.rounds, 5), latency=10)
@@ -70,13 +72,15 @@ def rows_of(name: str, device: torch.device, amount: Amount, codecs: Codecs | No
     def case(resolution: str, execution: ExecutionConfig) -> Case:
         return Case(chosen, *RESOLUTIONS[resolution], device, torch.bfloat16, execution, seconds=60, codecs=codecs)
 
-    rows = [Row(f"stream-{r}", lambda c, r=r: stream(case(r, COMPILED), amount, c, recompute=False)) for r in RESOLUTIONS]
-    rows.append(Row("stream-192x336-eager", lambda c: stream(case("192x336", EAGER), amount, c, recompute=True)))
+    rows = [Row(f"stream-{r}", lambda c, r=r: stream(case(r, RECORDED), amount, c, recompute=False)) for r in RESOLUTIONS]
+    for label, how in (("compiled", COMPILED), ("eager", EAGER)):
+        once = replace(amount, warm=1)
+        rows.append(Row(f"stream-192x336-{label}", lambda c, how=how, once=once: stream(case("192x336", how), once, c, recompute=True)))
     for label, execution in (("flex", FLEX), ("dense", COMPILED), ("dense-eager", EAGER)):
         for every in (0, 1):
             how = replace(execution, checkpoint_every=every)
             name = f"training-{label}{'-recomputed' * every}"
-            rows.append(Row(name, lambda c, how=how: training(replace(case("192x336", how), clips=2), amount, c)))
+            rows.append(Row(name, lambda c, how=how: training(replace(case("192x336", how), clips=TRAINED), amount, c)))
     return rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf, log
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +131,28 @@ class Table(nn.Module):
     def forward(self, features_BKD: Tensor) -> Tensor:
         """[B, K, D] -> [B, K, parts, D]."""
         return (features_BKD[:, :, None] + self.value).to(self.value.dtype)
+
+
+class _Taken(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BKPD: Tensor, row_N: Tensor) -> Tensor:
+        ctx.save_for_backward(row_N)
+        ctx.rows = x_BKPD.shape[1]
+        return x_BKPD[:, row_N]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient_BNPD,), (row_N,) = gradients, ctx.saved_tensors
+        chosen_KN = F.one_hot(row_N, ctx.rows).T.to(gradient_BNPD.dtype)
+        return (chosen_KN @ gradient_BNPD.flatten(2)).unflatten(-1, gradient_BNPD.shape[2:]), None
+
+
+def taken(x_BKPD: Tensor, row: Tensor | slice) -> Tensor:
+    """Vectors [B, K, P, D] of rows -> those of tokens [B, N, P, D]; `row` [N] is each token's, or all of the only one.
+
+    Its gradient is a product, in any order of the tokens the same: PyTorch's own sorts the rows, which costs more than a layer does.
+    """
+    return x_BKPD[:, row] if isinstance(row, slice) else _Taken.apply(x_BKPD, row)
 
 
 class Offset(nn.Module):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .blocks import Block, BranchConfig, Modulation, Offset, Table, TimeEmbedder, modulated
+from .blocks import Block, BranchConfig, Modulation, Offset, Table, TimeEmbedder, modulated, taken
 from .rope import Rotation
 from .text import WordEmbedder
 from .types import Controls
@@ -27,14 +27,15 @@ class Text:
     words_time_BW2: Tensor
     first_word: int
 
-    def of_words(self, index: Tensor) -> Text:
-        """The same text with these words alone."""
+    def of_words(self, index: Tensor, count: int) -> Text:
+        """The same text with these words alone, of which those after the first `count` are not there: they fill up a shape."""
         keys, words, entries = self.keys_values[0][0].shape[1], self.words_time_BW2.shape[1], self.exists_BW.shape[1]
         keys_kept = _around(self.first_word, index, self.first_word + words, keys)
-        exists_kept = _around(entries - words, index, entries, entries)
+        exists_BW = self.exists_BW[:, _around(entries - words, index, entries, entries)]
+        exists_BW[:, exists_BW.shape[1] - (len(index) - count) :] = False
         return Text(
             [(k[:, keys_kept], v[:, keys_kept]) for k, v in self.keys_values],
-            self.exists_BW[:, exists_kept],
+            exists_BW,
             self.words_time_BW2[:, index],
             self.first_word,
         )
@@ -96,7 +97,7 @@ class Branch(nn.Module):
 
     def output(self, x_BND: Tensor, features_BKD: Tensor, row: Tensor | slice) -> Tensor:
         """Tokens after the last block -> their outputs, modulated by the time features of their rows."""
-        shift, scale = self.out_modulation(features_BKD)[:, row].unbind(dim=2)
+        shift, scale = taken(self.out_modulation(features_BKD), row).unbind(dim=2)
         return self.out(modulated(x_BND, shift, scale, self.options.norm_eps))
 
     def text(self, controls: Controls, by: Rotation) -> Text:

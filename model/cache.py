@@ -34,6 +34,11 @@ class KVCache:
         return [chunk for chunk, _ in self._chunks]
 
     @property
+    def full(self) -> bool:
+        """Whether the window is, so that from chunk to chunk as much is read."""
+        return len(self._chunks) == self._window
+
+    @property
     def wants_sink(self) -> bool:
         """Whether the chunk that is committed now is the sink."""
         return self._sink is None
@@ -78,13 +83,17 @@ class Window:
         self._cache, self._sink_turn, self._once = cache, sink_turn, once
         self._held: dict[int, KeysValues] = {}
 
+    def past(self, layer: int) -> list[KeysValues]:
+        """Rotated keys, and values, of what the chunk sees of the past, oldest first."""
+        return self._cache.read(layer, self._sink_turn)
+
     def read(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
         """Keys and values of the past and of the present, `k` rotated and `v`, [B, N, M, D]; without gradient."""
         if layer in self._held:
             for every, now in zip(self._held[layer], (k, v), strict=True):
                 every[:, every.shape[1] - now.shape[1] :] = now
             return self._held[layer]
-        past = self._cache.read(layer, self._sink_turn)
+        past = self.past(layer)
         if not past:
             return k, v
         whole = torch.cat([*(x for x, _ in past), k], dim=1), torch.cat([*(x for _, x in past), v], dim=1)

@@ -16,12 +16,14 @@ class ExecutionConfig:
     """Results are the same but for rounding. What does not go together in a training (hooks, adapters) is refused by its `RunConfig`.
 
     attention: back-end of the parallel passes; `flex` wants a GPU. checkpoint_every: every n-th layer keeps no activations and is
-    computed again in the backward; 0 = none. compile: blocks through torch.compile.
+    computed again in the backward; 0 = none. compile: blocks through torch.compile. graphs: passes of a stream as CUDA graphs (recording),
+    worth it for long clips on a GPU.
     """
 
     attention: AttentionKind = "dense"
     checkpoint_every: int = 0
     compile: bool = False
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         if self.attention not in get_args(AttentionKind):

@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from .attention import attention
 from .branch import Text
 from .cache import KeysValues, KVCache, Window
-from .mask import Tokens, word_mask
+from .mask import word_mask
 from .patches import grid
 from .plan import joint
-from .rope import Rotation, rotate
+from .recording import Moving, Read, Recorder
+from .rope import rotate
 from .timeline import FIRST_FRAME_CHUNK, Layout
-from .trunk import Seat, Trunk, expect, pairs
+from .trunk import Trunk, expect, pairs
 from .types import AV, MODALITIES, Controls
 
 
-@dataclass(frozen=True)
-class _Moving:
-    """What every pass over the chunk in progress shares."""
-
-    chunk: int
-    shapes: tuple[torch.Size, ...]
-    tokens: Tokens
-    seats: dict[str, Seat]
-    text: dict[str, Text]
-    turn: Rotation
-    window: Window
+WORDS = 16  # words that a chunk can see are taken in such portions, so that chunks have few shapes
 
 
 class Stream:
@@ -39,7 +28,8 @@ class Stream:
         self._net, self._words_time_BW2 = net, controls.words_time_BW2.cpu()
         self.text = {name: net.text(name, controls) for name in modalities}
         self.cache = KVCache(net.config.window, float(net.timeline.chunk))
-        self.moving: _Moving | None = None
+        self.moving: Moving | None = None
+        self._recorder = Recorder(self._evaluated, net.config.depth) if net.execution.graphs else None
 
     @torch.no_grad()
     def commit(self, clean: AV, chunk: int) -> None:
@@ -50,6 +40,11 @@ class Stream:
         """
         zero = clean.map(lambda x: torch.zeros(x.shape[0], 1, device=x.device))
         now = self._at(clean, chunk, once=True)  # what its evaluations shared serves once more
+        if (recorder := self._playing()) is not None:
+            recorder.velocity(now, clean, zero, zero)
+            self.cache.commit(chunk, now.tokens, recorder.present(), [])
+            self.moving = None
+            return
         turned, unturned, is_sink = list[KeysValues](), list[KeysValues](), self.cache.wants_sink
 
         def remember(layer: int, k: Tensor, v: Tensor) -> None:
@@ -69,15 +64,23 @@ class Stream:
     def velocity(self, noisy: AV, t: AV, r: AV, chunk: int) -> AV:
         """Velocity of the chunk in progress, given the committed history; t, r: [B, 1] a modality. Raises as `commit` does."""
         now = self.moving = self._at(noisy, chunk, once=False)
+        if (recorder := self._playing()) is not None:
+            return recorder.velocity(now, noisy, t, r)
+        return self._evaluated(now, now.window.read, noisy, t, r)
 
+    def _playing(self) -> Recorder | None:
+        """What plays recorded passes, once chunks are alike: while the window fills, each would be recorded for itself alone."""
+        return self._recorder if self.cache.full and not self.cache.wants_sink else None
+
+    def _evaluated(self, now: Moving, read: Read, noisy: AV, t: AV, r: AV) -> AV:
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(rotate(q, now.turn), *now.window.read(layer, rotate(k, now.turn), v))
+            return attention(rotate(q, now.turn), *read(layer, rotate(k, now.turn), v))
 
         patches = {name: self._net.embedded(x, name) for name, x in noisy.items()}
         out = self._net.layers(patches, pairs(t, r), now.seats, now.text, attend)
-        return self._net.velocities(noisy, t, r, Layout(self._net.timeline, 1, first=chunk), out)
+        return self._net.velocities(noisy, t, r, Layout(self._net.timeline, 1, first=now.chunk), out)
 
-    def _at(self, x: AV, chunk: int, once: bool) -> _Moving:
+    def _at(self, x: AV, chunk: int, once: bool) -> Moving:
         """What all passes over a chunk share: that of the chunk in progress, if it is this one. once: no pass will follow.
 
         Raises:
@@ -99,15 +102,15 @@ class Stream:
             expect(name, x_m, len(spots[name].tokens) // (rows * columns), f"chunk {chunk}")
         tokens, sink, text = joint(spots), self.cache.sink(chunk), self._spoken_near(chunk)
         window = Window(self.cache, None if sink is None else self._net.planner.rotation(sink, self._net.like), once)
-        return _Moving(
-            chunk, shapes, tokens, self._net.seats(spots, text), text, self._net.planner.rotation(tokens, self._net.like), window
-        )
+        turn = self._net.planner.rotation(tokens, self._net.like)
+        return Moving(chunk, shapes, tokens, self._net.seats(spots, text), text, text is self.text, turn, window)
 
     def _spoken_near(self, chunk: int) -> dict[str, Text]:
         """The text with the words that a chunk can see in any clip: the cost of a chunk must not grow with the transcript."""
         visible_BNW = word_mask(torch.tensor([chunk]), self._words_time_BW2, *self._net.hearing)
-        seen_W = visible_BNW.any(dim=0)[0]
-        if 2 * int(seen_W.sum()) > len(seen_W):
+        index = torch.nonzero(visible_BNW.any(dim=0)[0])[:, 0]
+        room = WORDS * max(1, -(-len(index) // WORDS))
+        if room >= self._words_time_BW2.shape[1]:
             return self.text
-        index = torch.nonzero(seen_W)[:, 0].to(self._net.like.device, non_blocking=True)
-        return {name: text.of_words(index) for name, text in self.text.items()}
+        padded = torch.cat([index, index.new_zeros(room - len(index))]).to(self._net.like.device, non_blocking=True)
+        return {name: text.of_words(padded, len(index)) for name, text in self.text.items()}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import Block, BranchConfig
+from .blocks import Block, BranchConfig, taken
 from .branch import Branch, Placement, Text, stay
 from .execution import PLAIN, ExecutionConfig, compiled
 from .mask import word_mask
@@ -177,7 +177,7 @@ class Trunk(nn.Module):
 
     def _mods(self, layer: int, shared: dict[str, Tensor], seats: dict[str, Seat]) -> dict[str, tuple[Tensor, ...]]:
         """The modulation of the tokens of each branch."""
-        return {name: self._block(name, layer).offset(shared[name])[:, seat.spot.row].unbind(dim=2) for name, seat in seats.items()}
+        return {name: taken(self._block(name, layer).offset(shared[name]), seat.spot.row).unbind(dim=2) for name, seat in seats.items()}
 
     def _projected(self, layer: int, x: dict[str, Tensor], mods: dict[str, tuple[Tensor, ...]]) -> list[list[Tensor]]:
         """Queries, keys and values, each of every branch."""

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from mutual_forcing.model.blocks import BranchConfig
 from mutual_forcing.model.rope import RopeConfig, rotate, rotation
 from mutual_forcing.model.sampler import chunk_latents
+from mutual_forcing.model.stream import WORDS
 from mutual_forcing.model.text import Word, make_controls
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.types import AV, MODALITIES, Controls, future
@@ -266,8 +267,10 @@ def test_a_long_transcript_costs_a_chunk_only_the_words_near_it(features: int) -
     stream.velocity(chunk_latents(context, layout, 3), t, r, 3)
     assert stream.moving is not None
     for name, whole in stream.text.items():
-        keys = stream.moving.text[name].keys_values[0][0].shape[1]
-        assert keys == whole.first_word + 5 + (name == "video" and features > 0), "chunk 3 hears [1.0, 2.3) s: the words from 0.9 to 2.1 s"
+        near = stream.moving.text[name]
+        assert near.keys_values[0][0].shape[1] == whole.first_word + WORDS + (name == "video" and features > 0) < 40
+        there = near.exists_BW[:, -WORDS:]
+        assert there.sum(dim=1).tolist() == [5, 0], "chunk 3 hears [1.0, 2.3) s: the words from 0.9 to 2.1 s"
 
 
 # --- precision ------------------------------------------------------------------------------------------------------------
