@@ -61,9 +61,10 @@ def ways_of(stage: Stage, recompute: bool) -> dict[str, Way]:
     """By name: the modes with a cache, the same decoded where there are codecs, FEW 4 without a cache."""
     case, past = stage.case, stage.case.preset.network.window + 1
     ways = {name: Way(lambda s=s: partial(next, stage.play(s, past))) for name, s in MODES.items()}
+    on_gpu = case.device.type == "cuda"
     for name, s in MODES.items() if case.codecs is not None else ():
-        beside = BESIDE if case.device.type == "cuda" and s is not MULTI50 else 1
-        ways[DECODED.format(name)] = Way(lambda s=s: partial(next, stage.decoded(s, past)), beside)
+        if not (on_gpu and s is MULTI50):  # seconds a chunk, beside which decoding is nothing
+            ways[DECODED.format(name)] = Way(lambda s=s: partial(next, stage.decoded(s, past)), BESIDE if on_gpu else 1)
     if recompute:
         ways[RECOMPUTE] = Way(lambda: stage.recomputing(FEW4))
     return ways

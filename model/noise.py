@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .types import AV
+from .types import AV, sent
 
 
 def position_seed(*key: int | str) -> int:
@@ -34,7 +34,7 @@ class PositionalNoise:
 
     def _draw(self, tag: tuple[int | str, ...], one: Callable[[torch.Generator], Tensor]) -> Tensor:
         rows = [one(torch.Generator().manual_seed(position_seed(*key, *tag))) for key in self._keys]
-        return torch.stack(rows).to(self._device, non_blocking=True)  # the device need not have done its work first
+        return sent(torch.stack(rows), self._device)
 
     def normal(self, shape: Sequence[int], *tag: int | str) -> Tensor:
         """Standard normal [B, *shape]."""

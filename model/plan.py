@@ -19,6 +19,7 @@ from .rope import RopeConfig, Rotation, rotation
 from .timeline import FIRST_FRAME_CHUNK, Layout, Timeline
 from .types import AV
 
+Copies = tuple[int, int, int]
 KEPT = 8  # plans of the last few shapes: masks and rotations cost as much as a layer of a small network
 
 
@@ -35,13 +36,13 @@ class Spot:
 
 @dataclass(frozen=True)
 class Plan:
-    """A parallel pass. keys: places of all keys; which: the token that each key is, where the sink has copies; last: the same for the last
-    layer, after which nobody reads the context copy.
+    """A parallel pass. keys: places of all keys; sink: its first token, the one after its last, and how many copies of it follow all
+    tokens; last: the same for the last layer, after which nobody reads the context copy.
     """
 
     spots: dict[str, Spot]
     keys: Tokens
-    which: Tensor | None
+    sink: Copies | None
     turn: Rotation
     key_turn: Rotation
     attention: Attention
@@ -49,7 +50,10 @@ class Plan:
 
     def copied(self, x: Tensor) -> Tensor:
         """Keys or values of the tokens -> of all keys."""
-        return x if self.which is None else x[:, self.which]
+        if self.sink is None:
+            return x
+        first, end, count = self.sink
+        return torch.cat([x, *[x[:, first:end]] * count], dim=1)
 
 
 def joint(spots: dict[str, Spot]) -> Tokens:
@@ -87,7 +91,7 @@ class Planner:
             pasts = {name: self._past(before.get(name), layout) for name, _ in noisy.items()}
             now = {name: self._places(x, layout, clean=False) for name, x in noisy.items()}
             spots = {name: self._spot(pasts[name].cat(places), layout.first, like) for name, places in now.items()}
-            keys = self._with_sink_copies(joint(spots), layout, like)
+            keys = self._with_sink_copies(joint(spots), layout)
             last = {name: self._spot(places, layout.first, like) for name, places in now.items()}
             return replace(self._plan(spots, *keys, like), last=self._plan(last, *keys, like))
 
@@ -98,7 +102,7 @@ class Planner:
 
         def make() -> Plan:
             spots = {name: self._spot(self._past(x, layout), layout.first, like) for name, x in before.items()}
-            return self._plan(spots, *self._with_sink_copies(joint(spots), layout, like), like)
+            return self._plan(spots, *self._with_sink_copies(joint(spots), layout), like)
 
         return self._once("past", layout, (before,), like, make)
 
@@ -139,21 +143,22 @@ class Planner:
             self._kept[key] = plan
         return self._kept[key]
 
-    def _plan(self, spots: dict[str, Spot], keys: Tokens, which: Tensor | None, like: Tensor) -> Plan:
+    def _plan(self, spots: dict[str, Spot], keys: Tokens, sink: Copies | None, like: Tensor) -> Plan:
         queries = joint(spots)
         attention = masked(self._kind, queries, keys, self._window, like.device)
-        return Plan(spots, keys, which, self.rotation(queries, like), self.rotation(keys, like), attention)
+        return Plan(spots, keys, sink, self.rotation(queries, like), self.rotation(keys, like), attention)
 
-    def _with_sink_copies(self, tokens: Tokens, layout: Layout, like: Tensor) -> tuple[Tokens, Tensor | None]:
-        """The tokens, then the sink once for every place that it takes while the window rolls; and which token each of them is."""
+    def _with_sink_copies(self, tokens: Tokens, layout: Layout) -> tuple[Tokens, Copies | None]:
+        """The tokens, then the sink once for every place that it takes while the window rolls."""
         chunk = sink_of(tokens)
         sink = torch.nonzero(tokens.clean_N & (tokens.chunk_N == chunk))[:, 0]
         low, high = (int(sink_shift(torch.tensor(k), self._window, chunk)) for k in (layout.first, _last(layout)))
         copies = [tokens.select(sink).replaced_sink(shift, float(self._timeline.chunk)) for shift in range(max(1, low), high + 1)]
         if not len(sink) or not copies:
             return tokens, None
-        which = torch.cat([torch.arange(len(tokens)), *(sink for _ in copies)])
-        return tokens.cat(*copies), which.to(like.device)  # it is read in every layer
+        first, end = int(sink[0]), int(sink[-1]) + 1
+        assert end - first == len(sink), "the sink's tokens are of one modality, and follow each other"
+        return tokens.cat(*copies), (first, end, len(copies))
 
     def _spot(self, tokens: Tokens, first_chunk: int, like: Tensor) -> Spot:
         row_N = torch.where(tokens.clean_N, 0, tokens.chunk_N - first_chunk + 1)

@@ -12,7 +12,7 @@ from math import inf, pi
 import torch
 from torch import Tensor
 
-from .types import at_least_fp32
+from .types import at_least_fp32, sent
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def rotation(time_N: Tensor, row_N: Tensor, column_N: Tensor, head_dim: int, con
     turns = turns.remainder(2 * pi)  # reduced in fp64: an hour into a stream, fp32 would err by up to 0.007
     turns = (turns if turns.dim() == 3 else turns[None])[:, :, None]
     dtype = torch.promote_types(like.dtype, torch.float32)
-    cos, sin = (x.to(dtype).to(like.device, non_blocking=True) for x in (turns.cos(), turns.sin()))
+    cos, sin = (sent(x.to(dtype), like.device) for x in (turns.cos(), turns.sin()))
     return Rotation(cos, sin)
 
 

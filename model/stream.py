@@ -12,11 +12,9 @@ from .mask import word_mask
 from .patches import grid
 from .plan import joint
 from .recording import Moving, Read, Recorder
-from .rope import rotate
 from .timeline import FIRST_FRAME_CHUNK, Layout
 from .trunk import Trunk, expect, pairs
-from .types import AV, MODALITIES, Controls
-
+from .types import AV, MODALITIES, Controls, sent
 
 WORDS = 16  # words that a chunk can see are taken in such portions, so that chunks have few shapes
 
@@ -46,14 +44,15 @@ class Stream:
             self.moving = None
             return
         turned, unturned, is_sink = list[KeysValues](), list[KeysValues](), self.cache.wants_sink
+        rotated = self._net.rotated
 
         def remember(layer: int, k: Tensor, v: Tensor) -> None:
-            turned.append((rotate(k, now.turn), v))
+            turned.append((rotated(k, now.turn), v))
             if is_sink:
                 unturned.append((k, v))
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(rotate(q, now.turn), *now.window.read(layer, *turned[layer]))
+            return attention(rotated(q, now.turn), *now.window.read(layer, *turned[layer]))
 
         patches = {name: self._net.embedded(x, name) for name, x in clean.items()}
         self._net.layers(patches, pairs(zero, zero), now.seats, now.text, attend, remember)
@@ -73,8 +72,10 @@ class Stream:
         return self._recorder if self.cache.full and not self.cache.wants_sink else None
 
     def _evaluated(self, now: Moving, read: Read, noisy: AV, t: AV, r: AV) -> AV:
+        rotated = self._net.rotated
+
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return attention(rotate(q, now.turn), *read(layer, rotate(k, now.turn), v))
+            return attention(rotated(q, now.turn), *read(layer, rotated(k, now.turn), v))
 
         patches = {name: self._net.embedded(x, name) for name, x in noisy.items()}
         out = self._net.layers(patches, pairs(t, r), now.seats, now.text, attend)
@@ -112,5 +113,5 @@ class Stream:
         room = WORDS * max(1, -(-len(index) // WORDS))
         if room >= self._words_time_BW2.shape[1]:
             return self.text
-        padded = torch.cat([index, index.new_zeros(room - len(index))]).to(self._net.like.device, non_blocking=True)
+        padded = sent(torch.cat([index, index.new_zeros(room - len(index))]), self._net.like.device)
         return {name: text.of_words(padded, len(index)) for name, text in self.text.items()}

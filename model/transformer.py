@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from .plan import before_last
-from .rope import rotate
 from .stream import Stream
 from .timeline import Layout
 from .trunk import Trunk, expect, pairs
@@ -39,7 +38,7 @@ class AVTransformer(Trunk):
 
         def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             way = ways[layer]
-            return way.attention(rotate(q, way.turn), rotate(plan.copied(k), plan.key_turn), plan.copied(v))
+            return way.attention(self.rotated(q, way.turn), self.rotated(plan.copied(k), plan.key_turn), plan.copied(v))
 
         seats, last_seats = self.seats(plan.spots, text), self.seats(last.spots, text)
         return self.velocities(noisy, t, r, layout, self.layers(x, self._times(t, r), seats, text, attend, last=last_seats))
@@ -58,10 +57,10 @@ class AVTransformer(Trunk):
         held: list[tuple[Tensor, Tensor]] = []
 
         def remember(layer: int, k: Tensor, v: Tensor) -> None:
-            held.append((rotate(past.copied(k), past.key_turn), past.copied(v)))
+            held.append((self.rotated(past.copied(k), past.key_turn), past.copied(v)))
 
         def attend_past(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return past.attention(rotate(q, past.turn), *held[layer])
+            return past.attention(self.rotated(q, past.turn), *held[layer])
 
         none = before.map(lambda c: torch.zeros(c.shape[0], 0, device=c.device))
         self.layers(x, self._times(none, none), self.seats(past.spots, text), text, attend_past, remember)
@@ -72,7 +71,9 @@ class AVTransformer(Trunk):
 
             def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
                 past_k, past_v = held[layer]
-                return now.attention(rotate(q, now.turn), torch.cat([past_k, rotate(k, now.turn)], dim=1), torch.cat([past_v, v], dim=1))
+                return now.attention(
+                    self.rotated(q, now.turn), torch.cat([past_k, self.rotated(k, now.turn)], dim=1), torch.cat([past_v, v], dim=1)
+                )
 
             x = {name: self.embedded(n, name) for name, n in noisy.items()}
             return self.velocities(noisy, t, r, layout, self.layers(x, self._times(t, r), self.seats(now.spots, text), text, attend))

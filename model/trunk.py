@@ -24,10 +24,10 @@ from .mask import word_mask
 from .patches import grid, patched, unpatched
 from .path import per_latent, preconditioned
 from .plan import Planner, Spot
-from .rope import RopeConfig
+from .rope import RopeConfig, rotate
 from .text import TextConfig
 from .timeline import Layout, Timeline
-from .types import AV, MODALITIES, Controls
+from .types import AV, MODALITIES, Controls, sent
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Trunk(nn.Module):
         self.branches = nn.ModuleDict({name: config.build(name, place) for name in MODALITIES})
         # One function for all blocks: a compiled method of each would be compiled as often as there are blocks.
         halves: list[Callable[..., Any]] = [Block.before, Block.after]
-        self._before, self._after = (compiled(half) if execution.compile else half for half in halves)
+        self._before, self._after, self.rotated = (compiled(f) if execution.compile else f for f in (*halves, rotate))
         self.planner = Planner(timeline, config.patch, config.window, config.head_dim, config.rope, execution.attention)
 
     def branch_parameters(self, modalities: tuple[str, ...]) -> list[nn.Parameter]:
@@ -202,7 +202,7 @@ class Trunk(nn.Module):
 
     def _visible(self, spot: Spot, text: Text) -> Tensor:
         """[B, N, W], 0 or -inf: the timeless tokens that exist, and the words within the window; as every layer's kernel adds it."""
-        chunk_N, words = spot.tokens.chunk_N.to(self.like.device, non_blocking=True), text.words_time_BW2.shape[1]
+        chunk_N, words = sent(spot.tokens.chunk_N, self.like.device), text.words_time_BW2.shape[1]
         timed = word_mask(chunk_N, text.words_time_BW2, *self.hearing)
         timeless = torch.ones(*timed.shape[:2], text.exists_BW.shape[1] - words, dtype=torch.bool, device=timed.device)
         visible = torch.cat([timeless, timed], dim=-1) & text.exists_BW[:, None]

@@ -253,6 +253,13 @@ def at_least_fp32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    """To a device without waiting for its work. From memory that can be paged out CUDA would, whatever `non_blocking` says."""
+    if torch.device(device).type != "cuda" or x.is_cuda:
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
+
 def future(latents: AV) -> AV:
     """The latents that are predicted: everything but the first video frame (chunk -1)."""
     return AV(video=None if latents.video is None else latents.video[:, 1:], audio=latents.audio)
