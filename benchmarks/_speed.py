@@ -24,7 +24,8 @@ from ._streams import Case, Stage
 
 FEW4, FEW8 = SamplerConfig("few", 4), SamplerConfig("few", 8)
 MULTI50 = SamplerConfig("multi", 50, guidance=5.0)
-MODES = {"few4": FEW4, "few8": FEW8, "multi50": MULTI50}
+Modes = dict[str, SamplerConfig]
+MODES: Modes = {"few4": FEW4, "few8": FEW8, "multi50": MULTI50}
 Figures = dict[str, Any]
 
 
@@ -57,12 +58,12 @@ class Way:
         return seconds(lambda: [step() for _ in range(self.chunks)], device) / self.chunks
 
 
-def ways_of(stage: Stage, recompute: bool) -> dict[str, Way]:
+def ways_of(stage: Stage, modes: Modes, recompute: bool) -> dict[str, Way]:
     """By name: the modes with a cache, the same decoded where there are codecs, FEW 4 without a cache."""
     case, past = stage.case, stage.case.preset.network.window + 1
-    ways = {name: Way(lambda s=s: partial(next, stage.play(s, past))) for name, s in MODES.items()}
+    ways = {name: Way(lambda s=s: partial(next, stage.play(s, past))) for name, s in modes.items()}
     on_gpu = case.device.type == "cuda"
-    for name, s in MODES.items() if case.codecs is not None else ():
+    for name, s in modes.items() if case.codecs is not None else ():
         if not (on_gpu and s is MULTI50):  # seconds a chunk, beside which decoding is nothing
             ways[DECODED.format(name)] = Way(lambda s=s: partial(next, stage.decoded(s, past)), BESIDE if on_gpu else 1)
     if recompute:
@@ -99,15 +100,15 @@ def times_of(ways: dict[str, Way], amount: Amount, device: torch.device) -> Time
     return times
 
 
-def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> Figures:
-    """Every way of streaming, all with a full window."""
+def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool, modes: Modes = MODES) -> Figures:
+    """Ways of streaming, all with a full window."""
     stage, sums, window = Stage(case), case.arithmetic(), case.preset.network.window
     next(stage.play(FEW4))  # whatever is compiled or loaded once
     first: dict[str, Callable[[], object]] = {"few4": lambda: next(stage.play(FEW4))}
     if case.codecs is not None:
         first[DECODED.format("few4")] = lambda: next(stage.decoded(FEW4))
     figures: Figures = {"clips": case.clips, "first_chunk_ms": {n: 1e3 * seconds(begin, case.device) for n, begin in first.items()}}
-    times = times_of(ways_of(stage, recompute), amount, case.device)
+    times = times_of(ways_of(stage, modes, recompute), amount, case.device)
     for name, taken in times.rounds.items():
         alone = times.alone.get(name) or sorted(taken)
         figures[name] = chunk_figures(case, taken)
@@ -117,11 +118,12 @@ def stream(case: Case, amount: Amount, ceilings: Ceilings, recompute: bool) -> F
     if case.device.type == "cpu":
         figures["memory_gb"] = max(times.held.values()) / 1e9  # of the process, whatever it plays
     chunk = window + 1 + amount.rounds // 2  # whose words stand for all
-    for name, sampler in MODES.items():
+    for name, sampler in modes.items():
         figures[name] |= roofline(case, sampler, chunk, ceilings, median(times.rounds[name]))
-    few, multi = figures["few4"], figures["multi50"]
-    figures["few4_vs_multi50"] = _ratio(times.rounds, "multi50", "few4")
-    figures["few4_vs_predicted"] = figures["few4_vs_multi50"] / (multi["predicted_ms"] / few["predicted_ms"])
+    few = figures["few4"]
+    if "multi50" in modes:
+        figures["few4_vs_multi50"] = _ratio(times.rounds, "multi50", "few4")
+        figures["few4_vs_predicted"] = figures["few4_vs_multi50"] / (figures["multi50"]["predicted_ms"] / few["predicted_ms"])
     if recompute:
         flops = 4 * case.clips * sums.parallel(1, window + 1, len(case.words_near(stage.last))) / few["macs"]
         figures["cached_vs_recompute"] = _ratio(times.rounds, RECOMPUTE, "few4")

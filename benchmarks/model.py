@@ -31,14 +31,16 @@ from ..model.presets import preset
 from ..model.timeline import Timeline
 from ._ceilings import Ceilings, measure_ceilings
 from ._model_page import plot, print_table
-from ._speed import DECODED, NOT, Amount, Figures, forget, long, stream, training
+from ._speed import DECODED, MODES, NOT, Amount, Figures, forget, long, stream, training
 from ._streams import Case
 
 if TYPE_CHECKING:
     from ._decoding import Codecs
 
 QUICK = Amount(rounds=2, latency=10, long=200, chunks=3)
-ON_GPU = Amount(rounds=3, latency=30, warm=8)  # every shape of a pass is recorded in these; MULTI 50 of `paper` at 704x1280 takes a quarter of a minute a chunk where FLOPs decide
+ON_GPU = Amount(
+    rounds=3, latency=30, warm=8
+)  # every shape of a pass is recorded in these; MULTI 50 of `paper` at 704x1280 takes a quarter of a minute a chunk where FLOPs decide
 TRAINED = 8  # clips of a training step on a GPU: with two, it waits for Python
 MANY = 8  # clips at once on a CPU: rollouts are made in batches, and weights are then read once for all of them
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +74,14 @@ def rows_of(name: str, device: torch.device, amount: Amount, codecs: Codecs | No
     def case(resolution: str, execution: ExecutionConfig) -> Case:
         return Case(chosen, *RESOLUTIONS[resolution], device, torch.bfloat16, execution, seconds=60, codecs=codecs)
 
-    rows = [Row(f"stream-{r}", lambda c, r=r: stream(case(r, RECORDED), amount, c, recompute=False)) for r in RESOLUTIONS]
+    fast = {name: MODES[name] for name in ("few4", "few8")}
+    rows = [Row(f"stream-{r}", lambda c, r=r: stream(case(r, RECORDED), amount, c, recompute=False, modes=fast)) for r in RESOLUTIONS]
+    slow = {name: MODES[name] for name in ("few4", "multi50")}  # apart: MULTI takes seconds a chunk where pictures are large
+    bare = replace(amount, latency=amount.rounds)
+    rows += [
+        Row(f"stream-{r}-multi50", lambda c, r=r: stream(replace(case(r, RECORDED), codecs=None), bare, c, recompute=False, modes=slow))
+        for r in RESOLUTIONS
+    ]
     for label, how in (("compiled", COMPILED), ("eager", EAGER)):
         once = replace(amount, warm=1)
         rows.append(Row(f"stream-192x336-{label}", lambda c, how=how, once=once: stream(case("192x336", how), once, c, recompute=True)))
@@ -184,7 +193,7 @@ def headline(figures: dict[str, Figures]) -> Figures:
             decoded = DECODED.format("few4") in row
             found[f"fps_{resolution}"] = row[DECODED.format("few4") if decoded else "few4"]["fps"]
             found["codec"] = "included" if decoded else "excluded"
-    for row in ("stream-64x64", "stream-192x336-eager", "stream-192x336"):  # the last has no stream without a cache
+    for row in ("stream-64x64", "stream-192x336-eager", "stream-192x336-multi50"):  # the last has no stream without a cache
         found |= of(row, "cached_vs_flop_ratio", "few4_vs_predicted")
     found |= {f"{key}_many": x for key, x in of(f"stream-64x64-{MANY}-clips", "cached_vs_flop_ratio", "few4_vs_predicted").items()}
     found |= of("long", "latency_growth", "rss_growth_mb")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .blocks import BranchConfig
-from .mask import word_mask
+from .mask import word_mask, words_kept
 from .objective import ObjectiveConfig
 from .presets import Preset
 from .timeline import Timeline
@@ -189,11 +189,10 @@ class Arithmetic:
         return total + self.caption * 2 * width * width + self.config.depth * (1 + self.caption + words) * width * 2 * self.inner
 
     def _heard(self, chunk: int) -> Tokens:
-        """Words among the keys of a chunk in a stream: those near it, once they are fewer than half."""
+        """Words among the keys of a chunk in a stream: those near it, in portions."""
         c, every = self.config, len(self.words_time_W2)
         seen = word_mask(torch.tensor([chunk]), self.words_time_W2[None], float(self.clock.chunk), c.window, c.word_lookahead_s)
-        near = int(seen.sum())
-        return dict.fromkeys(MODALITIES, every if 2 * near > every else near)
+        return dict.fromkeys(MODALITIES, words_kept(int(seen.sum()), every))
 
     def _branch(self, m: str) -> tuple[int, int, int, BranchConfig]:
         """Width, features of a token, width of the feed-forward, options."""

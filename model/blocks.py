@@ -133,6 +133,9 @@ class Table(nn.Module):
         return (features_BKD[:, :, None] + self.value).to(self.value.dtype)
 
 
+ALIGNED = 8  # rows: a product of other numbers of them goes by a slow kernel on a GPU
+
+
 class _Taken(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BKPD: Tensor, row_N: Tensor) -> Tensor:
@@ -143,8 +146,9 @@ class _Taken(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient_BNPD,), (row_N,) = gradients, ctx.saved_tensors
-        chosen_KN = F.one_hot(row_N, ctx.rows).T.to(gradient_BNPD.dtype)
-        return (chosen_KN @ gradient_BNPD.flatten(2)).unflatten(-1, gradient_BNPD.shape[2:]), None
+        rows = -(-ctx.rows // ALIGNED) * ALIGNED
+        chosen_KN = F.one_hot(row_N, rows).T.to(gradient_BNPD.dtype)
+        return (chosen_KN @ gradient_BNPD.flatten(2))[:, : ctx.rows].unflatten(-1, gradient_BNPD.shape[2:]), None
 
 
 def taken(x_BKPD: Tensor, row: Tensor | slice) -> Tensor:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from .timeline import FIRST_FRAME_CHUNK
 
+WORDS = 16  # in a portion of them
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -82,3 +84,8 @@ def word_mask(chunk_N: Tensor, words_time_BW2: Tensor, chunk_seconds: float, win
     start, end = words_time_BW2[:, None, :, 0], words_time_BW2[:, None, :, 1]
     chunk = chunk_N.clamp(min=0)[None, :, None]
     return (start < (chunk + 1) * chunk_seconds + lookahead_s) & (end > (chunk - window) * chunk_seconds)
+
+
+def words_kept(near: int, every: int) -> int:
+    """Words among the keys of a chunk in a stream that has so many near it: whole portions, so that chunks have few shapes, or all."""
+    return min(every, WORDS * max(1, -(-near // WORDS)))

@@ -8,15 +8,13 @@ from torch import Tensor
 from .attention import attention
 from .branch import Text
 from .cache import KeysValues, KVCache, Window
-from .mask import word_mask
+from .mask import word_mask, words_kept
 from .patches import grid
 from .plan import joint
 from .recording import Moving, Read, Recorder
 from .timeline import FIRST_FRAME_CHUNK, Layout
 from .trunk import Trunk, expect, pairs
 from .types import AV, MODALITIES, Controls, sent
-
-WORDS = 16  # words that a chunk can see are taken in such portions, so that chunks have few shapes
 
 
 class Stream:
@@ -110,8 +108,8 @@ class Stream:
         """The text with the words that a chunk can see in any clip: the cost of a chunk must not grow with the transcript."""
         visible_BNW = word_mask(torch.tensor([chunk]), self._words_time_BW2, *self._net.hearing)
         index = torch.nonzero(visible_BNW.any(dim=0)[0])[:, 0]
-        room = WORDS * max(1, -(-len(index) // WORDS))
-        if room >= self._words_time_BW2.shape[1]:
+        every = self._words_time_BW2.shape[1]
+        if (room := words_kept(len(index), every)) == every:
             return self.text
         padded = sent(torch.cat([index, index.new_zeros(room - len(index))]), self._net.like.device)
         return {name: text.of_words(padded, len(index)) for name, text in self.text.items()}

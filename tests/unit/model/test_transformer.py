@@ -26,9 +26,9 @@ from model_material import (
 from torch.nn import functional as F
 
 from mutual_forcing.model.blocks import BranchConfig
+from mutual_forcing.model.mask import WORDS
 from mutual_forcing.model.rope import RopeConfig, rotate, rotation
 from mutual_forcing.model.sampler import chunk_latents
-from mutual_forcing.model.stream import WORDS
 from mutual_forcing.model.text import Word, make_controls
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.types import AV, MODALITIES, Controls, future
