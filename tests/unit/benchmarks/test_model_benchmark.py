@@ -43,9 +43,9 @@ NETWORK = TransformerConfig(
     head_dim=16,
     ffn_ratio=3,
     window=2,
-    text=TextConfig(max_caption_words=3, max_words=6, max_bytes=6),
+    text=TextConfig(max_caption_words=3, max_words=40, max_bytes=6),
 )
-CASE = Case(Preset(NETWORK, Timeline(audio_hop=1024)), 24, 40, torch.device("cpu"), seconds=4)
+CASE = Case(Preset(NETWORK, Timeline(audio_hop=1024)), 24, 40, torch.device("cpu"), seconds=16)
 FEATURED = replace(WAN, caption_features=12)
 LIKE_WAN = replace(CASE, preset=replace(CASE.preset, network=replace(NETWORK, video=FEATURED, audio=FEATURED)))
 CEILINGS = Ceilings(1e11, 1e10)
@@ -117,7 +117,9 @@ def test_training_counts_allowed_pairs_alone() -> None:
 
 
 def test_a_backward_is_twice_the_forward() -> None:
-    """As PyTorch counts both under the dense mask: what is left out is the gradient of the latents, which nobody takes."""
+    """As PyTorch counts both under the dense mask: what is left out is the gradient of the latents, which nobody takes;
+    what is more is the product that gathers the gradient of a modulation, which is no useful work.
+    """
     case = replace(CASE, clips=2)
     stage, chunks = Stage(case), 4
     layout = Layout(case.preset.clock, chunks)
@@ -125,7 +127,7 @@ def test_a_backward_is_twice_the_forward() -> None:
     net = stage.net.train().requires_grad_(True)
     made = counted(lambda: flow_matching(Models(net, net), batch, None, stage.noise, ObjectiveConfig()).value.backward())
     forward = case.clips * case.arithmetic().parallel(0, chunks, len(case.words_near(layout)))
-    assert 0.97 < made / (3 * forward) <= 1
+    assert 0.97 < made / (3 * forward) < 1.03
 
 
 def test_weights_of_an_evaluation_leave_out_what_is_read_once_a_clip() -> None:
@@ -267,8 +269,9 @@ def test_the_headline_of_a_gpu_is_of_the_compiled_rows_with_decoding() -> None:
         return {"few4": {"fps": fps}, SHOWN: {"fps": fps - 1}, "few4_vs_predicted": predicted, **more}
 
     figures = {
-        "stream-192x336": row(100, 0.9),
-        "stream-480x768": row(40, 0.8) | {SHOWN: {"fps": 35}},
+        "stream-192x336": row(100, 0.0),
+        "stream-192x336-multi50": row(90, 0.9),
+        "stream-480x768": row(40, 0.0) | {SHOWN: {"fps": 35}},
         "stream-704x1280": {"not measured": "it does not fit", "failed": True},
         "stream-192x336-eager": row(50, 0.5, cached_vs_flop_ratio=0.7),
         "training-flex": {"mfu": 0.45},
