@@ -99,8 +99,8 @@ class Trunk(nn.Module):
         self.config, self.timeline, self.execution = config, timeline, execution
         self.branches = nn.ModuleDict({name: config.build(name, place) for name in MODALITIES})
         # One function for all blocks: a compiled method of each would be compiled as often as there are blocks.
-        halves: list[Callable[..., Any]] = [Block.before, Block.after]
-        self._before, self._after, self.rotated = (compiled(f) if execution.compile else f for f in (*halves, rotate))
+        way: Callable[[Callable[..., Any]], Callable[..., Any]] = compiled if execution.compile else lambda function: function
+        self._before, self._after, self.rotated = way(Block.before), way(Block.after), way(rotate)
         self.planner = Planner(timeline, config.patch, config.window, config.head_dim, config.rope, execution.attention)
 
     def branch_parameters(self, modalities: tuple[str, ...]) -> list[nn.Parameter]:

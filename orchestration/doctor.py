@@ -38,7 +38,8 @@ def examine() -> dict[str, Any]:
     if shared < 0.5:
         problems.append((SLOW, f"/dev/shm has {shared:.1f} GB free: Ray's object store falls back to disk; enlarge it"))
     if here["gpus"]:
-        problems.append((NOTE, "training uses the CPU cores unless --set workers.use_gpu=true (with one GPU: workers.count=1, workers.gpus=0.5, rollouts.gpus=0.25)"))
+        alone = "workers.count=1 workers.gpus=0.5 rollouts.gpus=0.25"
+        problems.append((NOTE, f"training uses the CPU cores unless --set workers.use_gpu=true (and, with one GPU, --set {alone})"))
     return {
         **here,
         "free_memory_gb": free,
