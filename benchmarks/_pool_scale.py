@@ -44,7 +44,8 @@ class Measured:
             load=self.load_s + WEIGHTS_MB / NETWORK_MB_S,
             start=self.start_s,
             publish=self.publish_s,
-            take=drawn([self.take_s + requests * REQUEST_MB / NETWORK_MB_S]),
+            read=drawn([requests * REQUEST_MB / NETWORK_MB_S]),
+            take=drawn([self.take_s]),
             call=self.call_s / 2,
             message=self.message_s,
         )

@@ -31,13 +31,14 @@ def drawn(values: Sequence[float]) -> Draw:
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds. train: of a trainer's step; generate: of a request; take: to be told of rollouts that are there, and to read them; load,
-    start: of an actor; publish: of a step, to pack and send weights; call: of a message on its way; message: that the coordinator is busy
-    with one.
+    """Seconds. train: of a trainer's step; generate: of a request; read: a step's rollouts, which a trainer does ahead; take: to go on with
+    what it has read; load, start: of an actor; publish: of a step, to pack and send weights; call: of a message on its way; message: that
+    the coordinator is busy with one.
     """
 
     train: Draw
     generate: Draw
+    read: Draw = drawn((0.0,))
     take: Draw = drawn((0.0,))
     load: float = 0.0
     start: float = 0.0
@@ -97,10 +98,15 @@ class _Actor:
 
 @dataclass(eq=False)
 class _Trainer:
-    """open: its requests of this step that it does not have yet."""
+    """open: requests that it does not have yet, of the step that it reads ahead; asks: the coordinator knows of them; has: what it has
+    read; idle: it computes nothing.
+    """
 
-    open: list[int]
-    waits: bool = False
+    rank: int
+    open: list[int] = field(default_factory=list)
+    asks: bool = False
+    has: dict[int, Ready[_Actor]] = field(default_factory=dict)
+    idle: bool = True
 
 
 class Simulation:
@@ -119,7 +125,7 @@ class Simulation:
         self._version, self._step, self._computing = -1, 0, trainers
         self._troubles = Troubles(config.max_failures)
         self._idle: list[_Actor] = []
-        self._trainers = [_Trainer([]) for _ in range(trainers)]
+        self._trainers = [_Trainer(rank) for rank in range(trainers)]
         self._used: dict[int, float] = {}  # request -> seconds of the attempt that counts
         self._train_s: list[float] = []
         self._generate_s: list[float] = []
@@ -135,7 +141,8 @@ class Simulation:
             self._start()
         self._after(self._costs.publish, lambda: self._publish(0))
         self._after(LOOK, self._watch)
-        self._next_step()
+        for trainer in self._trainers:
+            self._look_ahead(trainer, 0)
         while self._step < self._steps:
             self._now, _, happen = heapq.heappop(self._events)
             happen()
@@ -237,45 +244,51 @@ class Simulation:
 
     # What trainers do
 
-    def _next_step(self) -> None:
-        """All trainers ask for the step's rollouts."""
-        self._computing = len(self._trainers)
-        for rank, trainer in enumerate(self._trainers):
-            first = self._step * self._per_step + rank * self._per_rank
-            trainer.open = list(range(first, first + self._per_rank))
-            self._ask(trainer)
+    def _look_ahead(self, trainer: _Trainer, step: int) -> None:
+        """Say what it goes on with, and ask for the rollouts of `step`, if there is one."""
+        had, trainer.has = list(trainer.has), {}
+        first = step * self._per_step + trainer.rank * self._per_rank
+        trainer.open = list(range(first, first + self._per_rank)) if step < self._steps else []
+        self._ask(trainer, had)
 
-    def _ask(self, trainer: _Trainer) -> None:
+    def _ask(self, trainer: _Trainer, had: Sequence[int] = ()) -> None:
         def asked() -> None:
-            trainer.waits = True
+            for i in had:
+                self._buffer.take(i)
+            trainer.asks = bool(trainer.open)
             self._answer(trainer)
 
         self._send(self._costs.call, asked)
 
     def _answer(self, trainer: _Trainer) -> None:
-        """Give a trainer that waits its rollouts, if all are there."""
-        if not trainer.waits or not all(self._buffer.ready(i) for i in trainer.open):
+        """Offer a trainer that asks its rollouts, if all are there."""
+        if not trainer.asks or not all(self._buffer.ready(i) for i in trainer.open):
             return
-        trainer.waits = False
-        made = {i: self._buffer.take(i) for i in trainer.open}
-        self._after(self._costs.call + self._costs.take(self._rng), lambda: self._read(trainer, made))
+        trainer.asks = False
+        made = {i: self._buffer.offer(i) for i in trainer.open}
+        self._after(self._costs.call + self._costs.read(self._rng), lambda: self._read(trainer, made))
 
     def _read(self, trainer: _Trainer, made: dict[int, Ready[_Actor]]) -> None:
         """The payloads come, unless their machine went away: then those are made again."""
         trainer.open = [i for i, ready in made.items() if ready.payload.ends < self._now]
-        for i, ready in made.items():
-            if i in trainer.open:
-                self.outcome.remade += 1
-                self._buffer.lose(i, 0, ready.attempt)
-            else:
-                self.outcome.ages[i // self._per_step - ready.version_low] += 1
+        trainer.has |= {i: ready for i, ready in made.items() if i not in trainer.open}
+        for i in trainer.open:
+            self.outcome.remade += 1
+            self._buffer.lose(i, made[i].attempt)
         if trainer.open:
             self._wake()
             self._ask(trainer)
-            return
+        elif trainer.idle:
+            self._compute(trainer)
+
+    def _compute(self, trainer: _Trainer) -> None:
+        """A step, with what it has read; the next one's comes meanwhile."""
+        trainer.idle = False
+        self.outcome.ages.update(i // self._per_step - ready.version_low for i, ready in trainer.has.items())
+        self._look_ahead(trainer, self._step + 1)
         seconds = self._costs.train(self._rng)
         self._train_s.append(seconds)
-        self._after(seconds, self._computed)
+        self._after(self._costs.take(self._rng) + seconds, self._computed)
 
     def _computed(self) -> None:
         """One trainer has; the step ends with the last of them, and its weights go out."""
@@ -292,7 +305,11 @@ class Simulation:
         if version < self._steps:
             if version % self._config.publish_every == 0:
                 self._send(self._costs.call, lambda: self._publish(version))
-            self._next_step()
+            self._computing = len(self._trainers)
+            for trainer in self._trainers:
+                trainer.idle = True
+                if len(trainer.has) == self._per_rank:
+                    self._compute(trainer)
 
     def _publish(self, version: int) -> None:
         self._version = version

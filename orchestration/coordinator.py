@@ -4,8 +4,11 @@
     trainer rank 0 --publish(version, snapshot ref)--> coordinator --load(ref)--> each actor, between requests
                                                             |  admits while i < (held + 1 + max_age) * per_step   (rollout_buffer)
                                                             |  generate(positions)  ------------------------->  actor
-    every trainer --take(requests)----- waits ----------> ready? <--- (versions, bytes) + payload stays in the object store
+    every trainer --take(requests, had)-- waits --------> ready? <--- (versions, bytes) + payload stays in the object store
     every trainer --lost(request)------> it is made again               (its node died with the payload)
+
+A trainer asks for a step's rollouts, and reads them, while it computes the step before. They count as taken when it says that it had them:
+until then they are what a checkpoint keeps.
 
 Who waits for whom, and who ends the wait:
     a trainer waits for its rollouts          <- an actor that completes one; the end of the attempt
@@ -88,23 +91,28 @@ class Coordinator:
         self._current(number).fail(reason)
         self._bell.ring()
 
-    async def take(self, number: int, requests: Sequence[int], rank: int) -> list[tuple[int, Any]]:
-        """[(attempt at it, payload reference)] of the requests, when all are there."""
+    async def take(
+        self, number: int, requests: Sequence[int], rank: int, had: Sequence[int] = (), trained_s: float | None = None
+    ) -> list[tuple[int, Any]]:
+        """[(attempt at it, payload reference)] of the requests, when all are there. They stay until the rank says that it had them.
+        trained_s: how long it went without rollouts before it asked for those that it had.
+        """
         attempt, consumer = self._current(number), rank % self._plan.consumers
-        self._balance.asked(requests[0] // self._plan.per_step, time.monotonic())
+        for request in had:
+            attempt.buffer.take(request, consumer)
+        if had and trained_s is not None:
+            self._balance.trained(had[0] // self._plan.per_step, trained_s)
+        if had and (self._config.buffer_mb or attempt.buffer.consumed):
+            self._bell.ring()  # there is room again, or nothing more to come
         while not attempt.error and (open_ := [i for i in requests if not attempt.buffer.settled(i, consumer)]):
             await attempt.wait_for(open_[0])
         attempt.refuse()
-        made = [attempt.buffer.take(i, consumer) for i in requests]
-        self._balance.given(time.monotonic())
-        if self._config.buffer_mb or attempt.buffer.consumed:
-            self._bell.ring()  # there is room again, or nothing more to come
-        return [(m.attempt, m.payload) for m in made]
+        return [(made.attempt, made.payload) for made in (attempt.buffer.offer(i, consumer) for i in requests)]
 
-    async def lost(self, number: int, request: int, rank: int, attempt: int) -> None:
-        """A payload that was given out is gone."""
+    async def lost(self, number: int, request: int, attempt: int) -> None:
+        """A payload that was offered is gone."""
         current = self._current(number)
-        current.buffer.lose(request, rank % self._plan.consumers, attempt)
+        current.buffer.lose(request, attempt)
         self._crew.staff(current)
         self._bell.ring()
 

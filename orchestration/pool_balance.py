@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from math import inf
 
 from .failure_policy import wanted_actors
 from .rollouts_config import RolloutsConfig
@@ -14,23 +15,23 @@ class Balance:
 
     def __init__(self, config: RolloutsConfig, per_step: int) -> None:
         self._config, self._per_step, self.size_now = config, per_step, config.size
-        self._given, self._step = 0.0, -1
+        self._step, self._least = 0, inf
         self._train, self._rollout = _Mean(0.2), _Mean(min(0.2, 1 / per_step))
         self._looked = time.monotonic()
         self._way, self._since, self._goal = 0, 0.0, config.size
 
     def begin(self, step: int) -> None:
-        self._given, self._step = 0.0, step - 1
+        self._step, self._least = step, inf
 
-    def asked(self, step: int, now: float) -> None:
-        """A trainer asks for a step's rollouts: the first one that does has computed since the last one was given its own."""
+    def trained(self, step: int, seconds: float) -> None:
+        """A trainer went without rollouts for so long before it asked for this step's. Whoever was given the step before last of all has
+        waited for no other trainer in that time: the least counts.
+        """
         if step > self._step:
-            if self._given:
-                self._train.add(now - self._given)
-            self._step = step
-
-    def given(self, now: float) -> None:
-        self._given = now
+            if self._least < inf:
+                self._train.add(self._least)
+            self._step, self._least = step, inf
+        self._least = min(self._least, seconds)
 
     def made(self, seconds: float) -> None:
         """A request has taken so much of an actor's time."""

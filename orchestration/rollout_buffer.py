@@ -3,9 +3,9 @@
 Requests are numbered by position: request i stands for clips [i * clips, (i + 1) * clips) of the stage's order and belongs to optimizer
 step i // per_step. It may be admitted to an actor that holds weight version v while  i < (v + 1 + max_age) * per_step,  so a rollout is
 never older than `max_age` steps when it is consumed: a bound at admission, not a filter afterwards. Requests are admitted strictly in
-order, and each is consumed once by every rank that has clips in it.
+order, and each is consumed once by every rank that has clips in it. What is offered stays until it is taken: a consumer may read it ahead.
 
-    waiting --admit--> in flight --complete--> ready --take (every consumer)--> gone
+    waiting --admit--> in flight --complete--> ready --offer, take (every consumer)--> gone
        ^                  |   |                  |
        +---- give_back ---+   |                  +-- lose: what was made is gone, and is made again
        +---- overdue ---------+ a second attempt goes out; whichever comes first counts, the other is dropped
@@ -137,43 +137,38 @@ class RolloutBuffer(Generic[Payload]):
         self._keep(ticket.request, replace(ready, attempt=ticket.attempt))
         return True
 
-    def lose(self, request: int, consumer: int, attempt: int) -> None:
-        """What this consumer took is gone, with the machine that kept it: it can take once more, and the request goes out again unless
-        that happened already. Others keep what they have.
+    def lose(self, request: int, attempt: int) -> None:
+        """What this attempt made is gone, with the machine that kept it: the request goes out again, unless that happened already. Who has
+        read it keeps what it has.
         """
-        if request < self._low:
-            self._gone |= set(range(request + 1, self._low))
-            self._low = request
-            self._gone.add(request)
-        if request in self._gone:
-            self._gone.discard(request)
-            self._takers[request], self._attempts[request] = set(range(self._consumers)), attempt
-        self._takers.get(request, set()).discard(consumer)
         made = self._ready.get(request)
         if made is not None and made.attempt == attempt:
             self._bytes -= self._ready.pop(request).bytes
-        if request not in self._ready and request not in self._flights and request not in self._returned:
-            heapq.heappush(self._returned, request)
+            if request not in self._flights:
+                heapq.heappush(self._returned, request)
 
     def ready(self, request: int) -> bool:
         return request in self._ready
 
     def settled(self, request: int, consumer: int = 0) -> bool:
-        """Nothing more will happen to the request: it is ready, or it was consumed and `take` raises."""
+        """Nothing more will happen to the request: it is ready, or it was consumed and `offer` raises."""
         return request in self._ready or self._consumed(request, consumer)
 
-    def take(self, request: int, consumer: int = 0) -> Ready[Payload]:
-        """Consume a rollout, once a consumer. The age bound is asserted: a violation is our bug."""
-        if self._consumed(request, consumer):
-            raise ValueError(f"rollout request {request} was consumed already by its consumer {consumer}")
+    def offer(self, request: int, consumer: int = 0) -> Ready[Payload]:
+        """A rollout that is ready, for a consumer that has not taken it. The age bound is asserted: a violation is our bug."""
+        self._refuse_twice(request, consumer)
         made = self._ready[request]
         age = request // self._per_step - made.version_low
         assert self._in_bound(request, made.version_low), f"request {request}: age {age} outside [0, {self._max_age}]"
+        return made
+
+    def take(self, request: int, consumer: int = 0) -> None:
+        """Consume what was offered, once a consumer. It may be gone meanwhile, and be made again for others."""
+        self._refuse_twice(request, consumer)
         takers = self._takers.setdefault(request, set())
         takers.add(consumer)
         if len(takers) == self._consumers:
             self._close(request)
-        return made
 
     def held(self, first: int) -> dict[int, Ready[Payload]]:
         """Finished rollouts of steps from `first` on: what a checkpoint after `first` updates keeps."""
@@ -204,6 +199,10 @@ class RolloutBuffer(Generic[Payload]):
 
     def _consumed(self, request: int, consumer: int) -> bool:
         return request < self._low or request in self._gone or consumer in self._takers.get(request, ())
+
+    def _refuse_twice(self, request: int, consumer: int) -> None:
+        if self._consumed(request, consumer):
+            raise ValueError(f"rollout request {request} was consumed already by its consumer {consumer}")
 
     def _landed(self, ticket: Ticket) -> bool:
         """Forget an attempt; False where it was not out."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
@@ -26,15 +28,20 @@ from .rollout_crew import RayActors
 from .rollouts_config import RolloutsConfig
 
 Arrays = Mapping[str, np.ndarray]
+T = TypeVar("T")
 ANSWER = 30.0  # seconds
 
 
 class RolloutClient:
-    """Publishes snapshots through the object store and takes rollouts; one instance travels to every train worker. clips: of a request."""
+    """Publishes snapshots through the object store and takes rollouts; one instance travels to every train worker. clips: of a request;
+    steps: of the stage.
+    """
 
-    def __init__(self, coordinator: Any, clips: int, batch: int) -> None:
-        self._coordinator, self._clips, self._batch = coordinator, clips, batch
+    def __init__(self, coordinator: Any, clips: int, batch: int, steps: int) -> None:
+        self._coordinator, self._clips, self._batch, self._steps = coordinator, clips, batch, steps
         self._attempt, self._world = 0, 1
+        self._ahead: dict[tuple[int, int], Future[Rollout]] = {}  # (step, rank) -> what comes while the trainer computes
+        self._given: float | None = None  # when the last rollout was
         self._published: Any = None  # the answer to the last publication
         self._snapshot: Snapshot | None = None
         self._keeper: threading.Thread | None = None
@@ -54,6 +61,7 @@ class RolloutClient:
     def enter(self, attempt: int, world: int) -> None:
         """Take part in an attempt that has begun, as one of `world` ranks."""
         self._attempt, self._world = attempt, world
+        self._ahead, self._given = {}, None
 
     def publish(self, snapshot: Snapshot) -> None:
         """Put once; through the object store a node fetches it once, and its actors read the same buffer."""
@@ -61,6 +69,7 @@ class RolloutClient:
         if self._keeper is None or not self._keeper.is_alive():
             self._keeper = threading.Thread(target=self._keep, args=(self._attempt,), daemon=True, name="weights")
             self._keeper.start()
+        self._heard()
         self._published = self._coordinator.publish.remote(self._attempt, snapshot.version, [_put(snapshot)])
 
     def _keep(self, attempt: int) -> None:
@@ -78,22 +87,46 @@ class RolloutClient:
                     ray.get(self._coordinator.publish.remote(attempt, snapshot.version, [reference]))
 
     def take(self, step: int, rank: int) -> Rollout:
-        """Blocks until the rollout is there; raises what stopped the pool."""
-        positions = rank_positions(step, self._batch, rank, self._world)
+        """Blocks until the rollout is there; raises what stopped the pool. The next step's comes while the trainer computes."""
+        trained_s = None if self._given is None else time.monotonic() - self._given
+        made = self._ahead.pop((step, rank), None) or self._ask(step, rank)
+        if not made.done():
+            self._heard()  # who waits for weights that did not arrive waits for ever
+        rollout, had = made.result(), list(self._requests(step, rank))
+        if step + 1 < self._steps:
+            self._ahead[step + 1, rank] = self._ask(step + 1, rank, had, trained_s)
+        else:
+            ray.get(self._coordinator.take.remote(self._attempt, [], rank, had, trained_s))
+        self._given = time.monotonic()
+        return rollout
+
+    def _ask(self, step: int, rank: int, *had: Any) -> Future[Rollout]:
+        """A step's rollout, read in a thread of its own. had: what the coordinator is told of the step before."""
+        attempt = self._attempt
+        return _beside(lambda: self._made(attempt, step, rank, *had))
+
+    def _made(self, attempt: int, step: int, rank: int, *had: Any) -> Rollout:
         found: dict[int, Arrays] = {}
-        while open_ := [i for i in requests_of(positions, self._clips) if i not in found]:
-            if self._published is not None:
-                ray.get(self._published)  # who waits for weights that did not arrive waits for ever
-                self._published = None
-            made = ray.get(self._coordinator.take.remote(self._attempt, open_, rank))
-            for request, (attempt, _), arrays in zip(open_, made, _fetched([payload for _, payload in made]), strict=True):
+        while open_ := [i for i in self._requests(step, rank) if i not in found]:
+            made = ray.get(self._coordinator.take.remote(attempt, open_, rank, *had))
+            had = ()
+            for request, (number, _), arrays in zip(open_, made, _fetched([payload for _, payload in made]), strict=True):
                 if arrays is None:  # its node is gone
-                    ray.get(self._coordinator.lost.remote(self._attempt, request, rank, attempt))
+                    ray.get(self._coordinator.lost.remote(attempt, request, number))
                 else:
                     found[request] = arrays
-        first = next(iter(sorted(found))) * self._clips
+        positions, first = rank_positions(step, self._batch, rank, self._world), min(found) * self._clips
         whole = rollout_from_arrays(*(found[i] for i in sorted(found)))
         return whole.clips(slice(positions.start - first, positions.stop - first))
+
+    def _requests(self, step: int, rank: int) -> range:
+        return requests_of(rank_positions(step, self._batch, rank, self._world), self._clips)
+
+    def _heard(self) -> None:
+        """Raise what became of the last publication, if it failed."""
+        if self._published is not None:
+            ray.get(self._published)
+            self._published = None
 
     def held(self, first: int, rank: int) -> dict[int, Arrays]:
         """This rank's share of the finished rollouts of steps from `first` on, by the position of their first clip."""
@@ -132,7 +165,7 @@ def start_pool(actor: Any, config: RolloutsConfig, ranks: int, batch: int, steps
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # on no machine that a cloud takes back
     options = {"num_cpus": 0, "max_concurrency": 2 * ranks + 8, "scheduling_strategy": here}
     remote: Any = ray.remote(Coordinator).options(**options)
-    return RolloutClient(remote.remote(RayActors(kind, actor, config.options), config, plan), clips, batch)
+    return RolloutClient(remote.remote(RayActors(kind, actor, config.options), config, plan), clips, batch, steps)
 
 
 @dataclass(frozen=True)
@@ -159,6 +192,20 @@ class NoRollouts:
 
     def close(self) -> None:
         pass
+
+
+def _beside(work: Callable[[], T]) -> Future[T]:
+    """Have it done in a thread that no process waits for at its end."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001  whoever asks for the result is told
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="rollouts").start()
+    return future
 
 
 def _put(snapshot: Snapshot) -> ray.ObjectRef:

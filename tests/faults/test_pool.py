@@ -25,6 +25,7 @@ import torch
 import torch.distributed as dist
 from number_actor import NumberPlan, Numbers
 from pool_material import SlowOnceActor, SlowPlan, Trainers, gone, number_pool
+from ray.exceptions import RayActorError
 from run_material import untrained_run
 
 from mutual_forcing.model.transformer import AVTransformer
@@ -82,6 +83,29 @@ def pools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Pool]]
     yield made
     for pool in made.values():
         ray.kill(pool.client._coordinator)
+
+
+def test_a_trainer_reads_ahead_and_a_checkpoint_has_what_it_read(tmp_path: Path) -> None:
+    pool = Pool(tmp_path, 2)
+    client = pool.trainers().client
+    first = client.take(0, 0)
+    ahead = client._ahead[1, 0].result(timeout=DEADLINE)
+    assert {8, 10} <= client.held(1, 0).keys()
+    ray.kill(client._coordinator)
+    assert client.take(1, 0) is ahead
+    assert first.samples + ahead.samples == (0, 1, 2, 3, 8, 9, 10, 11)
+    with pytest.raises(RayActorError):
+        client.take(2, 0)
+    assert gone(pool.plan.actors(), ENDS)
+
+
+def test_a_publication_that_failed_is_told(pools: dict[int, Pool]) -> None:
+    """By the next one, also where rollouts are there for some time."""
+    client = pools[2].trainers().client
+    for version in (3, 2):
+        client.publish(Numbers.of(version))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="version 2 were published after version 3"):
+        client.publish(Numbers.of(4))  # pyright: ignore[reportArgumentType]
 
 
 def disturbed(trainers: Trainers, dice: random.Random, fault: Callable[[], None], at: int = 0) -> None:

@@ -48,8 +48,10 @@ def test_a_bound_of_no_age_is_synchronous() -> None:
 
 
 def test_latencies_and_the_coordinators_time_are_paid() -> None:
-    plain, slow = costs(1.0, 0.5), costs(1.0, 0.5, publish=0.1, take=drawn([0.2]), call=0.05)
-    assert run(slow).step_s(WARM) == pytest.approx(run(plain).step_s(WARM) + 0.1 + 0.2 + 2 * 0.05)
+    plain, slow = costs(1.0, 0.5), costs(1.0, 0.5, publish=0.1, take=drawn([0.2]), read=drawn([0.4]), call=0.05)
+    assert run(slow).step_s(WARM) == pytest.approx(run(plain).step_s(WARM) + 0.1 + 0.2), "what a trainer reads ahead costs no time"
+    synchronous = run(slow, max_age=0).step_s(WARM) - run(plain, max_age=0).step_s(WARM)
+    assert synchronous == pytest.approx(0.1 + 0.2 + 0.4 + 6 * 0.05), "unless nothing is ahead: weights, load, request, and answers to them"
     busy = run(replace(plain, message=0.2), requests=2)  # 8 answers and 4 takes a step, one after the other
     assert busy.step_s(WARM) >= 12 * 0.2
 

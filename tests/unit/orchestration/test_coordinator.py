@@ -104,9 +104,15 @@ def run(work: Coroutine) -> Any:
     return asyncio.run(asyncio.wait_for(work, PATIENCE))
 
 
-async def payload(pool: Coordinator, number: int, step: int, rank: int) -> Any:
-    made = await pool.take(number, [step * RANKS + rank], rank)
-    ((_, found),) = made
+async def taken_by(pool: Coordinator, number: int, requests: list[int], rank: int, trained_s: float | None = None) -> list[tuple[int, Any]]:
+    """What a rank is offered and takes."""
+    made = await pool.take(number, requests, rank)
+    await pool.take(number, [], rank, requests, trained_s)
+    return made
+
+
+async def payload(pool: Coordinator, number: int, step: int, rank: int, trained_s: float | None = None) -> Any:
+    ((_, found),) = await taken_by(pool, number, [step * RANKS + rank], rank, trained_s)
     return found
 
 
@@ -183,9 +189,11 @@ def test_a_rollout_is_taken_once() -> None:
         pool = Stubbed()
         number = await pool.begin(0)
         await pool.publish(number, 0, [("first", 0)])  # type: ignore[list-item]
-        await pool.take(number, [0], 0)
-        with pytest.raises(ValueError, match="request 0 was consumed already"):
-            await pool.take(number, [0], 0)
+        assert await pool.take(number, [0], 0) == await pool.take(number, [0], 0), "what is offered stays"
+        await pool.take(number, [], 0, [0])
+        for again in (pool.take(number, [0], 0), pool.take(number, [], 0, [0])):
+            with pytest.raises(ValueError, match="request 0 was consumed already"):
+                await again
 
     run(work())
 
@@ -288,7 +296,7 @@ def test_no_actor_is_left_when_all_is_made(way: str) -> None:
         pool._attempt.pace = Pace(1.0, 3.0, (0.01,) * Pace.ENOUGH)
         await pool.publish(number, 0, [("first", 0)])  # type: ignore[list-item]
         for i in range(RANKS * STEPS):
-            assert await pool.take(number, [i], i % RANKS)
+            assert await taken_by(pool, number, [i], i % RANKS)
         await asyncio.sleep(0.3)
         assert pool._attempt.over
         assert len(pool.actors.started) == 2
@@ -359,11 +367,13 @@ def test_a_payload_that_is_gone_with_its_node_is_made_again_also_at_the_end() ->
     async def work() -> None:
         pool = Stubbed()
         number = await pool.begin(0)
-        await attempt(pool, "first", number)
+        last = RANKS * STEPS - 1
+        await attempt(pool, "first", number, range(STEPS - 1))
+        await pool.publish(number, STEPS - 1, [("first", STEPS - 1)])  # type: ignore[list-item]
+        await pool.take(number, [last], 0)
         await asyncio.sleep(0.05)
         assert pool._attempt.over
-        last = RANKS * STEPS - 1
-        await pool.lost(number, last, 0, 1)
+        await pool.lost(number, last, 1)
         made = await pool.take(number, [last], 0)
         assert [(n, found[:2]) for n, found in made] == [(2, ("first", [last]))]
 
@@ -380,10 +390,11 @@ def test_every_rank_keeps_what_it_takes_itself() -> None:
         await pool.publish(number, 0, [("first", 0)])  # type: ignore[list-item]
         while pool._attempt.buffer.waiting < 8:
             await asyncio.sleep(0.01)
-        await pool.take(number, [0, 1], 0)
-        await pool.take(number, [2, 3], 1)
+        await taken_by(pool, number, [0, 1], 0)
+        await taken_by(pool, number, [2, 3], 1)
+        assert await pool.take(number, [4, 5], 0), "it reads ahead"
         assert [i for i, *_ in await pool.held(number, 1, 0, 2)] == [4, 5]
-        await pool.take(number, [4, 5], 0)
+        await taken_by(pool, number, [4, 5], 0)
         assert [i for i, *_ in await pool.held(number, 1, 1, 2)] == [6, 7]
 
     run(work())
@@ -440,7 +451,7 @@ def test_the_pool_grows_and_shrinks_to_what_keeps_trainers_busy(train_s: float, 
         number, step, end = await pool.begin(0), 0, time.monotonic() + 2.5
         while time.monotonic() < end:
             await pool.publish(number, step, [("first", step)])  # type: ignore[list-item]
-            await asyncio.gather(*(payload(pool, number, step, rank) for rank in range(RANKS)))
+            await asyncio.gather(*(payload(pool, number, step, rank, train_s) for rank in range(RANKS)))
             await asyncio.sleep(train_s)
             step += 1
         return await pool.status()

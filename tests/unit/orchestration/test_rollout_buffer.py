@@ -31,7 +31,8 @@ class Pool(RuleBasedStateMachine):
         self.published, self.now = 0, 0.0
         self.held = [0] * actors
         self.busy: list[tuple[Ticket, float] | None] = [None] * actors
-        self.taken: dict[tuple[int, int], Ready[tuple[int, int]]] = {}
+        self.read: dict[tuple[int, int], Ready[tuple[int, int]]] = {}  # (request, consumer) -> what was offered, and is not taken yet
+        self.taken: set[tuple[int, int]] = set()
         self.used: dict[tuple[int, int], int] = {}  # (request, consumer) -> how often an update was made with it
         self._new_step()
 
@@ -51,8 +52,7 @@ class Pool(RuleBasedStateMachine):
         if ticket is not None:
             step = ticket.request // self.per_step
             assert step < self.published or 0 <= step - self.held[actor] <= self.max_age
-            needed = step > self.published or any(i == ticket.request for i, _ in self.waiting)
-            assert needed, "what was made and taken is not made again"
+            assert step >= self.published, "what was made and taken is not made again"
             assert not self.buffer.ready(ticket.request)
             if ticket.request in out:
                 assert any(b is not None and b[0].request == ticket.request and self.now - b[1] > DEADLINE for b in self.busy), (
@@ -68,12 +68,17 @@ class Pool(RuleBasedStateMachine):
         assert not used or wanted
         self.busy[actor] = None
 
-    def _take(self, key: tuple[int, int]) -> None:
+    def _read(self, key: tuple[int, int]) -> None:
         request, consumer = key
-        made = self.buffer.take(request, consumer)
+        made = self.buffer.offer(request, consumer)
         assert made.payload[0] == request
-        assert 0 <= self.published - made.version_low <= self.max_age
-        self.taken[key] = made
+        assert 0 <= request // self.per_step - made.version_low <= self.max_age
+        self.read[key] = made
+
+    def _take(self, key: tuple[int, int]) -> None:
+        self.buffer.take(*key)
+        del self.read[key]
+        self.taken.add(key)
         self.waiting.discard(key)
         if not self.waiting:  # the optimizer step needs every rank, so only now is there a new version
             for i, c in [k for k in self.taken if k[0] // self.per_step == self.published]:
@@ -113,27 +118,35 @@ class Pool(RuleBasedStateMachine):
         self.busy[actor], self.held[actor] = None, self.published  # its successor loads the newest version
 
     @rule(data=st.data())
-    def a_rank_takes(self, data: st.DataObject) -> None:
-        if self.waiting:
-            key = data.draw(st.sampled_from(sorted(self.waiting)))
+    def a_rank_reads(self, data: st.DataObject) -> None:
+        """Of this step or of the next: it reads ahead."""
+        last = min(self.total, (self.published + 2) * self.per_step)
+        ahead = {(i, c) for i in range((self.published + 1) * self.per_step, last) for c in range(self.consumers)}
+        if keys := (self.waiting | ahead) - self.read.keys():
+            key = data.draw(st.sampled_from(sorted(keys)))
             if self.buffer.settled(*key):
-                self._take(key)
+                self._read(key)
 
     @rule(data=st.data())
-    def what_a_rank_has_just_taken_is_gone_with_its_node(self, data: st.DataObject) -> None:
-        now = [k for k in self.taken if k[0] // self.per_step == self.published and k not in self.waiting]
-        if now:
-            key = data.draw(st.sampled_from(sorted(now)))
-            made = self.taken.pop(key)
-            self.buffer.lose(*key, made.attempt)
-            self.waiting.add(key)
+    def a_rank_takes(self, data: st.DataObject) -> None:
+        if keys := self.waiting & self.read.keys():
+            self._take(data.draw(st.sampled_from(sorted(keys))))
+
+    @rule(data=st.data())
+    def what_a_rank_was_offered_is_gone_with_its_node(self, data: st.DataObject) -> None:
+        if self.read:
+            key = data.draw(st.sampled_from(sorted(self.read)))
+            made = self.read.pop(key)
+            self.buffer.lose(key[0], made.attempt)
+            self.buffer.lose(key[0], made.attempt)  # another rank tells it too
 
     @rule(data=st.data())
     def what_was_taken_is_not_there_again(self, data: st.DataObject) -> None:
         if self.taken:
             key = data.draw(st.sampled_from(sorted(self.taken)))
-            with pytest.raises(ValueError, match=f"request {key[0]} was consumed already by its consumer {key[1]}"):
-                self.buffer.take(*key)
+            for again in (self.buffer.offer, self.buffer.take):
+                with pytest.raises(ValueError, match=f"request {key[0]} was consumed already by its consumer {key[1]}"):
+                    again(*key)
 
     @precondition(lambda self: self.published)
     @rule()
@@ -145,7 +158,8 @@ class Pool(RuleBasedStateMachine):
         assert restored == sorted(kept), "what was within its bound stays within it"
         for i in range(len(self.busy)):
             self.busy[i], self.held[i] = None, self.published
-        self.taken = {k: v for k, v in self.taken.items() if k[0] // self.per_step < self.published}
+        self.taken = {k for k in self.taken if k[0] // self.per_step < self.published}
+        self.read.clear()
         self._new_step()
 
     @invariant()
@@ -167,7 +181,9 @@ class Pool(RuleBasedStateMachine):
                 self.held[actor] = max(self.held[actor], self.published)
                 self._admit(actor)
             for key in sorted(self.waiting):
-                if self.buffer.settled(*key):
+                if key not in self.read and self.buffer.settled(*key):
+                    self._read(key)
+                if key in self.read:
                     self._take(key)
             if self.published * self.per_step >= self.total:
                 break
@@ -201,7 +217,7 @@ def test_a_late_request_goes_out_twice_and_the_slower_answer_is_dropped() -> Non
     assert buffer.overdue(60.0, 5.0) == [], "two attempts are enough"
     assert buffer.complete(fast, Ready(0, 0, "fast"))
     assert not buffer.complete(slow, Ready(0, 0, "slow"))
-    assert buffer.take(0).payload == "fast"
+    assert buffer.offer(0).payload == "fast"
 
 
 def test_a_request_that_came_in_time_after_all_does_not_go_out_again() -> None:
@@ -245,7 +261,7 @@ def test_a_violated_age_is_a_bug_and_stops() -> None:
     assert tickets[3] is not None
     buffer.complete(tickets[3], Ready(0, 0, "made under weights it was not admitted under"))
     with pytest.raises(AssertionError, match="age 3"):
-        buffer.take(3)
+        buffer.offer(3)
 
 
 @pytest.mark.parametrize("arguments", [(0, 0, 1), (1, -1, 1), (1, 0, -1), (1, 0, 1, 0, 0), (1, 0, 1, 0, 1, -1)])
