@@ -15,7 +15,7 @@ def lines(figures: Figures) -> list[str]:
         made.append(
             f"{name:<14} train {x['train_s']:.3f} s, rollout {x['rollout_s']:.3f} s: inline {x['inline_step_s']:.3f} s a step, pooled "
             f"{x['pooled_step_s']:.3f} s: {x['ratio']:.2f} times the throughput, ideal {x['ideal']:.2f}, {x['of_ideal']:.0%} of it "
-            f"({' '.join(f'{r:.2f}' for r in x['of_ideal_rounds'])}); age {x['mean_age']:.2f}; {_foreseen(x, x['later_rounds_step_s'])}"
+            f"({' '.join(f'{r:.2f}' for r in x['of_ideal_rounds'])}); age {x['mean_age']:.2f}; {_foreseen(x, x['other_rounds_step_s'])}"
         )
     for name, x in figures["orchestration"].items():
         made.append(

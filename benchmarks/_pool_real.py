@@ -72,14 +72,15 @@ class TimedActor(RolloutActor):
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds of the steps that count: of a step by the clock on the wall; of each, to get its rollout, to train, and to publish. ages: of
-    the clips' rollouts, in steps.
+    """Seconds of the steps that count: of a step by the clock on the wall; of each, to get its rollout, to train, and to publish; of what
+    the actor generated meanwhile. ages: of the clips' rollouts, in steps.
     """
 
     step_s: float
     got_s: list[float]
     train_s: list[float]
     publish_s: list[float]
+    generate_s: list[float]
     ages: list[int] = field(default_factory=list)
 
 
@@ -135,11 +136,11 @@ class Mix:
 
     def _turn(self, get: Callable[[int], Rollout], publish: Callable[[], None]) -> Turn:
         got, train, sent = list[float](), list[float](), list[float]()
-        start, first = 0.0, self._at
+        start, first, made = 0.0, self._at, 0
         for n in range(self._amount.warm + self._amount.steps):
             marks = [time.perf_counter()]
             if n == self._amount.warm:
-                start = marks[0]
+                start, made = marks[0], len(times(self.notes, "generate"))
             rollout = get(first + n)
             marks.append(time.perf_counter())
             self._trainer.step(first + n, rollout)
@@ -152,7 +153,7 @@ class Mix:
         spent, warm = time.perf_counter() - start, self._amount.warm
         if get == self._trainer.roll_out:
             self._at = first  # these steps were not the pool's
-        return Turn(spent / self._amount.steps, got[warm:], train[warm:], sent[warm:])
+        return Turn(spent / self._amount.steps, got[warm:], train[warm:], sent[warm:], times(self.notes, "generate")[made:])
 
 
 @contextmanager
@@ -166,38 +167,35 @@ def one_process(meet: Path) -> Iterator[None]:
 
 
 def measure_mix(name: str, objective: ObjectiveConfig, folder: Path, amount: Amount, say: Callable[[str], None]) -> dict[str, Any]:
-    """Throughput of the pool over that of the inline loop, against the ideal of the same round; and whether the simulator says the same.
+    """Throughput of the pool over that of the inline loop, against the ideal of the same round; and whether the simulator, which is told
+    every other round, says the same of those between them.
 
     Raises:
         ValueError: a rollout was older than the bound allows.
     """
     folder.mkdir()
     mix, rounds = Mix(objective, folder, amount), list[tuple[Turn, Turn]]()
-    of_first = 0  # calls of the actor in the first round
     for n in range(amount.rounds):
         pooled, inline = mix.pooled(), mix.inline()
         rounds.append((inline, pooled))
-        of_first = of_first or len(times(mix.notes, "generate"))
         say(f"{name}, round {n}: inline {inline.step_s:.3f} s a step, pooled {pooled.step_s:.3f} s")
     if max(mix.ages) > mix.config.max_age:
         raise ValueError(f"a rollout was {max(mix.ages)} steps old, rollouts.max_age={mix.config.max_age}")
     ratios = [inline.step_s / pooled.step_s for inline, pooled in rounds]
     ideals = [ideal(inline) for inline, _ in rounds]
     of_ideal = [ratio / best for ratio, best in zip(ratios, ideals, strict=True)]
-    call, first = mix.call_s(), rounds[0][1]
+    call, pools = mix.call_s(), [pooled for _, pooled in rounds]
     mix.close()
-    costs = Costs(  # of the first round alone: the others are what they have to predict
-        train=drawn(first.train_s),
-        generate=drawn(times(mix.notes, "generate")[:of_first]),
+    told, others = pools[::2], pools[1::2]  # a machine that grows slower or faster does so to both
+    costs = Costs(
+        train=drawn([x for turn in told for x in turn.train_s]),
+        generate=drawn([x for turn in told for x in turn.generate_s]),
         load=median(times(mix.notes, "load")),
-        publish=median(first.publish_s),
-        take=drawn([max(0.0, min(first.got_s) - call)]),
+        publish=median(x for turn in told for x in turn.publish_s),
         call=call / 2,
     )
     made = Simulation(1, 1, 40 * amount.steps, mix.config, costs).run()
-    later = [pooled for _, pooled in rounds[1:]]
-    measured, ages = median(turn.step_s for turn in later), [age for turn in later for age in turn.ages]
-    pools = [pooled for _, pooled in rounds]
+    measured, ages = mean(turn.step_s for turn in others), [age for turn in others for age in turn.ages]
     return {
         "train_s": median(x for turn, _ in rounds for x in turn.train_s),
         "rollout_s": median(x for turn, _ in rounds for x in turn.got_s),
@@ -216,7 +214,7 @@ def measure_mix(name: str, objective: ObjectiveConfig, folder: Path, amount: Amo
         "ages": {str(age): count for age, count in sorted(Counter(mix.ages).items())},
         "max_age_seen": max(mix.ages),
         "mean_age": mean(ages),
-        "later_rounds_step_s": measured,
+        "other_rounds_step_s": measured,
         "predicted_step_s": made.step_s(10),
         "predicted_mean_age": made.mean_age,
         "simulator_error": abs(made.step_s(10) / measured - 1),

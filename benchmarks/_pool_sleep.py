@@ -87,6 +87,11 @@ class Asleep:
         """Of a step: whoever has more to do does nothing else."""
         return max(self.train_s, self.requests * self.generate_s / self.actors)
 
+    @property
+    def messages(self) -> int:
+        """Of a step: what is made, and loaded by every actor; what every trainer takes; the weights."""
+        return self.requests + self.actors + self.trainers + 1
+
 
 class SleepingTrainer:
     """One rank of a training that computes nothing."""
@@ -127,9 +132,7 @@ class SleepingTrainer:
 
 @dataclass(frozen=True)
 class Known:
-    """What one row has shown of the machine, in seconds. over: that generating took beyond its sleep; take: of rollouts that are there,
-    beside the message; see `Costs` for the others.
-    """
+    """What one row has shown of the machine, in seconds. over: that generating took beyond its sleep; see `Costs` for the others."""
 
     train: Sequence[float]
     over: Sequence[float]
@@ -197,9 +200,9 @@ def measure_sleep(name: str, row: Asleep, folder: Path, say: Callable[[str], Non
         over=[x - row.generate_s for x in generate],
         load=median(times(notes, "load")),
         publish=median(told[0]["sent"][row.warm :]),
-        take=[max(0.0, x - call) for x in takes],
+        take=takes,
         call=call,
-        message=share * seconds / (requests * (1 + row.trainers / row.requests)),
+        message=share * seconds * row.requests / (requests * row.messages),
     )
     rate = requests * row.clips / seconds
     say(f"{name}: {step_s:.4f} s a step, ideal {row.ideal_s:.4f}; coordinator {share:.1%} of a core at {rate:.0f} clips/s")

@@ -6,7 +6,7 @@
     scale          the pool's own rules in virtual time, with what the other rows measured, up to 1,024 trainers     efficiency, age, loss
 
 Ways that are compared take turns, because machines are noisy; figures are medians over the rounds. The simulator is held against what it
-has not seen: it learns a real mix from its first round and predicts the later ones, and the sleeping rows from one of them.
+has not seen: it learns a real mix from every other round and predicts those between them, and the sleeping rows from one of them.
 Nothing is trained to any purpose: clips are noise.
 """
 
@@ -46,7 +46,7 @@ class Size:
     trainers: tuple[int, ...]
 
 
-FULL = Size(Amount(rounds=3, steps=6, warm=1), asleep=60, megabytes=1000, casts=7, scale_steps=40, trainers=TRAINERS)
+FULL = Size(Amount(rounds=4, steps=6, warm=1), asleep=60, megabytes=1000, casts=7, scale_steps=40, trainers=TRAINERS)
 QUICK = Size(Amount(rounds=2, steps=2, warm=1), asleep=16, megabytes=128, casts=2, scale_steps=16, trainers=TRAINERS[:2])
 
 
