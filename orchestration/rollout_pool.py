@@ -95,8 +95,8 @@ class RolloutClient:
         rollout, had = made.result(), list(self._requests(step, rank))
         if step + 1 < self._steps:
             self._ahead[step + 1, rank] = self._ask(step + 1, rank, had, trained_s)
-        else:
-            ray.get(self._coordinator.take.remote(self._attempt, [], rank, had, trained_s))
+        else:  # nothing depends on the answer any more
+            self._coordinator.take.remote(self._attempt, [], rank, had, trained_s)
         self._given = time.monotonic()
         return rollout
 
