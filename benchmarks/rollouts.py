@@ -47,6 +47,7 @@ class Size:
 
 
 FULL = Size(Amount(rounds=4, steps=6, warm=1), asleep=60, megabytes=1000, casts=7, scale_steps=40, trainers=TRAINERS)
+LONGER = 3  # times as many steps: what a pool has in stock at its start must not hide what it lacks
 QUICK = Size(Amount(rounds=2, steps=2, warm=1), asleep=16, megabytes=128, casts=2, scale_steps=16, trainers=TRAINERS[:2])
 
 
@@ -57,7 +58,7 @@ def sleepers(steps: int) -> dict[str, Asleep]:
     return {
         "stocked": Asleep(requests=8, generate_s=0.2, steps=steps),
         "alone": Asleep(requests=2, generate_s=0.2, steps=steps, trainers=1, actors=2),
-        "matched": Asleep(requests=8, generate_s=0.5, steps=steps),
+        "matched": Asleep(requests=8, generate_s=0.5, steps=LONGER * steps, warm=LONGER * 6),
         "busy": Asleep(requests=32, generate_s=0.1, steps=steps),
     }
 

@@ -95,7 +95,7 @@ class Coordinator:
         self, number: int, requests: Sequence[int], rank: int, had: Sequence[int] = (), trained_s: float | None = None
     ) -> list[tuple[int, Any]]:
         """[(attempt at it, payload reference)] of the requests, when all are there. They stay until the rank says that it had them.
-        trained_s: how long it went without rollouts before it asked for those that it had.
+        trained_s: seconds between its last two takes.
         """
         attempt, consumer = self._current(number), rank % self._plan.consumers
         for request in had:

@@ -24,8 +24,8 @@ class Balance:
         self._step, self._least = step, inf
 
     def trained(self, step: int, seconds: float) -> None:
-        """A trainer went without rollouts for so long before it asked for this step's. Whoever was given the step before last of all has
-        waited for no other trainer in that time: the least counts.
+        """Seconds from the moment when a trainer had the rollouts of the step before until it asked for this step's. The trainer that
+        got those last has waited for no other one meanwhile: the least counts.
         """
         if step > self._step:
             if self._least < inf:

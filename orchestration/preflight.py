@@ -96,19 +96,22 @@ def reserved(workers: WorkersConfig) -> dict[str, float]:
     return {"CPU": WORKER_CPU} | ({"GPU": workers.gpus} if workers.use_gpu else {}) | named
 
 
-def short_of(config: RunConfig, have: Mapping[str, float]) -> list[str]:
-    """What the processes of a run reserve and these resources of Ray's do not have, in words."""
+def short_of(config: RunConfig, have: Mapping[str, float], grown: bool = False) -> list[str]:
+    """What the processes of a run reserve and these resources of Ray's do not have, in words. grown: of a pool at its largest."""
     workers, pool = config.workers, config.rollouts if _rolls(config) else None
     of_worker = reserved(workers)
     of_actor = {"CPU": pool.cpus, "GPU": pool.gpus} | ({pool.resource: 1.0} if pool.resource else {}) if pool is not None else {}
     said = []
     for kind in sorted(of_worker.keys() | of_actor.keys()):
-        each = [(workers.count, of_worker.get(kind, 0.0), "workers"), (pool.size if pool else 0, of_actor.get(kind, 0.0), "rollout actors")]
+        each = [
+            (workers.count, of_worker.get(kind, 0.0), "workers"),
+            ((pool.most if grown else pool.size) if pool else 0, of_actor.get(kind, 0.0), "rollout actors"),
+        ]
         parts = [f"{count} {who} x {amount:g}" for count, amount, who in each if count * amount]
         held = [(count, amount) for count, amount, _ in each]
         total, there = _gpus(*held) if kind == "GPU" else sum(count * amount for count, amount in held), have.get(kind, 0.0)
         if total > there:
-            remedy = "lower workers.count" + (" or rollouts.actors" if of_actor.get(kind) else "")
+            remedy = "lower workers.count" + (f" or rollouts.{'max_actors' if grown else 'actors'}" if of_actor.get(kind) else "")
             said.append(f"{kind}: {total:g} are reserved ({' + '.join(parts)}), {there:g} are there; {remedy}")
     return said
 
@@ -145,8 +148,12 @@ def _network(config: RunConfig, run_dir: Path) -> Told:
             f"turns; set workers.{'threads' if config.workers.threads > 1 else 'count'}={remedy}",
         )
     if not os.environ.get("RAY_ADDRESS"):
-        for text in short_of(config, {"CPU": max(2, cores), "GPU": torch.cuda.device_count()}):
+        here = {"CPU": max(2, cores), "GPU": torch.cuda.device_count()}
+        for text in short_of(config, here):
             yield "problem", f"{text}, or name a larger cluster in RAY_ADDRESS"
+        if config.rollouts.actors == "auto" and not short_of(config, here):
+            for text in short_of(config, here, grown=True):
+                yield "warning", f"rollouts.actors=auto cannot grow to rollouts.max_actors={config.rollouts.max_actors} here: {text}"
         try:
             check_ports()
         except ValueError as error:

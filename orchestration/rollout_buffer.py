@@ -144,7 +144,7 @@ class RolloutBuffer(Generic[Payload]):
         made = self._ready.get(request)
         if made is not None and made.attempt == attempt:
             self._bytes -= self._ready.pop(request).bytes
-            if request not in self._flights:
+            if request not in self._flights and request not in self._returned:
                 heapq.heappush(self._returned, request)
 
     def ready(self, request: int) -> bool:

@@ -110,15 +110,18 @@ class Crew:
             while post.wanted and not attempt.over:
                 ticket: Ticket | None = None
                 given, post.since = (attempt.version, attempt.snapshot), (began := time.monotonic())
+                proven = actor.proven
                 try:
                     if actor.held < attempt.version:
                         await self._load(attempt, actor)
                     ticket = attempt.buffer.admit(actor.held, time.monotonic())
                     if ticket is not None:
                         await self._generate(attempt, actor, ticket)
-                        self._balance.made(time.monotonic() - began)
+                        if proven:  # the first one waits for the actor's start, or for a machine
+                            self._balance.made(time.monotonic() - began)
                         continue
                 except Exception as error:  # noqa: BLE001  every failure ends in a decision, and FAIL reaches the trainers
+                    post.stop(time.monotonic())  # what follows may wait for weights
                     actor.held = -1
                     if await self._trouble(attempt, error, actor, ticket, given):
                         self._actors.end(actor.handle)

@@ -14,7 +14,7 @@ import numpy as np
 import ray
 import torch
 import torch.distributed as dist
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ..datasets.order import rank_positions
@@ -65,19 +65,20 @@ class RolloutClient:
 
     def publish(self, snapshot: Snapshot) -> None:
         """Put once; through the object store a node fetches it once, and its actors read the same buffer."""
-        self._snapshot = snapshot  # the object store may lose it with a node
         if self._keeper is None or not self._keeper.is_alive():
             self._keeper = threading.Thread(target=self._keep, args=(self._attempt,), daemon=True, name="weights")
             self._keeper.start()
         self._heard()
         self._published = self._coordinator.publish.remote(self._attempt, snapshot.version, [_put(snapshot)])
+        self._snapshot = snapshot  # after that: the keeper must not publish it first
 
     def _keep(self, attempt: int) -> None:
         """Publish weights once more where they got lost. In a thread of its own: this rank may be waiting for others that wait for them."""
         with suppress(RayError, ValueError):  # a coordinator that is gone, or has another attempt, is told of by `take`
             while ray.get(self._coordinator.missing.remote(attempt)):
                 snapshot = self._snapshot
-                assert snapshot is not None
+                if snapshot is None:
+                    continue
                 try:
                     reference = _put(snapshot)
                 except Exception as error:  # noqa: BLE001  whatever it is, those who wait for the weights have to hear of it
@@ -130,13 +131,19 @@ class RolloutClient:
 
     def held(self, first: int, rank: int) -> dict[int, Arrays]:
         """This rank's share of the finished rollouts of steps from `first` on, by the position of their first clip."""
-        kept = ray.get(self._coordinator.held.remote(self._attempt, first, rank, self._world))
+        try:
+            kept = ray.get(self._coordinator.held.remote(self._attempt, first, rank, self._world))
+        except RayActorError:  # a coordinator that is gone must not cost the checkpoint too
+            return {}
         found = _fetched([payload for *_, (payload,) in kept])  # what is lost is made again, as it would have been without the checkpoint
         return {request * self._clips: arrays for (request, *_), arrays in zip(kept, found, strict=True) if arrays is not None}
 
     def figures(self) -> dict[str, float]:
-        """What the pool does."""
-        return ray.get(self._coordinator.status.remote())
+        """What the pool does; nothing where it is gone, which `take` tells."""
+        try:
+            return ray.get(self._coordinator.status.remote())
+        except RayActorError:
+            return {}
 
     def serves(self) -> bool:
         """Whether the coordinator is there."""

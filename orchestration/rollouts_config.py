@@ -52,6 +52,8 @@ class RolloutsConfig:
         for name in ("buffer_mb", "cpus", "gpus", "balance_s"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"rollouts.{name}={getattr(self, name)}: must be 0 or more")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"rollouts.gpus={self.gpus}: must be a share of one GPU, or whole ones")
         if not 1 < self.straggler < inf or not 0 < self.deadline_s < inf:
             raise ValueError(f"rollouts.straggler={self.straggler}, rollouts.deadline_s={self.deadline_s}: must be above 1, and above 0")
         if self.publish_every > self.max_age + 1:

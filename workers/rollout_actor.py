@@ -67,7 +67,7 @@ class RolloutActor:
         visits = [sample_at(c.seed, c.stage, p, len(self._dataset.train))[1] for p in positions]
         noise = PositionalNoise([(c.seed, sample, visit) for sample, visit in zip(batch.sample_ids, visits, strict=True)], c.device)
         made = roll_out(self._network, batch.latents, batch.controls, batch.layout, c.objective, noise, self._version)
-        made = replace(made, samples=tuple(sample_number(i) for i in batch.sample_ids))
+        made = replace(made, samples=tuple(map(sample_number, batch.sample_ids, positions)))
         states = [made.history] if made.exit_state is None else [made.history, made.exit_state]
         if not all(bool(torch.isfinite(x).all()) for state in states for _, x in state.items()):
             raise ValueError(f"rollout of positions {positions[0]}-{positions[-1]} under version {self._version} is not finite")

@@ -197,7 +197,7 @@ class StageRun:
         else:
             if rollout is not None:
                 rollout = rollout.to(self._device)
-                require_clips(rollout, batch.sample_ids, step)
+                require_clips(rollout, batch.sample_ids, positions, step)
                 ages.update(f"age/{step - low}" for low, _ in rollout.versions)
             metrics = self._mutual(step, batch, rollout, noise, rate)
         self._average(step, skipped=bool(metrics["skipped"]))

@@ -130,16 +130,18 @@ def rollout_from_arrays(*parts: Mapping[str, np.ndarray]) -> Rollout:
     return Rollout(av("history"), *exits, tuple((int(low), int(high)) for low, high in versions), tuple(int(x) for x in samples))
 
 
-def require_clips(rollout: Rollout, sample_ids: Sequence[str], step: int) -> None:
-    """Refuse rollouts of other clips than a step reads.
+def require_clips(rollout: Rollout, sample_ids: Sequence[str], positions: Sequence[int], step: int) -> None:
+    """Refuse rollouts of other clips than a step reads, or of other visits to them.
 
     Raises:
         ValueError: they are.
     """
-    if rollout.samples != tuple(map(sample_number, sample_ids)):
+    if rollout.samples != tuple(map(sample_number, sample_ids, positions)):
         raise ValueError(f"step {step}: its rollouts are of other clips than it reads; give all machines the same dataset")
 
 
-def sample_number(sample_id: str) -> int:
-    """A sample id as a number that travels in an array: whether a rollout is of the clip that it is used for."""
-    return int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=8).digest(), "big", signed=True)
+def sample_number(sample_id: str, position: int) -> int:
+    """A clip and its position in the stage's order as a number that travels in an array: whether a rollout is of the clip, and of the
+    visit, that it is used for.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{position} {sample_id}".encode(), digest_size=8).digest(), "big", signed=True)

@@ -238,6 +238,8 @@ def test_a_killed_coordinator_is_a_failure_that_another_start_cures(tmp_path: Pa
     disturbed(trainers, dice, lambda: os.kill(pid, signal.SIGKILL))
     assert trainers.errors
     assert all(curable(root_cause(error)) for error in trainers.errors), trainers.errors
+    assert trainers.client.held(0, 0) == {}, "a checkpoint can still be written"
+    assert trainers.client.figures() == {}
     assert gone(pool.plan.actors(), ENDS)
 
 
@@ -247,7 +249,7 @@ def coordinators() -> set[int]:
 
 @pytest.mark.parametrize("seed", SLOW_SEEDS)
 def test_trainers_that_start_again(pools: dict[int, Pool], seed: int) -> None:
-    """One rank is killed, one waits for ever: their successors take up what a checkpoint kept, and make none of it again."""
+    """Trainers stop where they are: their successors take up what a checkpoint kept, and make none of it again."""
     dice, pool = random.Random(seed), pools[AGES[seed % 2]]
     kept_at = dice.randrange(1, STEPS // 2)
     first = pool.trainers()

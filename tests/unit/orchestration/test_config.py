@@ -250,6 +250,13 @@ def test_a_share_of_a_gpu_is_a_single_workers(tiny: RunConfig) -> None:
             with_settings(tiny, settings)
 
 
+def test_an_actor_has_a_share_of_one_gpu_or_whole_ones(tiny: RunConfig) -> None:
+    for fits in ("0", "0.25", "1", "2"):
+        with_settings(tiny, [f"rollouts.gpus={fits}"])
+    with pytest.raises(ValueError, match=r"rollouts\.gpus=1\.5: must be a share of one GPU, or whole ones"):
+        with_settings(tiny, ["rollouts.gpus=1.5"])
+
+
 def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
     assert replace(tiny, samples=SamplesConfig(clips=1)).settings() == tiny.settings()
     assert with_settings(tiny, ["execution.checkpoint_every=1", "execution.compile=true"]).settings() == tiny.settings()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -103,6 +104,18 @@ def test_a_worker_that_leaves_some_of_its_gpu_has_actors_beside_it(worker: str, 
     assert short_of(config, {"CPU": 4.0, "GPU": gpus}) == []
     (text,) = short_of(config, {"CPU": 4.0, "GPU": gpus - 1})
     assert text.startswith(f"GPU: {gpus:g} are reserved (1 workers x {worker} + 3 rollout actors x {actor})")
+
+
+def test_a_pool_that_cannot_grow_as_far_as_it_may_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    config = with_settings(TINY, ["rollouts.actors=auto", "rollouts.max_actors=8", "rollouts.cpus=1"])
+    warnings = [f.text for f in examine(config, tmp_path / "run") if f.kind == "warning" and "auto" in f.text]
+    assert warnings == [
+        "rollouts.actors=auto cannot grow to rollouts.max_actors=8 here: CPU: 9 are reserved (2 workers x 0.5 + 8 rollout actors x 1), "
+        "4 are there; lower workers.count or rollouts.max_actors"
+    ]
+    fits = with_settings(config, ["rollouts.max_actors=3"])
+    assert not [f for f in examine(fits, tmp_path / "run") if "auto" in f.text]
 
 
 def test_nodes_of_workers_are_held_against_what_is_there() -> None:

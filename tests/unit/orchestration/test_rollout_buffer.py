@@ -229,6 +229,17 @@ def test_a_request_that_came_in_time_after_all_does_not_go_out_again() -> None:
     assert buffer.admit(0) == Ticket(1, 1)
 
 
+def test_what_is_lost_after_it_was_late_goes_out_once() -> None:
+    buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=3, total=4)
+    ticket = buffer.admit(0, now=0.0)
+    assert ticket is not None
+    assert buffer.overdue(10.0, deadline_s=1.0) == [0]
+    assert buffer.complete(ticket, Ready(0, 0, "made", 1))
+    buffer.lose(0, ticket.attempt)
+    again = [buffer.admit(0, now=10.0) for _ in range(2)]
+    assert [t.request for t in again if t is not None] == [0, 1]
+
+
 def test_the_buffer_is_bounded_in_bytes_but_what_is_needed_next_always_goes_out() -> None:
     buffer: RolloutBuffer[str] = RolloutBuffer(per_step=1, max_age=9, total=9, most_bytes=25)
     for i in range(2):

@@ -151,12 +151,14 @@ def test_parts_become_one_rollout_in_their_order() -> None:
 
 
 def test_rollouts_of_other_clips_are_refused() -> None:
-    ids = ["clip-a", "clip-b"]
-    made = rollout_from_arrays(rollout_to_arrays(replace(rollout(("video",)), samples=tuple(map(sample_number, ids)))))
-    require_clips(made, ids, 7)
+    ids, at = ["clip-a", "clip-b"], range(14, 16)
+    made = rollout_from_arrays(rollout_to_arrays(replace(rollout(("video",)), samples=tuple(map(sample_number, ids, at)))))
+    require_clips(made, ids, at, 7)
     for others in (["clip-b", "clip-a"], ["clip-a"], ["clip-a", "clip-c"]):
         with pytest.raises(ValueError, match="step 7: its rollouts are of other clips"):
-            require_clips(made, others, 7)
+            require_clips(made, others, at, 7)
+    with pytest.raises(ValueError, match="step 7: its rollouts are of other clips"):
+        require_clips(made, ids, range(16, 18), 7)  # the same clips, visited again
 
 
 def test_a_received_rollout_owns_its_memory() -> None:
