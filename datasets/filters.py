@@ -1,18 +1,46 @@
-"""Accept or refuse a clip: pure rules that return the reason, or None to accept."""
+"""Accept or refuse a clip: pure rules that return the reason, or None to accept. What stands before the colon names the rule."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+
+FULL_SCALE = 0.999
+NUMBER = re.compile(r"\d+(\.\d+)?")
+SAME = 0.2  # mean difference of two pictures, of 255, that an encoder makes of one picture shown twice
 
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Bounds. min_rms_db: sound below this level (dB of full scale) counts as silent; min_luma: mean brightness of 255."""
+    """Bounds, each with the value that turns its rule off.
+
+    min_rms_db: level of the sound in dB of full scale, below which it counts as silence (-300). min_luma: mean brightness of 255 (0).
+    max_still: share of pictures that are the one before (1). max_clipped: share of samples at full scale (1). min_side: pixels of the
+    shorter side of the source (0).
+    """
 
     min_rms_db: float = -60.0
     min_luma: float = 6.0
+    max_still: float = 0.98
+    max_clipped: float = 0.02
+    min_side: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("max_still", "max_clipped"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"data.filters.{name}={getattr(self, name)}: must be a share from 0 to 1 (1: off)")
+        if self.min_side < 0:
+            raise ValueError(f"data.filters.min_side={self.min_side}: must be pixels, 0 or more (0: off)")
+
+
+def refuse_source(width: int, height: int, config: FilterConfig) -> str | None:
+    """Why a source with pictures of this size is of no use, or None."""
+    if min(width, height) < config.min_side:
+        return f"low resolution: {width} x {height} pixels, at least {config.min_side} on the shorter side wanted"
+    return None
 
 
 def refuse_reason(frames: np.ndarray, audio: np.ndarray, config: FilterConfig) -> str | None:
@@ -22,4 +50,23 @@ def refuse_reason(frames: np.ndarray, audio: np.ndarray, config: FilterConfig) -
         return f"silent: {level:.0f} dB, at least {config.min_rms_db:g} dB wanted"
     if frames.mean() < config.min_luma:
         return f"black: mean brightness {frames.mean():.1f} of 255, at least {config.min_luma:g} wanted"
+    if config.max_still < 1 and (still := still_share(frames)) > config.max_still:
+        return f"frozen: {100 * still:.0f} % of its pictures are the one before, at most {100 * config.max_still:g} % wanted"
+    if (clipped := float(np.mean(np.abs(audio) >= FULL_SCALE))) > config.max_clipped:
+        return f"clipped sound: {100 * clipped:.1f} % of its samples are at full scale, at most {100 * config.max_clipped:g} % wanted"
     return None
+
+
+def still_share(frames: np.ndarray) -> float:
+    """Share of pictures (uint8 [N, H, W, 3]) that show what the one before showed; 0 of a single picture."""
+    # One at a time: the difference of all would take twice their memory.
+    same = [np.mean(np.abs(a.astype(np.int16) - b)) < SAME for a, b in pairwise(frames)]
+    return float(np.mean(same)) if same else 0.0
+
+
+def rule_of(reason: str) -> str:
+    """The rule that a reason is of, for a table of what was refused why."""
+    text = reason.split("; ")[-1]
+    if text.startswith("clip at "):
+        text = text.split(": ", 1)[-1]
+    return "same content" if text.startswith("same content as ") else NUMBER.sub("n", text.split(":")[0].split(" (")[0])[:60]

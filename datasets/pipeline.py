@@ -31,8 +31,9 @@ from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_mani
 from .progress import Progress, silent
 from .shards import ClipRecord, Shard
 from .share import leave_to_others
-from .sources import is_text, list_sources, unfollowed
-from .stages import DataConfig, Encode, Row, Survey, WriteShard, settings_of, surveyed, unpack_moments
+from .sidecars import is_text, sidecars_of
+from .sources import list_sources, unfollowed
+from .stages import DataConfig, Encode, Row, Survey, WriteShard, refused, settings_of, unpack_moments
 from .storage import atomic_path, local_path, make_folder, sha256_file
 from .synthetic import SyntheticConfig, write_corpus
 
@@ -125,9 +126,9 @@ def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, pro
     rows, items = [], []
     for path in sources:
         if not is_text(str(path)):
-            rows.append(surveyed(str(path).encode(errors="backslashreplace").decode(), "its name is not UTF-8: rename it"))
+            rows.append(refused(str(path).encode(errors="backslashreplace").decode(), "list", "its name is not UTF-8: rename it"))
         elif reason := unfollowed(path, media):
-            rows.append(surveyed(str(path), reason))
+            rows.append(refused(str(path), "list", reason))
         else:
             items.append({"source": str(path), "measure": str(path) in guess})
     if items:
@@ -162,9 +163,9 @@ def _without_twins(rows: list[Row], media: Path) -> list[Row]:
     """The rows by source; of usable ones with the same content the first is kept, with a sidecar if any has one; others are refused."""
     first: dict[str, str] = {}
     kept = []
-    for row in sorted(rows, key=lambda r: (not Path(r["source"]).with_suffix(".json").is_file(), r["source"])):
+    for row in sorted(rows, key=lambda r: (not sidecars_of(Path(r["source"])), r["source"])):
         if row["status"] == "used" and (twin := first.setdefault(row["content"], row["source"])) != row["source"]:
-            row = surveyed(row["source"], f"same content as {_name(Path(twin), media)}", seconds=row["seconds"])
+            row = refused(row["source"], "filter", f"same content as {_name(Path(twin), media)}", seconds=row["seconds"])
         kept.append(row)
     return sorted(kept, key=lambda r: r["source"])
 
@@ -268,17 +269,19 @@ def _write_sources(out: Path, media: Path, survey: list[Row], by_source: dict[st
         clips = by_source.get(row["source"], [])
         made = sum(bool(c["clip_id"]) for c in clips)
         late = "; ".join(c["reason"] for c in clips if c["reason"])
-        refused = row["status"] == "refused" or (bool(by_source) and made == 0)
-        reason = row["reason"] or (late if refused else "")
-        line = {"source": _name(Path(row["source"]), media), "status": "refused" if refused else "used", "reason": reason}
-        note = "; ".join(x for x in (row["note"], "" if refused else late) if x)
+        no_use = row["status"] == "refused" or (bool(by_source) and made == 0)
+        stage = row["stage"] or ("encode" if no_use else "")
+        line = {"source": _name(Path(row["source"]), media), "status": "refused" if no_use else "used", "stage": stage}
+        line |= {"reason": row["reason"] or (late if no_use else ""), "said": row["said"]}
+        note = "; ".join(x for x in (row["note"], "" if no_use else late) if x)
         lines.append({**line, "note": note, "clips": made, "seconds": round(row["seconds"], 3)})
     with atomic_path(out / SOURCES) as temporary:
         temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 def read_sources(out: Path) -> list[dict[str, Any]]:
-    """The account of every source: source, status (used or refused), reason, note, clips, seconds.
+    """The account of every source: source, status (used or refused), stage and reason of a refusal with what ffmpeg said, note, clips,
+    seconds.
 
     Raises:
         ValueError: there is none, or it is damaged.

@@ -23,10 +23,11 @@ from ..model.codecs.mdct import AudioMoments, MdctAudioConfig
 from ..model.codecs.quality import psnr, snr
 from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.timeline import Timeline
-from .filters import FilterConfig, refuse_reason
+from .filters import FilterConfig, refuse_reason, refuse_source
 from .media import DecodeConfig, Decoded, MediaError, decode, probe
 from .shards import ClipRecord, write_shard
-from .sources import NOT_MEDIA, cut_words, read_sidecar
+from .sidecars import cut_words, read_sidecar, sidecars_of
+from .sources import NOT_MEDIA
 from .storage import sha256_file
 from .synthetic import LIMITS
 
@@ -134,9 +135,16 @@ def cut_clips(decoded: Decoded, config: DataConfig) -> list[Cut]:
     return cuts
 
 
+class Refused(ValueError):
+    """A source that is of no use, and the stage that found it: `list`, `text` or `filter`; of files that do not decode see `MediaError`."""
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stage = stage
+
+
 class Survey:
-    """Row {source, measure} -> {source, status, reason, note, seconds, content, moments}: can it be used, what is its hash, and the codec
-    moments of a sample."""
+    """Row {source, measure} -> a row of `surveyed` or `refused`: can it be used, what is its hash, and the codec moments of a sample."""
 
     def __init__(self, config: DataConfig) -> None:
         self._config = config
@@ -146,27 +154,35 @@ class Survey:
         try:
             cuts, note, seconds = self._look(path)
             content = sha256_file(path)
-        except (MediaError, ValueError) as error:
-            return surveyed(row["source"], str(error))
+        except MediaError as error:
+            return refused(row["source"], error.stage, error.reason, error.said)
+        except Refused as error:
+            return refused(row["source"], error.stage, str(error))
         except OSError as error:
-            return surveyed(row["source"], f"cannot be read ({error.strerror})")
-        return surveyed(row["source"], "", note, seconds, content, self._moments(cuts) if row["measure"] else b"")
+            return refused(row["source"], "read", f"cannot be read ({error.strerror})")
+        return surveyed(row["source"], note, seconds, content, self._moments(cuts) if row["measure"] else b"")
 
     def _look(self, path: Path) -> tuple[list[Cut], str, float]:
         if path.suffix.lower() in NOT_MEDIA:
-            raise ValueError(f"not a media file ({path.suffix})")
-        read_sidecar(path)
-        decoded = decode(path, probe(path), self._config.decoding)
+            raise Refused("list", f"not a media file ({path.suffix})")
+        try:
+            read_sidecar(path)
+        except ValueError as error:
+            raise Refused("text", str(error)) from error
+        found = probe(path)
+        if reason := refuse_source(found.width, found.height, self._config.filters):
+            raise Refused("filter", reason)
+        decoded = decode(path, found, self._config.decoding)
         cuts = cut_clips(decoded, self._config)
         if decoded.audio is None:
-            raise ValueError("; ".join(decoded.notes) or "no sound")
+            raise Refused("filter", "; ".join(decoded.notes) or "no sound")
         if not cuts:
             t = self._config.timeline
             needed = t.seconds(self._config.clip_chunks)
-            raise ValueError(f"too short: {len(decoded.frames) / t.fps:.2f} s, a clip has {needed:.2f} s")
+            raise Refused("filter", f"too short: {len(decoded.frames) / t.fps:.2f} s, a clip has {needed:.2f} s")
         reasons = [refuse_reason(c.frames, c.audio, self._config.filters) for c in cuts]
         if all(reasons):
-            raise ValueError(str(reasons[0]))
+            raise Refused("filter", str(reasons[0]))
         good = [c for c, r in zip(cuts, reasons, strict=True) if r is None]
         return good, "; ".join(decoded.notes), len(decoded.frames) / self._config.timeline.fps
 
@@ -256,10 +272,16 @@ def unpack_moments(packed: bytes) -> tuple[VideoMoments, AudioMoments]:
     return VideoMoments.from_arrays(arrays["video"]), AudioMoments.from_arrays(arrays["audio"])
 
 
-def surveyed(source: str, reason: str = "", note: str = "", seconds: float = 0.0, content: str = "", moments: bytes = b"") -> Row:
-    """A row of the survey; with a reason, the source is refused."""
-    status = "refused" if reason else "used"
-    return {"source": source, "status": status, "reason": reason, "note": note, "seconds": seconds, "content": content, "moments": moments}
+def surveyed(source: str, note: str = "", seconds: float = 0.0, content: str = "", moments: bytes = b"") -> Row:
+    """A row of the survey: the source can be used. content: hash of its bytes."""
+    told = {"status": "used", "stage": "", "reason": "", "said": ""}
+    return {"source": source, **told, "note": note, "seconds": seconds, "content": content, "moments": moments}
+
+
+def refused(source: str, stage: str, reason: str, said: str = "", seconds: float = 0.0) -> Row:
+    """A row of the survey: the source is refused at this stage. said: ffmpeg's own words."""
+    told = {"status": "refused", "stage": stage, "reason": reason, "said": said}
+    return surveyed(source, seconds=seconds) | told
 
 
 def _clip_row(
@@ -304,5 +326,5 @@ def _record(row: Row) -> ClipRecord:
 def settings_of(config: DataConfig, sources: list[Path]) -> str:
     """Hash of everything that shapes the dataset: the settings and the sources' names, sizes and modification times."""
     stats = [(str(p), p.lstat().st_size, p.lstat().st_mtime_ns) for p in sources]  # of a link, not of its target
-    sidecars = [(str(s), s.stat().st_size, s.stat().st_mtime_ns) for p in sources if (s := p.with_suffix(".json")).is_file()]
+    sidecars = [(str(s), s.stat().st_size, s.stat().st_mtime_ns) for p in sources for s in sidecars_of(p)]
     return hashlib.sha256(json.dumps([asdict(config), stats, sidecars]).encode()).hexdigest()

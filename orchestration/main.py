@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from .checkpoint_verbs import audit, checkpoint_app
@@ -262,19 +263,40 @@ def _show_dataset(folder: Path, named: str, as_json: bool) -> None:
     manifest, sources = read_manifest(folder, verify=False), read_sources(folder)
     if as_json:
         totals = {"clips": manifest.clips, "hours": manifest.hours, **manifest.codec_quality}
-        typer.echo(json.dumps({**totals, "sources": sources, "contact_sheet": sheet}))
+        typer.echo(json.dumps({**totals, "yield": _yields(sources), "sources": sources, "contact_sheet": sheet}))
         return
     table = Table(title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes")
     for name in ("source", "status", "clips", "seconds", "reason or note"):
         table.add_column(name, overflow="fold")
     for s in sources:
-        table.add_row(printable(s["source"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(s["reason"] or s["note"]))
+        table.add_row(printable(s["source"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(_why(s) or s["note"]))
     plain_console().print(table)
+    _show_yield(sources)
     quality = manifest.codec_quality
     typer.echo(
         f"codecs, from latents back to media: video {quality['video_psnr_db']:.1f} dB PSNR, audio {quality['audio_snr_db']:.1f} dB SNR"
     )
     typer.echo(f"contact sheet: {sheet}")
+
+
+def _why(source: dict[str, Any]) -> str:
+    said = source.get("said", "")  # accounts that were written before ffmpeg's words stood apart have none
+    return source["reason"] + (f" (ffmpeg: {said})" if said else "")
+
+
+def _yields(sources: list[dict[str, Any]]) -> dict[str, int]:
+    """How many sources are used, and how many each rule has refused, the most first."""
+    from ..datasets.filters import rule_of
+
+    rules = Counter(rule_of(s["reason"]) for s in sources if s["status"] == "refused")
+    return {"used": len(sources) - sum(rules.values()), **dict(rules.most_common())}
+
+
+def _show_yield(sources: list[dict[str, Any]]) -> None:
+    table = Table("what became of the sources", Column("files", justify="right"), Column("share", justify="right"))
+    for name, count in _yields(sources).items():
+        table.add_row(printable(name), str(count), f"{100 * count / len(sources):.1f} %")
+    plain_console().print(table)
 
 
 def _show_replay(record: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..datasets.media import write_media
 from ..datasets.progress import Progress, silent
-from ..datasets.sources import parse_sidecar
+from ..datasets.sidecars import parse_sidecar
 from ..datasets.storage import local_path, make_folder, read_json
 from ..datasets.store import is_remote
 from ..model.sampler import SamplerConfig

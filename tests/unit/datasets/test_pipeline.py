@@ -61,7 +61,7 @@ def fill(media: Path) -> None:
     for name in ("zz.mp4", "aa.mp4"):
         write_film(media / name, 1.3, seed=1)
     write_film(media / "strange sidecar.mp4", 1.3, seed=3)
-    (media / "strange sidecar.json").write_text("[]")
+    (media / "strange sidecar.json").write_text("3")
     (media / "empty.mp4").touch()
     (media / "strange.mp4").write_bytes(os.urandom(3000))
     (media / os.fsdecode(b"\xe9.mp4")).write_bytes(b"x")

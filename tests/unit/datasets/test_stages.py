@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media_material import FPS, RATE, film, names, write_film
 
-from mutual_forcing.datasets.filters import FilterConfig, refuse_reason
+from mutual_forcing.datasets.filters import FilterConfig
 from mutual_forcing.datasets.media import Decoded, decode, probe, write_media
 from mutual_forcing.datasets.shards import Shard
 from mutual_forcing.datasets.stages import (
@@ -130,22 +130,6 @@ def test_moments_survive_the_table_and_add_up(folder):
     merged = one[0].merge(other[0]).to_arrays()
     again = parts[1][0].merge(parts[0][0]).to_arrays()
     assert all(np.array_equal(merged[name], again[name]) for name in merged)
-
-
-@pytest.mark.parametrize(("level", "refused"), [(-50.0, False), (-59.9, False), (-60.1, True), (-90.0, True)])
-def test_silence_is_measured_in_decibels(level, refused):
-    frames = np.full((2, 4, 4, 3), 100, np.uint8)
-    audio = np.full(1000, 10 ** (level / 20), np.float32)
-    reason = refuse_reason(frames, audio, FilterConfig())
-    assert (reason is not None and reason.startswith("silent")) == refused
-    assert refuse_reason(frames, audio, FilterConfig(min_rms_db=-100.0)) is None
-    assert refuse_reason(frames, np.zeros_like(audio), FilterConfig()) is not None
-
-
-@pytest.mark.parametrize(("luma", "refused"), [(0, True), (5, True), (6, False), (255, False)])
-def test_black_is_measured_in_brightness(luma, refused):
-    reason = refuse_reason(np.full((2, 4, 4, 3), luma, np.uint8), np.ones(100, np.float32), FilterConfig())
-    assert (reason is not None and reason.startswith("black")) == refused
 
 
 def test_survey_finds_what_can_be_used(folder):
