@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -271,17 +271,18 @@ def _write_sources(out: Path, media: Path, survey: list[Row], by_source: dict[st
         late = "; ".join(c["reason"] for c in clips if c["reason"])
         no_use = row["status"] == "refused" or (bool(by_source) and made == 0)
         stage = row["stage"] or ("encode" if no_use else "")
-        line = {"source": _name(Path(row["source"]), media), "status": "refused" if no_use else "used", "stage": stage}
+        line = {"path": _name(Path(row["source"]), media), "status": "refused" if no_use else "used", "stage": stage}
         line |= {"reason": row["reason"] or (late if no_use else ""), "said": row["said"]}
         note = "; ".join(x for x in (row["note"], "" if no_use else late) if x)
-        lines.append({**line, "note": note, "clips": made, "seconds": round(row["seconds"], 3)})
+        line |= {"note": note, "clips": made, "seconds": round(row["seconds"], 3), "frames": row["frames"], "samples": row["samples"]}
+        lines.append({**line, "av_offset_ms": round(row["av_offset_ms"], 3) if isfinite(row["av_offset_ms"]) else None})
     with atomic_path(out / SOURCES) as temporary:
         temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 
 def read_sources(out: Path) -> list[dict[str, Any]]:
-    """The account of every source: source, status (used or refused), stage and reason of a refusal with what ffmpeg said, note, clips,
-    seconds.
+    """The account of every source: its path in the folder, status (used or refused), stage and reason of a refusal with what ffmpeg
+    said, note, clips, and as it was decoded its seconds, frames, samples, and av_offset_ms (see `surveyed`; None where it is not known).
 
     Raises:
         ValueError: there is none, or it is damaged.

@@ -152,7 +152,7 @@ class Survey:
     def __call__(self, row: Row) -> Row:
         path = Path(row["source"])
         try:
-            cuts, note, seconds = self._look(path)
+            cuts, decoded = self._look(path)
             content = sha256_file(path)
         except MediaError as error:
             return refused(row["source"], error.stage, error.reason, error.said)
@@ -160,9 +160,9 @@ class Survey:
             return refused(row["source"], error.stage, str(error))
         except OSError as error:
             return refused(row["source"], "read", f"cannot be read ({error.strerror})")
-        return surveyed(row["source"], note, seconds, content, self._moments(cuts) if row["measure"] else b"")
+        return surveyed(row["source"], decoded, self._config, content, self._moments(cuts) if row["measure"] else b"")
 
-    def _look(self, path: Path) -> tuple[list[Cut], str, float]:
+    def _look(self, path: Path) -> tuple[list[Cut], Decoded]:
         if path.suffix.lower() in NOT_MEDIA:
             raise Refused("list", f"not a media file ({path.suffix})")
         try:
@@ -184,7 +184,7 @@ class Survey:
         if all(reasons):
             raise Refused("filter", str(reasons[0]))
         good = [c for c, r in zip(cuts, reasons, strict=True) if r is None]
-        return good, "; ".join(decoded.notes), len(decoded.frames) / self._config.timeline.fps
+        return good, decoded
 
     def _moments(self, cuts: list[Cut]) -> bytes:
         video = VideoMoments(self._config.video_codec.spatial, self._config.video_codec.temporal)
@@ -272,16 +272,29 @@ def unpack_moments(packed: bytes) -> tuple[VideoMoments, AudioMoments]:
     return VideoMoments.from_arrays(arrays["video"]), AudioMoments.from_arrays(arrays["audio"])
 
 
-def surveyed(source: str, note: str = "", seconds: float = 0.0, content: str = "", moments: bytes = b"") -> Row:
-    """A row of the survey: the source can be used. content: hash of its bytes."""
-    told = {"status": "used", "stage": "", "reason": "", "said": ""}
-    return {"source": source, **told, "note": note, "seconds": seconds, "content": content, "moments": moments}
+def surveyed(source: str, decoded: Decoded, config: DataConfig, content: str, moments: bytes) -> Row:
+    """A row of the survey: the source can be used. content: hash of its bytes; av_offset_ms: how much later than the pictures the sound
+    begins in the container, which the clips no longer have.
+    """
+    return _FOUND | {
+        "source": source,
+        "note": "; ".join(decoded.notes),
+        "seconds": len(decoded.frames) / config.timeline.fps,
+        "frames": len(decoded.frames),
+        "samples": 0 if decoded.audio is None else len(decoded.audio),
+        "av_offset_ms": 1000 * decoded.av_offset_s,
+        "content": content,
+        "moments": moments,
+    }
 
 
 def refused(source: str, stage: str, reason: str, said: str = "", seconds: float = 0.0) -> Row:
     """A row of the survey: the source is refused at this stage. said: ffmpeg's own words."""
-    told = {"status": "refused", "stage": stage, "reason": reason, "said": said}
-    return surveyed(source, seconds=seconds) | told
+    return _FOUND | {"source": source, "status": "refused", "stage": stage, "reason": reason, "said": said, "seconds": seconds}
+
+
+_FOUND: Row = {"status": "used", "stage": "", "reason": "", "said": "", "note": "", "seconds": 0.0, "frames": 0, "samples": 0}
+_FOUND |= {"av_offset_ms": float("nan"), "content": "", "moments": b""}
 
 
 def _clip_row(

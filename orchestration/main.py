@@ -266,10 +266,10 @@ def _show_dataset(folder: Path, named: str, as_json: bool) -> None:
         typer.echo(json.dumps({**totals, "yield": _yields(sources), "sources": sources, "contact_sheet": sheet}))
         return
     table = Table(title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes")
-    for name in ("source", "status", "clips", "seconds", "reason or note"):
+    for name in ("path", "status", "clips", "seconds", "reason or note"):
         table.add_column(name, overflow="fold")
     for s in sources:
-        table.add_row(printable(s["source"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(_why(s) or s["note"]))
+        table.add_row(printable(s["path"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(_why(s) or s["note"]))
     plain_console().print(table)
     _show_yield(sources)
     quality = manifest.codec_quality

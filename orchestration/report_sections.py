@@ -308,7 +308,7 @@ def _metrics_or_none(run_dir: Path, stage: str) -> StageMetrics | None:
 
 def _source(entry: Entry) -> SourceRow:
     clips, seconds = (entry.number(key) if entry.has(key) else 0.0 for key in ("clips", "seconds"))
-    return SourceRow(entry.text("source"), entry.text("status") == "used", entry.text("reason", ""), clips, seconds)
+    return SourceRow(entry.text("path"), entry.text("status") == "used", entry.text("reason", ""), clips, seconds)
 
 
 def _optional(entry: Entry, key: str) -> float | None:

@@ -82,7 +82,7 @@ def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def test_every_file_is_accounted_for(job):
-    lines = {line["source"]: line for line in read_sources(job.out)}
+    lines = {line["path"]: line for line in read_sources(job.out)}
     used = {name for name, line in lines.items() if line["status"] == "used"}
     assert used == USED
     assert set(lines) == USED | set(REFUSED)
@@ -91,9 +91,14 @@ def test_every_file_is_accounted_for(job):
         assert (lines[name]["status"], lines[name]["clips"]) == ("refused", 0)
     for name in used:  # a clip in which nobody speaks is left out, and the note says so
         assert lines[name]["clips"] + lines[name]["note"].count("silent") == (2 if "character" in name else 1), name
+        at, fps, rate = lines[name], 24, 16000
+        assert at["frames"] / fps == pytest.approx(at["seconds"], abs=1e-3)
+        assert at["samples"] == round(at["frames"] * rate / fps)
+        assert abs(at["av_offset_ms"]) < 60, name
+    assert all(lines[name]["av_offset_ms"] is None for name in REFUSED)
     m = job.manifest
     assert (m.sources_used, m.sources_refused, m.clips) == (len(USED), len(REFUSED), sum(line["clips"] for line in lines.values()))
-    assert [line["source"] for line in read_sources(job.out)] == sorted(lines)
+    assert [line["path"] for line in read_sources(job.out)] == sorted(lines)
 
 
 def test_the_folder_holds_the_dataset_and_nothing_else(job):
@@ -177,7 +182,7 @@ def test_a_folder_without_usable_clips_is_refused_with_all_reasons(ray_cluster, 
     (media / "b.txt").write_text("x")
     with pytest.raises(ValueError, match="none of its 2 files can be used"):
         run(DataConfig(media=str(media)), tmp_path / "data")
-    assert [(line["source"], line["status"]) for line in read_sources(tmp_path / "data")] == [("a.mp4", "refused"), ("b.txt", "refused")]
+    assert [(line["path"], line["status"]) for line in read_sources(tmp_path / "data")] == [("a.mp4", "refused"), ("b.txt", "refused")]
     assert not (tmp_path / "data" / MANIFEST).exists()
 
 

@@ -143,8 +143,8 @@ def run_dir(tmp_path: Path, media: dict[str, bytes]) -> Path:
         (tmp_path / folder / "contact.png").write_bytes(media["sheet.png"])
     manifest = {"codec_quality": {"video_psnr_db": 33.3, "audio_snr_db": 18.8}, "clips": 64, "hours": 0.1}
     (tmp_path / "data/manifest.json").write_text(json.dumps(manifest))
-    sources = [{"source": "a.mp4", "status": "used", "clips": 2, "seconds": 10.4}]
-    sources.append({"source": "b.mp4", "status": "refused", "reason": "it has no pictures"})
+    sources = [{"path": "a.mp4", "status": "used", "clips": 2, "seconds": 10.4}]
+    sources.append({"path": "b.mp4", "status": "refused", "reason": "it has no pictures"})
     (tmp_path / "data/sources.jsonl").write_text("\n".join(map(json.dumps, sources)) + "\n")
     for stage in STAGES:
         (tmp_path / f"metrics/{stage}.jsonl").write_text("\n".join(metric_lines(stage, 20)) + "\n")
@@ -317,7 +317,7 @@ def test_hostile_texts_stay_texts(run_dir: Path) -> None:
     samples["sync"][evil] = samples["sync"]["real"]
     samples["clips"][0]["generated"][evil] = evil
     (run_dir / "samples/samples.json").write_text(json.dumps(samples))
-    (run_dir / "data/sources.jsonl").write_text(json.dumps({"source": evil, "status": evil, "reason": evil + "\ud800"}))
+    (run_dir / "data/sources.jsonl").write_text(json.dumps({"path": evil, "status": evil, "reason": evil + "\ud800"}))
     page = page_of(run_dir)
     assert len(page.all("script")) == 1
     assert all(str(image["src"]).startswith("data:") for image in page.all("img"))

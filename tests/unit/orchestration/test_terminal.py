@@ -22,7 +22,7 @@ def dataset(folder: Path, names: list[str]) -> Path:
     quality = {"video_psnr_db": 30.0, "audio_snr_db": 20.0}
     counts = {"clips": 0, "hours": 0.0, "sources_used": 0, "sources_refused": len(names)}
     Manifest("", Timeline(), 2, 64, 64, {}, {}, (), (), codec_quality=quality, synthetic=False, **counts).write(folder)
-    lines = [{"source": n, "status": "refused", "reason": f"{n} is no film", "note": "", "clips": 0, "seconds": 0.0} for n in names]
+    lines = [{"path": n, "status": "refused", "reason": f"{n} is no film", "note": "", "clips": 0, "seconds": 0.0} for n in names]
     (folder / SOURCES).write_text("".join(f"{main.json.dumps(line)}\n" for line in lines))
     return folder
 
