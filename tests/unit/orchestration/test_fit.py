@@ -110,10 +110,14 @@ def test_a_controller_whose_process_is_gone_is_a_failure_as_any(started: Callabl
 
 
 def test_pauses_between_starts_are_told_and_end_with_ctrl_c(started: Callable[..., Trainings]) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
     threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
     begin = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        started(lost_connection(), lost_connection())
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            started(lost_connection(), lost_connection())
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begin < 8
 
 
