@@ -2,7 +2,7 @@
 
     list -> survey (probe, decode, judge; measure the codecs on a sample)      one small row a source
          -> fit the embedded codecs on the merged moments                      in the driver
-         -> encode (decode, align, cut, encode) -> write shards                clips as rows
+         -> parts (decode, align, cut, encode, write a shard, its receipt)     one row a part (parts.py)
          -> contact sheet, sources.jsonl, manifest.json                        the manifest last: it is the commit
 
 Ray Data runs the stages; the rules live in `stages.py` and `filters.py`.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
@@ -28,16 +29,16 @@ from .adopt import adopt, taken_over
 from .contact_sheet import SheetClip, contact_sheet
 from .lock import locked
 from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_manifest
+from .parts import SurveyNotes, clear, finished, parts_of
 from .progress import Progress, silent
 from .shards import ClipRecord, Shard
 from .share import leave_to_others
 from .sidecars import is_text, sidecars_of
 from .sources import list_sources, unfollowed
-from .stages import DataConfig, Encode, Row, Survey, WriteShard, refused, settings_of, unpack_moments
+from .stages import DataConfig, Encode, MakePart, Row, Survey, refused, settings_of, shaped_by, unpack_moments
 from .storage import atomic_path, local_path, make_folder, sha256_file
 from .synthetic import SyntheticConfig, write_corpus
 
-CLIPS_PER_SHARD = 512
 SHEET_CLIPS = 8
 
 
@@ -73,8 +74,6 @@ def _prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
         if manifest.settings != settings:
             raise ValueError(f"data.out={str(out)!r}: holds a dataset of other settings or sources; choose another folder or remove it")
         return manifest
-    for leftover in (*out.glob("shard-*.arrow"), *out.glob(".*.tmp")):
-        leftover.unlink()  # no manifest names it: an earlier job was killed
     survey = _survey(config, media, sources, out, progress)
     used = [row for row in survey if row["status"] == "used"]
     video_codec, audio_codec = _fit_codecs(config, _measured(config, used, media, progress))
@@ -82,6 +81,7 @@ def _prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
     manifest = _account(config, settings, survey, clips, video_codec, audio_codec, media, out)
     draw_contact_sheet(out, manifest, progress)
     manifest.write(out)
+    clear(out)
     return manifest
 
 
@@ -123,17 +123,21 @@ def _media(config: DataConfig, out: Path) -> Path:
 
 def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, progress: Progress) -> list[Row]:
     guess = set(_sample(config, [str(p) for p in sources], media))
-    rows, items = [], []
+    notes, rows, items = SurveyNotes(out, shaped_by(config)), [], []
     for path in sources:
         if not is_text(str(path)):
             rows.append(refused(str(path).encode(errors="backslashreplace").decode(), "list", "its name is not UTF-8: rename it"))
         elif reason := unfollowed(path, media):
             rows.append(refused(str(path), "list", reason))
+        elif known := notes.known(item := {"source": str(path), "measure": str(path) in guess}):
+            rows.append(known)
         else:
-            items.append({"source": str(path), "measure": str(path) in guess})
+            items.append(item)
     if items:
+        asked = {item["source"]: item for item in items}
         dataset = _spread(items, progress).map(Survey(config))
-        rows += _collect(dataset, "look into sources", len(items), progress)
+        rows += _collect(dataset, "look into sources", len(items), progress, lambda row: notes.add(asked[row["source"]], row))
+    notes.close()
     rows = _without_twins(rows, media)
     if not any(row["status"] == "used" for row in rows):
         _write_sources(out, media, rows, {})
@@ -181,11 +185,21 @@ def _fit_codecs(config: DataConfig, rows: list[Row]) -> tuple[DctVideoCodec, Mdc
 
 
 def _encode(config: DataConfig, used: list[Row], video: DctVideoCodec, audio: MdctAudioCodec, out: Path, progress: Progress) -> list[Row]:
-    encode = Encode(config, video.to_json(), audio.to_json())
+    codecs = video.to_json(), audio.to_json()
     items = [{"source": row["source"], "content": row["content"]} for row in used]
-    shards = WriteShard(str(out))
-    dataset = _spread(items, progress).flat_map(encode).map_batches(shards, batch_size=CLIPS_PER_SHARD, batch_format="pyarrow")
-    return _collect(dataset, "encode clips", len(items), progress)
+    clips = [config.clips_in(row["frames"]) for row in used]
+    parts = parts_of(items, clips, config.clip_bytes, json.dumps([shaped_by(config), *codecs], sort_keys=True))
+    clear(out, parts)
+    rows, left = list[Row](), list[Row]()
+    for part in parts:
+        if (there := finished(out, part)) is None:
+            left.append({"part": part.name, "items": json.dumps(part.items)})
+        else:
+            rows += there
+    if left:
+        dataset = _spread(left, progress).map(MakePart(Encode(config, *codecs), str(out)))
+        rows += [row for part in _collect(dataset, "encode clips", len(left), progress) for row in json.loads(part["rows"])]
+    return rows
 
 
 def _account(
@@ -295,15 +309,16 @@ def read_sources(out: Path) -> list[dict[str, Any]]:
         raise ValueError(f"account of sources: {path} cannot be read ({why}); {REMEDY}") from error
 
 
-def _collect(dataset: ray.data.Dataset, stage: str, total: int, progress: Progress) -> list[Row]:
+def _collect(
+    dataset: ray.data.Dataset, stage: str, total: int, progress: Progress, keep: Callable[[Row], None] = lambda row: None
+) -> list[Row]:
+    """All rows, each of which is kept as soon as it is there."""
     rows: list[Row] = []
-    seen: set[str] = set()
     progress(stage, 0, total)
     for row in dataset.iter_rows():
         rows.append(dict(row))
-        seen.add(row["source"])
-        progress(stage, min(len(seen), total), total)
-    progress(stage, total, total)
+        keep(rows[-1])
+        progress(stage, len(rows), total)
     return rows
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 
 from ..model.codecs.base import AudioCodec, VideoCodec
@@ -25,6 +24,7 @@ from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.timeline import Timeline
 from .filters import FilterConfig, refuse_reason, refuse_source
 from .media import DecodeConfig, Decoded, MediaError, decode, probe
+from .parts import Part, give_receipt
 from .shards import ClipRecord, write_shard
 from .sidecars import cut_words, read_sidecar, sidecars_of
 from .sources import NOT_MEDIA
@@ -104,6 +104,18 @@ class DataConfig:
             if not low <= value <= high:
                 raise ValueError(f"{field_name}={value}: talking characters are drawn from {low:g} to {high:g}; choose such a value")
         self._check_clip(self.synthetic_seconds, "are drawn (data.synthetic_seconds)")
+
+    def clips_in(self, frames: int) -> int:
+        """Clips that so many frames are cut into."""
+        t = self.timeline
+        return max(0, (frames - t.frames(self.clip_chunks)) // (self.clip_chunks * t.chunk_frames) + 1)
+
+    @property
+    def clip_bytes(self) -> int:
+        """Of a clip's latents in fp16."""
+        t, side = self.timeline, self.video_codec.spatial
+        video = t.video_latents(self.clip_chunks) * self.video_codec.channels * (self.height // side) * (self.width // side)
+        return 2 * (video + t.audio_latents(self.clip_chunks) * self.audio_codec.channels)
 
     @property
     def decoding(self) -> DecodeConfig:
@@ -241,22 +253,26 @@ class Encode:
         )
 
 
-class WriteShard:
-    """A batch of clip rows -> one shard file and the same rows without latents, naming the shard."""
+class MakePart:
+    """Row {part: its name, items: JSON} -> row {part, rows: JSON}: encodes a part's sources, writes its shard and its receipt."""
 
-    def __init__(self, folder: str) -> None:
-        self._folder = Path(folder)
+    def __init__(self, encode: Encode, folder: str) -> None:
+        self._encode, self._folder = encode, Path(folder)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        rows = table.to_pylist()
-        records = [_record(row) for row in rows if row["clip_id"]]
-        name = ""
+    def __call__(self, row: Row) -> Row:
+        part = Part(row["part"], tuple(json.loads(row["items"])))
+        rows = self.write(part, [clip for item in part.items for clip in self._encode(item)])
+        return {"part": part.name, "rows": json.dumps(rows)}
+
+    def write(self, part: Part, clips: list[Row]) -> list[Row]:
+        """The clips of a part as its shard; returns their rows without latents, each with the shard's name."""
+        records = [_record(clip) for clip in clips if clip["clip_id"]]
         if records:
-            key = hashlib.sha256("".join(r.clip_id for r in records).encode()).hexdigest()[:12]
-            name = f"shard-{key}.arrow"
-            write_shard(self._folder / name, records)
+            write_shard(self._folder / part.shard, records)
         keep = ("source", "reason", "clip_id", "start_s", "psnr_db", "snr_db")
-        return pa.Table.from_pylist([{**{k: row[k] for k in keep}, "shard": name if row["clip_id"] else ""} for row in rows])
+        rows = [{**{k: clip[k] for k in keep}, "shard": part.shard if clip["clip_id"] else ""} for clip in clips]
+        give_receipt(self._folder, part, rows)
+        return rows
 
 
 def pack_moments(video: VideoMoments, audio: AudioMoments) -> bytes:
@@ -341,3 +357,8 @@ def settings_of(config: DataConfig, sources: list[Path]) -> str:
     stats = [(str(p), p.lstat().st_size, p.lstat().st_mtime_ns) for p in sources]  # of a link, not of its target
     sidecars = [(str(s), s.stat().st_size, s.stat().st_mtime_ns) for p in sources for s in sidecars_of(p)]
     return hashlib.sha256(json.dumps([asdict(config), stats, sidecars]).encode()).hexdigest()
+
+
+def shaped_by(config: DataConfig) -> str:
+    """Hash of the settings alone."""
+    return hashlib.sha256(json.dumps(asdict(config)).encode()).hexdigest()

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import pyarrow as pa
 from checkpoint_material import save_stage
 
 from mutual_forcing.datasets import pipeline
+from mutual_forcing.datasets.parts import Part, clear
 from mutual_forcing.datasets.sources import list_sources
-from mutual_forcing.datasets.stages import Encode, Survey, WriteShard, settings_of
+from mutual_forcing.datasets.stages import Encode, MakePart, Survey, settings_of
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig
@@ -29,7 +29,8 @@ def untrained_run(folder: Path) -> RunConfig:
     video, audio = pipeline._fit_codecs(config.data, survey)
     encode = Encode(config.data, video.to_json(), audio.to_json())
     rows = [clip for row in survey for clip in encode(row)]
-    clips = WriteShard(str(out))(pa.Table.from_pylist(rows)).to_pylist()
+    clips = MakePart(encode, str(out)).write(Part("0", ()), rows)
+    clear(out)
     manifest = pipeline._account(config.data, settings_of(config.data, list_sources(media)), survey, clips, video, audio, media, out)
     manifest.write(out)
     loop, stage = loop_config(config, folder), config.stages[-1]

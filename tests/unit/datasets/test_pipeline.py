@@ -10,6 +10,7 @@ import pytest
 import torch
 from media_material import names, write_film
 
+from mutual_forcing.datasets import pipeline
 from mutual_forcing.datasets.loader import LatentDataset
 from mutual_forcing.datasets.lock import LOCK
 from mutual_forcing.datasets.manifest import MANIFEST, SOURCES, Manifest, read_manifest
@@ -153,6 +154,56 @@ def test_a_damaged_shard_is_found_on_reuse(job, tmp_path):
         shard.write(bytes([byte[0] ^ 16]))
     with pytest.raises(ValueError, match=r"damaged.*remove this folder"):
         run(job.config, copy)
+
+
+def stopped(job: Job, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave in `out` what a job leaves that is killed when all is encoded."""
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_account", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(RuntimeError, match="killed"):
+            run(job.config, out)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != LOCK}
+
+
+def test_a_job_goes_on_where_another_was_killed(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped(job, out := tmp_path / "data", monkeypatch)
+    receipts = sorted(out.glob(".part-*.json"))
+    assert len(receipts) == len(job.manifest.shards) > 2
+    again = run(job.config, out)
+    assert again.stages == ("draw contact sheet",), "nothing is decoded twice"
+    assert contents(out) == contents(job.out)
+
+
+def test_what_is_not_whole_is_made_again(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A receipt that is gone or cut short, a shard that is gone or damaged, a line that was cut off: each costs its own part alone."""
+    stopped(job, out := tmp_path / "data", monkeypatch)
+    first, second, *_ = sorted(out.glob(".part-*.json"))
+    first.write_text(first.read_text()[:-20])
+    shard = out / f"shard-{second.name.removeprefix('.part-').removesuffix('.json')}.arrow"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    notes = out / ".survey.jsonl"
+    lines = notes.read_bytes().splitlines(keepends=True)
+    notes.write_bytes(b"".join(lines[:-1]) + lines[-1][:-9])
+    made: dict[str, int] = {}
+    prepare(job.config, out, lambda stage, _, total: made.update({stage: total}))
+    assert made["look into sources"] == 1
+    assert made["encode clips"] == 2
+    assert contents(out) == contents(job.out)
+
+
+def test_a_source_that_changed_meanwhile_is_looked_into_again(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    media = shutil.copytree(job.config.media, tmp_path / "media", symlinks=True)
+    moved = replace(job, config=replace(job.config, media=str(media)))
+    stopped(moved, out := tmp_path / "data", monkeypatch)
+    (media / "aa.mp4").write_bytes((media / "sub folder" / "früh\u2028spät.mp4").read_bytes())
+    made: dict[str, int] = {}
+    prepare(moved.config, out, lambda stage, _, total: made.update({stage: total}))
+    assert made["look into sources"] == 1
+    assert {line["path"]: line["status"] for line in read_sources(out)}["aa.mp4"] == "used"
+    assert not list(out.glob(".part-*")), "receipts of parts that are no more go too"
 
 
 def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):

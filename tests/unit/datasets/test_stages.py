@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -15,13 +14,14 @@ from media_material import FPS, RATE, film, names, write_film
 
 from mutual_forcing.datasets.filters import FilterConfig
 from mutual_forcing.datasets.media import Decoded, decode, probe, write_media
+from mutual_forcing.datasets.parts import Part, finished
 from mutual_forcing.datasets.shards import Shard
 from mutual_forcing.datasets.stages import (
     DataConfig,
     Encode,
+    MakePart,
     Row,
     Survey,
-    WriteShard,
     cut_clips,
     pack_moments,
     settings_of,
@@ -193,9 +193,12 @@ def test_clip_ids_belong_to_the_content_and_the_place(folder, encode, tmp_path):
 
 def test_written_shards_hold_the_clips_and_leave_the_refusals_in_the_table(folder, encode, tmp_path):
     rows = encoded(encode, folder / "good.mp4") + encoded(encode, folder / "half.mkv") + encoded(encode, folder / "text.mp4")
-    table = WriteShard(str(tmp_path))(pa.Table.from_pylist(rows)).to_pylist()
+    part, write = Part("0", ()), MakePart(encode, str(tmp_path)).write
+    table = write(part, rows)
     assert [row["clip_id"] for row in table] == [row["clip_id"] for row in rows]
-    (file,) = names(tmp_path)
+    receipt, file = names(tmp_path)
+    assert (receipt, file) == (part.receipt, part.shard)
+    assert finished(tmp_path, part) == table
     assert {row["shard"] for row in table} == {file, ""}
     shard = Shard(tmp_path / file)
     assert shard.clip_ids == [row["clip_id"] for row in rows if row["clip_id"]]
@@ -203,10 +206,12 @@ def test_written_shards_hold_the_clips_and_leave_the_refusals_in_the_table(folde
     assert (back.video.tobytes(), back.audio.tobytes()) == (rows[0]["video"], rows[0]["audio"])
     assert (back.caption, back.words[0], back.source) == ("Waves.", ("one", 0.2, 0.5), str(folder / "good.mp4"))
     assert back.audio.shape[0] == TIMELINE.audio_latents(2)
-    WriteShard(str(tmp_path))(pa.Table.from_pylist(rows))  # a repeated task writes the same file again
-    assert names(tmp_path) == [file]
-    WriteShard(str(tmp_path))(pa.Table.from_pylist(encoded(encode, folder / "text.mp4")))
-    assert names(tmp_path) == [file]
+    write(part, rows)  # a repeated task writes the same files again
+    assert names(tmp_path) == [receipt, file]
+    nothing = Part("1", ())
+    write(nothing, encoded(encode, folder / "text.mp4"))
+    assert names(tmp_path) == [receipt, nothing.receipt, file], "no clip, no shard"
+    assert [row["clip_id"] for row in finished(tmp_path, nothing) or []] == [""]
 
 
 def test_settings_follow_everything_that_shapes_the_dataset(folder):
