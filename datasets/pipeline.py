@@ -73,6 +73,7 @@ def _prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
         manifest = read_manifest(out)
         if manifest.settings != settings:
             raise ValueError(f"data.out={str(out)!r}: holds a dataset of other settings or sources; choose another folder or remove it")
+        clear(out)  # the job that wrote it may have been killed before it did
         return manifest
     survey = _survey(config, media, sources, out, progress)
     used = [row for row in survey if row["status"] == "used"]
