@@ -38,9 +38,7 @@ if TYPE_CHECKING:
     from ._decoding import Codecs
 
 QUICK = Amount(rounds=2, latency=10, long=200, chunks=3)
-ON_GPU = Amount(
-    rounds=3, latency=30, warm=8
-)  # every shape of a pass is recorded in these; MULTI 50 of `paper` at 704x1280 takes a quarter of a minute a chunk where FLOPs decide
+ON_GPU = Amount(rounds=3, latency=30, warm=8)  # every shape of a pass is recorded in these rounds; three, as MULTI 50 takes long
 TRAINED = 8  # clips of a training step on a GPU: with two, it waits for Python
 MANY = 8  # clips at once on a CPU: rollouts are made in batches, and weights are then read once for all of them
 ROOT = Path(__file__).resolve().parents[1]

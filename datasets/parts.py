@@ -3,8 +3,8 @@
     look into sources    a line a source, with what was found in it                    .survey.jsonl
     encode clips         a part's clips as one shard, then the receipt of the shard    shard-NAME.arrow, .part-NAME.json
 
-The next job of the same settings and sources takes both up. A shard counts with its receipt alone, a line if it is whole and its source
-is what it was; both go when the manifest is there.
+The next job of the same settings takes up what is whole and is of a source that is what it was: a line of the survey, a shard with its
+receipt. Lines and receipts go when the manifest is there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .sidecars import sidecars_of
-from .storage import sha256_file, write_json
+from .storage import atomic_path, sha256_file, write_json
 
 Row = dict[str, Any]
 SURVEY = ".survey.jsonl"
@@ -108,10 +108,9 @@ class SurveyNotes:
                 except (ValueError, KeyError, TypeError):
                     continue
         self._known = known
-        self._file = self._path.open("wb")
-        self._file.write(head + b"\n")
-        for key, row in known.items():
-            self._add(key, row)
+        with atomic_path(self._path) as temporary:  # without what was cut off, or is of other settings
+            temporary.write_bytes(b"".join([head + b"\n", *(_line(key, row) for key, row in known.items())]))
+        self._file = self._path.open("ab")
 
     def known(self, item: Row) -> Row | None:
         """What was found in a source, if it is what it was."""
@@ -119,17 +118,17 @@ class SurveyNotes:
         return self._known.get(stamp) if stamp else None
 
     def add(self, item: Row, row: Row) -> None:
-        """Keep what was found in a source."""
-        if stamp := _stamp(item):
-            self._add(stamp, row)
-
-    def _add(self, key: str, row: Row) -> None:
-        written = json.dumps([key, row | {"moments": base64.b64encode(row["moments"]).decode()}]).encode()
-        self._file.write(written + b"\n")
-        self._file.flush()
+        """Keep what was found in a source, unless it could not be read: that may be over the next time."""
+        if row["stage"] != "read" and (stamp := _stamp(item)):
+            self._file.write(_line(stamp, row))
+            self._file.flush()
 
     def close(self) -> None:
         self._file.close()
+
+
+def _line(stamp: str, row: Row) -> bytes:
+    return json.dumps([stamp, row | {"moments": base64.b64encode(row["moments"]).decode()}]).encode() + b"\n"
 
 
 def _stamp(item: Row) -> str:

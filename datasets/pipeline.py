@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
@@ -124,21 +125,21 @@ def _media(config: DataConfig, out: Path) -> Path:
 
 def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, progress: Progress) -> list[Row]:
     guess = set(_sample(config, [str(p) for p in sources], media))
-    notes, rows, items = SurveyNotes(out, shaped_by(config)), [], []
-    for path in sources:
-        if not is_text(str(path)):
-            rows.append(refused(str(path).encode(errors="backslashreplace").decode(), "list", "its name is not UTF-8: rename it"))
-        elif reason := unfollowed(path, media):
-            rows.append(refused(str(path), "list", reason))
-        elif known := notes.known(item := {"source": str(path), "measure": str(path) in guess}):
-            rows.append(known)
-        else:
-            items.append(item)
-    if items:
-        asked = {item["source"]: item for item in items}
-        dataset = _spread(items, progress).map(Survey(config))
-        rows += _collect(dataset, "look into sources", len(items), progress, lambda row: notes.add(asked[row["source"]], row))
-    notes.close()
+    rows, items = list[Row](), list[Row]()
+    with closing(SurveyNotes(out, shaped_by(config))) as notes:
+        for path in sources:
+            if not is_text(str(path)):
+                rows.append(refused(str(path).encode(errors="backslashreplace").decode(), "list", "its name is not UTF-8: rename it"))
+            elif reason := unfollowed(path, media):
+                rows.append(refused(str(path), "list", reason))
+            elif known := notes.known(item := {"source": str(path), "measure": str(path) in guess}):
+                rows.append(known)
+            else:
+                items.append(item)
+        if items:
+            asked = {item["source"]: item for item in items}
+            dataset = _spread(items, progress).map(Survey(config))
+            rows += _collect(dataset, "look into sources", len(items), progress, lambda row: notes.add(asked[row["source"]], row))
     rows = _without_twins(rows, media)
     if not any(row["status"] == "used" for row in rows):
         _write_sources(out, media, rows, {})

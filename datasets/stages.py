@@ -24,14 +24,12 @@ from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.timeline import Timeline
 from .filters import FilterConfig, refuse_reason, refuse_source
 from .media import DecodeConfig, Decoded, MediaError, decode, probe
-from .parts import Part, give_receipt
+from .parts import Part, Row, give_receipt
 from .shards import ClipRecord, write_shard
 from .sidecars import cut_words, read_sidecar, sidecars_of
 from .sources import NOT_MEDIA
 from .storage import sha256_file
 from .synthetic import LIMITS
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from model_material import CHANNELS, CLOCK, TEXT, clip_noise, controls, foreign, latents, network, small_config, with_features
 
 from mutual_forcing.model.execution import ExecutionConfig
+from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.recording import Tape
 from mutual_forcing.model.sampler import SamplerConfig, generate
 from mutual_forcing.model.text import Word, make_controls
@@ -32,8 +33,7 @@ def recorded(net: AVTransformer) -> AVTransformer:
 def played(net: AVTransformer, text: Controls, config: SamplerConfig, chunks: int, clips: int = 2, sound: bool = True) -> list[AV]:
     device = net.like.device
     first = latents(1, clips).get("video")[:, :1].to(device)
-    noise = clip_noise(clips)
-    noise._device = device
+    noise = PositionalNoise([(7, "test", position) for position in range(clips)], device)
     return list(generate(net, text.to(device), first, (clips, CHANNELS["audio"]) if sound else None, chunks, config, noise))
 
 
