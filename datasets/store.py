@@ -258,17 +258,25 @@ class S3Store(_Closing):
         return f"{self._root}/{safe(name)}"
 
     def _tried(self, request: Callable[[], T]) -> T:
-        """Have it answered, at the latest by the last attempt; a missing object is an answer, the first time and the second."""
-        missing = 0
-        for attempt in range(ATTEMPTS):
-            try:
-                return request()
-            except OSError as error:
-                missing += isinstance(error, FileNotFoundError)
-                if missing > 1 or attempt + 1 == ATTEMPTS:
-                    raise
-            except Exception as error:
-                if attempt + 1 == ATTEMPTS or type(error).__name__ in INCURABLE:
-                    raise OSError(errno.EIO, f"S3 does not answer ({type(error).__name__}: {error})", self.uri) from error
-            time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0))
-        raise AssertionError("unreachable")
+        return tried(request, self.uri)
+
+
+def tried(request: Callable[[], T], uri: str) -> T:
+    """What S3 answers, at the latest to the last attempt; a missing object is an answer, the first time and the second.
+
+    Raises:
+        OSError: it does not answer, or there is no such object (FileNotFoundError).
+    """
+    missing = 0
+    for attempt in range(ATTEMPTS):
+        try:
+            return request()
+        except OSError as error:
+            missing += isinstance(error, FileNotFoundError)
+            if missing > 1 or attempt + 1 == ATTEMPTS:
+                raise
+        except Exception as error:
+            if attempt + 1 == ATTEMPTS or type(error).__name__ in INCURABLE:
+                raise OSError(errno.EIO, f"S3 does not answer ({type(error).__name__}: {error})", uri) from error
+        time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0))
+    raise AssertionError("unreachable")

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutual_forcing.datasets.sidecars import MAX_SIDECAR_BYTES, Sidecar, cut_words, parse_sidecar, read_sidecar
+from mutual_forcing.datasets.sidecars import (
+    MAX_SIDECAR_BYTES,
+    Sidecar,
+    cut_words,
+    merged,
+    parse_sidecar,
+    read_sidecar,
+    tags_of,
+)
 
 
 def test_a_sidecar_that_cannot_be_read_is_refused_by_name(tmp_path):
@@ -22,7 +30,7 @@ def test_a_sidecar_is_read(tmp_path):
     assert read_sidecar(media) == Sidecar()
     transcript = [{"word": "größe", "start": 0, "end": 0.5}, {"word": "猫", "start": 0.5, "end": 0.5}]
     (tmp_path / "a.b.json").write_text(json.dumps({"caption": "A cat.", "transcript": transcript, "other": 1}))
-    assert read_sidecar(media) == Sidecar("A cat.", (("größe", 0.0, 0.5), ("猫", 0.5, 0.5)))
+    assert read_sidecar(media) == Sidecar("A cat.", (("größe", 0.0, 0.5), ("猫", 0.5, 0.5)), tags=(("other", "1"),))
     (tmp_path / "a.b.json").write_text("{}")
     assert read_sidecar(media) == Sidecar()
     assert read_sidecar(tmp_path / "a.b.json") == Sidecar()
@@ -133,13 +141,77 @@ def test_a_caption_and_subtitles_are_one_text(tmp_path: Path) -> None:
     [("a.vtt", "transcript"), ("a.json", "transcript"), ("a.txt", "caption")],
 )
 def test_of_two_texts_none_is_taken(tmp_path: Path, other: str, what: str) -> None:
-    files = {"a.vtt": VTT, "a.json": json.dumps({"transcript": [{"word": "a", "start": 0, "end": 1}]}), "a.txt": "A dog."}
+    files = {
+        "a.vtt": VTT.replace("So", "No"),
+        "a.json": json.dumps({"transcript": [{"word": "a", "start": 0, "end": 1}]}),
+        "a.txt": "A dog.",
+    }
     (tmp_path / "a.srt").write_text(SRT)
     if what == "caption":
         (tmp_path / "a.json").write_text('{"caption": "A cat."}')
     (tmp_path / other).write_text(files[other])
     with pytest.raises(ValueError, match=rf"sidecar a\.(srt|vtt|txt): gives a {what}, as a\.(json|srt) does; remove one of them"):
         read_sidecar(tmp_path / "a.mp4")
+
+
+def test_two_files_that_say_the_same_are_one_text(tmp_path: Path) -> None:
+    """As Panda-70M's own tool leaves them: the caption in .txt, and once more in .json with what else is known."""
+    (tmp_path / "a.txt").write_text("A dog is\n running.\n")
+    (tmp_path / "a.json").write_text('{"caption": "A dog is running.", "matching_score": 0.48, "key": "0000000_00000"}')
+    for suffix, text in ((".srt", SRT), (".vtt", VTT)):
+        (tmp_path / f"a{suffix}").write_text(text)
+    assert read_sidecar(tmp_path / "a.mp4") == Sidecar(
+        "A dog is running.", SAID, tags=(("matching_score", "0.48"), ("key", "0000000_00000"))
+    )
+
+
+def test_what_emilia_has_beside_a_sound_is_spoken_and_tagged(tmp_path: Path) -> None:
+    about = {
+        "id": "EN_B00000_S00000_W000000",
+        "wav": "EN_B00000/EN_B00000_S00000/mp3/EN_B00000_S00000_W000000.mp3",
+        "text": " Good  morning, all.",
+        "duration": 4.5,
+        "speaker": "EN_B00000_S00000",
+        "language": "en",
+        "dnsmos": 3.2927,
+    }
+    (tmp_path / "a.json").write_text(json.dumps(about))
+    tags = (("speaker", "EN_B00000_S00000"), ("language", "en"), ("dnsmos", "3.2927"))
+    found = read_sidecar(tmp_path / "a.mp3")
+    assert found == Sidecar(spoken="Good morning, all.", tags=tags)
+    assert found.over(4.75) == Sidecar("", (("Good", 0.0, 1.25), ("morning,", 1.25, 3.5), ("all.", 3.5, 4.75)), tags=tags)
+    with pytest.raises(ValueError, match=r"words without times for 61 s; at most 60 s: give words with start and end"):
+        found.over(61.0)
+    yodas = {"_id": "EN_x_W000001", "phone_count": 7, **{k: about[k] for k in ("text", "speaker", "language", "dnsmos", "duration")}}
+    assert parse_sidecar(yodas, "a.json") == Sidecar(spoken="Good morning, all.", tags=(("phone_count", "7"), *tags))
+
+
+def test_fields_become_tags_within_bounds() -> None:
+    fields = {
+        "License": "CC-BY-4.0",
+        "speaker": "anna",
+        "take": 3,
+        "clean": True,
+        "none": None,
+        "void": "",
+        "nested": [1],
+        "long": "x" * 513,
+    }
+    assert tags_of(fields, "row 1") == (("licence", "CC-BY-4.0"), ("speaker", "anna"), ("take", "3"), ("clean", "true"))
+    for bad, why in (
+        ({"licence": "a", "license": "b"}, "two licences, 'a' and 'b'"),
+        ({f"f{i}": i for i in range(65)}, "65 fields would become tags, at most 64"),
+        ({"a": "\ud800"}, "field 'a' is not UTF-8"),
+    ):
+        with pytest.raises(ValueError, match=f"row 1: {why}"):
+            tags_of(bad, "row 1")
+
+
+def test_two_licences_of_one_file_are_refused() -> None:
+    parts = [("the list", Sidecar(tags=(("licence", "CC0"), ("take", "1")))), ("a.json", Sidecar(tags=(("licence", "CC0"), ("take", "2"))))]
+    assert merged(parts).tags == (("licence", "CC0"), ("take", "1")), "the first has the word"
+    with pytest.raises(ValueError, match=r"sidecar a\.json: gives a licence, as the list does"):
+        merged([parts[0], ("a.json", Sidecar(tags=(("licence", "CC-BY"),)))])
 
 
 @pytest.mark.parametrize("text", ["no cue at all", "1\n00:00:02,000 --> 00:00:01,000\nbackwards\n"])
