@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from ..pretrained import Copy, check, fill
-from ..weights import open_weights, read_json, sha256
+from ..weights import SafetensorsSource, open_weights, read_json, sha256
 from .selection import check_latent_shape, check_latents
 from .serial import REMEDY, identity_of, read_integer, require_keys
 
@@ -113,6 +113,17 @@ class FromFolder(ABC):
         """
         return cls(*load_network(cls.kind, cls.layout, place, cls.build, data))
 
+    @classmethod
+    def describe(cls, place: Place) -> dict[str, Any]:
+        """What `load(place).to_json()` would be: everything is checked but the values of the weights, which are not read into memory.
+
+        Raises:
+            ValueError: see `load_network`.
+        """
+        folder = Path((place := _settled(cls.kind, place, None)).folder).absolute()
+        with named(folder):
+            return _found(cls.layout, place, cls.build)[-1].to_json(cls.kind)
+
     def to_json(self) -> dict[str, Any]:
         return self.origin.to_json(self.kind)
 
@@ -127,18 +138,24 @@ def load_network(kind: str, layout: Layout, place: Place, build: Build, data: Ma
     place = _settled(kind, place, data)
     folder = Path(place.folder).absolute()
     with named(folder):
-        config = _config(folder / layout.inside, layout)
-        network, copies = build(config)
-        source = open_weights(folder / layout.inside, layout.weights, layout.keep)
-        check(copies, source.shapes)
-        files = source.hashes() | {name: sha256(folder / name) for name in layout.beside}
-        origin = Origin(config, files, place.dtype, place.reference or str(folder))
+        network, copies, source, origin = _found(layout, place, build)
         if data is not None:
             _same(origin, data)
         nn.Module.to(network, DTYPES[place.dtype])  # that of diffusers warns about modules that it does not have
         network.to_empty(device=place.device)
         fill(network, copies, source)
     return network.eval().requires_grad_(False), origin
+
+
+def _found(layout: Layout, place: Place, build: Build) -> tuple[nn.Module, list[Copy], SafetensorsSource, Origin]:
+    """The network of a folder, without memory; how its parameters are made; of what; and what it is."""
+    folder = Path(place.folder).absolute()
+    config = _config(folder / layout.inside, layout)
+    network, copies = build(config)
+    source = open_weights(folder / layout.inside, layout.weights, layout.keep)
+    check(copies, source.shapes)
+    files = source.hashes() | {name: sha256(folder / name) for name in layout.beside}
+    return network, copies, source, Origin(config, files, place.dtype, place.reference or str(folder))
 
 
 def folder_class(folder: str) -> str:

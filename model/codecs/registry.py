@@ -26,9 +26,9 @@ AUDIO: dict[str, Callable[[Mapping[str, Any], Place], AudioCodec]] = {
 TEXT: dict[str, Callable[[Mapping[str, Any], Place], TextEncoder]] = {
     Umt5TextEncoder.kind: lambda data, place: Umt5TextEncoder.load(place, data),
 }
-FOLDERS: dict[str, Callable[[Place], VideoCodec | AudioCodec]] = {
-    WanVideoCodec.layout.network: WanVideoCodec.load,
-    OobleckAudioCodec.layout.network: OobleckAudioCodec.load,
+FOLDERS: dict[str, type[WanVideoCodec] | type[OobleckAudioCodec]] = {
+    WanVideoCodec.layout.network: WanVideoCodec,
+    OobleckAudioCodec.layout.network: OobleckAudioCodec,
 }
 
 
@@ -59,10 +59,23 @@ def codec_from_folder(place: Place) -> VideoCodec | AudioCodec:
     Raises:
         ValueError: it holds another network, or is missing or damaged.
     """
+    return _class_of(place).load(place)
+
+
+def describe_folder(place: Place) -> dict[str, Any]:
+    """The JSON of the codec that a folder of diffusers holds, without its weights in memory: its files are hashed.
+
+    Raises:
+        ValueError: as `codec_from_folder`, for all but values that are not finite.
+    """
+    return _class_of(place).describe(place)
+
+
+def _class_of(place: Place) -> type[WanVideoCodec] | type[OobleckAudioCodec]:
     name = folder_class(place.folder)
     if name not in FOLDERS:
         raise ValueError(f"folder={place.folder!r}: config.json: _class_name={name!r} is not one of {', '.join(FOLDERS)}")
-    return FOLDERS[name](place)
+    return FOLDERS[name]
 
 
 def _kind(data: Mapping[str, Any], known: list[str]) -> str:
