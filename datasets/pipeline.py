@@ -243,8 +243,8 @@ def _account(
 
 def decode_record(record: ClipRecord, manifest: Manifest, title: str) -> SheetClip:
     """A clip of the dataset as pictures and sound, decoded from its latents."""
-    video = video_codec_from_json(manifest.video_codec).decode(torch.from_numpy(record.video.astype(np.float32))[None])
-    audio = audio_codec_from_json(manifest.audio_codec).decode(torch.from_numpy(record.audio.astype(np.float32))[None])
+    video = video_codec_from_json(manifest.video_codec).decode(torch.from_numpy(record.get("video").astype(np.float32))[None])
+    audio = audio_codec_from_json(manifest.audio_codec).decode(torch.from_numpy(record.get("audio").astype(np.float32))[None])
     t = manifest.timeline
     return SheetClip(title, video[0].numpy(), audio[0].numpy(), t.fps, t.sample_rate, list(record.words))
 
