@@ -75,7 +75,7 @@ class Trainer:
     def __init__(self, config: RunConfig, objective: ObjectiveConfig, folder: Path, batch: int) -> None:
         optimizer = next(s for s in config.stages if s.name == STAGE).optimizer
         self._seed, self._objective, self._batch, self._rate = config.seed, objective, batch, optimizer.lr
-        self._dataset = LatentDataset(folder, config.model.text)
+        self._data = LatentDataset(folder, config.model.text).stage(config.seed, STAGE, batch)
         torch.manual_seed(position_seed(config.seed, "init"))
         live = AVTransformer(config.model, config.data.timeline)
         self.ema = AVTransformer(config.model, config.data.timeline).requires_grad_(False)
@@ -100,4 +100,4 @@ class Trainer:
         ema_update(self.ema.parameters(), self._live.parameters(), ema_decay(0.9, step))
 
     def _clips(self, step: int) -> AVBatch:
-        return self._dataset.batch(self._seed, STAGE, range(step * self._batch, (step + 1) * self._batch))
+        return self._data.batch(range(step * self._batch, (step + 1) * self._batch))

@@ -101,7 +101,7 @@ class Turn:
 def bare(config: RunConfig, run: Path, steps: int) -> Turn:
     """The loop of a paper's repository."""
     loop, (stage,) = loop_config(config, run), config.stages
-    dataset = LatentDataset(run / "data", config.model.text)
+    clips = LatentDataset(run / "data", config.model.text).stage(config.seed, stage.name, stage.batch)
     torch.manual_seed(position_seed(config.seed, "init"))
     network = AVTransformer(loop.network, loop.timeline)
     average = AVTransformer(loop.network, loop.timeline).requires_grad_(False)
@@ -111,7 +111,7 @@ def bare(config: RunConfig, run: Path, steps: int) -> Turn:
     for step in range(steps):
         start = time.perf_counter()
         positions = range(step * stage.batch, (step + 1) * stage.batch)
-        batch = dataset.batch(config.seed, stage.name, positions)
+        batch = clips.batch(positions)
         noise = PositionalNoise([(config.seed, stage.name, p) for p in positions])
         loss = flow_matching(Models(network, average), batch, None, noise, config.objective).value
         loss.backward()

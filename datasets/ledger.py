@@ -148,10 +148,12 @@ def faults(
     train: Sequence[str],
     wanted: Iterator[str] | None = None,
     max_age: int | None = None,
+    epochs: bool = True,
 ) -> Iterator[str]:
     """What is wrong with the account of a stage of `steps` updates of `batch` clips, in words; nothing if every clip of every epoch was
     trained on exactly once. train: ids of all training clips; wanted: the ids that the order of training gives, position by position;
-    max_age: of the rollouts that every update must have read (None: it reads none).
+    max_age: of the rollouts that every update must have read (None: it reads none); epochs: whether those of all clips follow each other;
+    where datasets or shapes have epochs of their own, `wanted` alone tells what was to be trained on when.
     """
     if [u.step for u in updates] != list(range(steps)):
         at = next((i for i, u in enumerate(updates) if u.step != i), len(updates))
@@ -165,7 +167,17 @@ def faults(
             made = "no rollout" if u.rollout is None else f"rollouts of the weights of steps {u.rollout[0]} to {u.rollout[1]}"
             yield f"step {u.step}: {made}; one of at most {max_age} steps before is expected"
     order = [clip for u in updates for clip in u.clips]
-    known, n = set(train), len(train)
+    if epochs:
+        yield from _of_epochs(order, set(train), len(train))
+    if wanted is not None:
+        for position, (clip, other) in enumerate(zip(order, wanted, strict=False)):
+            if clip != other:
+                yield f"position {position}: {clip} was trained on, the order of training gives {other}"
+                return
+
+
+def _of_epochs(order: Sequence[str], known: set[str], n: int) -> Iterator[str]:
+    """What is wrong with epochs of `n` clips."""
     for epoch in range(0, -(-len(order) // n)):
         clips = order[epoch * n : (epoch + 1) * n]
         if strangers := sorted(set(clips) - known):
@@ -175,8 +187,3 @@ def faults(
             yield f"epoch {epoch}: {twice} was trained on {clips.count(twice)} times"
         if len(clips) == n and (left_out := sorted(known - set(clips))):
             yield f"epoch {epoch}: {left_out[0]} was left out"
-    if wanted is not None:
-        for position, (clip, other) in enumerate(zip(order, wanted, strict=False)):
-            if clip != other:
-                yield f"position {position}: {clip} was trained on, the order of training gives {other}"
-                return

@@ -55,6 +55,10 @@ class Store(Protocol):
         """Write the content of `name` to `path`, which is not there yet. Raises FileNotFoundError where there is none."""
         ...
 
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """`length` bytes of a file from byte `start` on, all of them: fewer are an error. Raises FileNotFoundError where there is none."""
+        ...
+
     def names(self, prefix: str = "") -> dict[str, int]:
         """Names that begin with `prefix`, which ends with a slash or is empty, and their sizes in bytes."""
         ...
@@ -113,6 +117,12 @@ def write_bytes(store: Store, name: str, content: bytes) -> None:
         path.write_bytes(content)
 
 
+def _whole(content: bytes, length: int, name: str) -> bytes:
+    if len(content) != length:
+        raise OSError(errno.EIO, f"gave {len(content)} of {length} bytes", name)
+    return content
+
+
 class _Closing:
     """The `with` of a store."""
 
@@ -156,6 +166,11 @@ class LocalStore(_Closing):
 
     def receive(self, name: str, path: Path) -> None:
         shutil.copyfile(self.fetch(name), path)
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        with self.fetch(name).open("rb") as file:
+            file.seek(start)
+            return _whole(file.read(length), length, f"{self.uri}/{name}")
 
     def names(self, prefix: str = "") -> dict[str, int]:
         found = {}
@@ -229,6 +244,12 @@ class S3Store(_Closing):
 
     def receive(self, name: str, path: Path) -> None:
         self._tried(lambda: self._fs.get_file(self._at(name), str(path)))
+
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        def get() -> bytes:
+            return _whole(self._fs.cat_file(self._at(name), start=start, end=start + length), length, f"{self.uri}/{name}")
+
+        return self._tried(get) if length else b""
 
     def names(self, prefix: str = "") -> dict[str, int]:
         at = f"{self._root}/{prefix}".rstrip("/")

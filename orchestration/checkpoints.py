@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from ..datasets.ledger import faults, head_of, read_chain
 from ..datasets.loader import LatentDataset
 from ..datasets.lock import locked
-from ..datasets.order import sample_at
 from ..datasets.storage import local_path, make_folder, sha256_file, write_json
 from ..datasets.store import LocalStore, Store, below, is_remote, store_of
 from ..model.types import MODALITIES
@@ -146,7 +145,6 @@ def audited(run: str) -> list[dict[str, Any]]:
     config = open_run(path)
     loop = loop_config(config, path)
     store, dataset = loop.checkpoints, LatentDataset(loop.data, config.model.text)
-    ids = [shard.clip_ids[row] for shard, row in dataset.train]
     records = []
     for stage in config.stages:
         last = newest(store, stage.name)
@@ -154,7 +152,8 @@ def audited(run: str) -> list[dict[str, Any]]:
             continue
         updates = read_chain(store, head_of(last.manifest["ledger"]))
         clips = sum(len(u.clips) for u in updates)
-        wanted = (ids[sample_at(config.seed, stage.name, p, len(ids))[0]] for p in range(clips))
+        order = dataset.stage(config.seed, stage.name, stage.batch, stage.modalities)
+        ids, wanted = order.ids, (order.at(p)[0] for p in range(clips))
         records.append(
             {
                 "stage": stage.name,
@@ -163,7 +162,7 @@ def audited(run: str) -> list[dict[str, Any]]:
                 "clips": clips,
                 "epochs": clips / len(ids),
                 "skipped": [u.step for u in updates if not u.applied],
-                "faults": list(faults(updates, last.step, stage.batch, ids, wanted, _max_age(config, stage))),
+                "faults": list(faults(updates, last.step, stage.batch, ids, wanted, _max_age(config, stage), order.order.epochs)),
             }
         )
     if not records:

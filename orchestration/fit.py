@@ -159,5 +159,6 @@ def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRol
         execution=config.execution,
         source=loop.source,
         device="cuda" if config.rollouts.gpus else "cpu",
+        batch=stage.batch,
     )
     return start_pool(actor, config.rollouts, config.workers.count, stage.batch, stage.steps)

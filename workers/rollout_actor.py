@@ -10,7 +10,6 @@ import ray
 import torch
 
 from ..datasets.loader import LatentDataset
-from ..datasets.order import sample_at
 from ..datasets.transfer import DataSource, dataset_here
 from ..model.execution import ExecutionConfig
 from ..model.noise import PositionalNoise
@@ -24,7 +23,9 @@ from .wire import Snapshot, rollout_to_arrays, sample_number, unpack_weights
 
 @dataclass(frozen=True)
 class RolloutActorConfig:
-    """What every actor of a pool shares. stage: whose sample order the positions refer to; source: as the trainers have it."""
+    """What every actor of a pool shares. stage, batch: whose order the positions refer to, and clips of its global batches; source: as the
+    trainers have it.
+    """
 
     data: Path
     network: TransformerConfig
@@ -36,6 +37,7 @@ class RolloutActorConfig:
     execution: ExecutionConfig = ExecutionConfig()
     source: DataSource = DataSource()
     device: str = "cpu"
+    batch: int = 1
 
 
 def arrived(snapshot: Snapshot | list[ray.ObjectRef]) -> Snapshot:
@@ -49,7 +51,8 @@ class RolloutActor:
     def __init__(self, config: RolloutActorConfig) -> None:
         torch.set_num_threads(config.threads)
         self._config = config
-        self._dataset = LatentDataset(dataset_here(config.data, config.source), config.network.text)
+        dataset = LatentDataset(dataset_here(config.data, config.source), config.network.text)
+        self._clips = dataset.stage(config.seed, config.stage, config.batch)
         self._network = AVTransformer(config.network, config.timeline, config.execution).to(config.device).eval().requires_grad_(False)
         self._version = -1
 
@@ -63,8 +66,8 @@ class RolloutActor:
     def generate(self, positions: list[int]) -> tuple[tuple[int, int, int], dict[str, np.ndarray]]:
         """Rollouts of the clips at `positions`, together: ((lowest version, highest, bytes), arrays as `rollout_to_arrays` makes them)."""
         c = self._config
-        batch = self._dataset.batch(c.seed, c.stage, positions).to(c.device)
-        visits = [sample_at(c.seed, c.stage, p, len(self._dataset.train))[1] for p in positions]
+        batch = self._clips.batch(positions).to(c.device)
+        visits = [self._clips.at(p)[1] for p in positions]
         noise = PositionalNoise([(c.seed, sample, visit) for sample, visit in zip(batch.sample_ids, visits, strict=True)], c.device)
         made = roll_out(self._network, batch.latents, batch.controls, batch.layout, c.objective, noise, self._version)
         made = replace(made, samples=tuple(map(sample_number, batch.sample_ids, positions)))

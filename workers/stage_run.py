@@ -17,6 +17,7 @@ from torch import nn
 from ..datasets.ledger import Update, head_of
 from ..datasets.loader import LatentDataset
 from ..datasets.order import rank_positions
+from ..datasets.prefetch import Ahead
 from ..datasets.store import Store
 from ..model.ema import ema_decay, ema_update
 from ..model.health import GradientMeter, few_health
@@ -44,6 +45,7 @@ from .wire import Snapshot, pack_weights, require_clips
 
 NOTICE = "notice"  # how many ranks have heard that a machine goes away: it travels with a step's metrics, and is none
 MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
+AHEAD, AHEAD_REMOTE = (2, 1), (8, 4)  # batches that are read before their step, and threads that read them; of what lies in S3
 log = logging.getLogger(__name__)
 
 
@@ -80,7 +82,9 @@ class StageRun:
         resumed: Checkpoint | None,
         warnings: Sequence[str],
     ) -> None:
-        self._config, self._stage, self._dataset, self._rollouts = config, stage, dataset, rollouts
+        self._config, self._stage, self._rollouts = config, stage, rollouts
+        self._clips = dataset.stage(config.seed, stage.name, stage.batch, stage.modalities)
+        self._depth = AHEAD_REMOTE if dataset.remote else AHEAD
         self._process, self._log, self._noticed = place.process, place.log, False
         self._rank, self._world = rank, world = place.process.rank, place.process.world
         self._device = device = torch.device(place.process.device)
@@ -132,7 +136,9 @@ class StageRun:
             TakenBack: a machine goes away before they are done; a checkpoint of the steps so far is committed.
         """
         every, done = self._config.checkpoint.every, self._first
-        with Watchdog(self._config.run_dir / "stacks", self._rank, self._config.step_deadline_s) as watchdog:
+        watched = Watchdog(self._config.run_dir / "stacks", self._rank, self._config.step_deadline_s)
+        self._ahead = Ahead(self._read, done, self._stage.steps, *self._depth)
+        with self._ahead, watched as watchdog:
             if self._rolls:
                 self._publish(self._first)
             while done < self._stage.steps and not self._noticed:
@@ -184,8 +190,8 @@ class StageRun:
     def _step(self, step: int) -> None:
         measured = self._probe() if step == 0 else {}
         clock = StepClock(self._rank == 0 and self._world > 1 and self._metered(step) and not self._profile.covers(step))
-        positions = rank_positions(step, self._stage.batch, self._rank, self._world)
-        batch, noise = self._clips(positions)
+        batch = self._ahead.take(step).to(self._device)
+        noise = self._noise(batch)
         clock.lap("data_wait_s")
         rate = self._stage.optimizer.rate(step, self._stage.steps)
         ages: Counter[str] = Counter()
@@ -197,7 +203,7 @@ class StageRun:
         else:
             if rollout is not None:
                 rollout = rollout.to(self._device)
-                require_clips(rollout, batch.sample_ids, positions, step)
+                require_clips(rollout, batch.sample_ids, batch.positions, step)
                 ages.update(f"age/{step - low}" for low, _ in rollout.versions)
             metrics = self._mutual(step, batch, rollout, noise, rate)
         self._average(step, skipped=bool(metrics["skipped"]))
@@ -230,12 +236,12 @@ class StageRun:
     def _metered(self, step: int) -> bool:
         return self._stage.health_every > 0 and step % self._stage.health_every == 0
 
-    def _clips(self, positions: range, use: str = "train") -> tuple[AVBatch, PositionalNoise]:
-        """The clips at `positions` in the stage's modalities, and their noise."""
-        batch = self._dataset.batch(self._config.seed, self._stage.name, positions)
-        key = (self._config.seed, self._stage.name) if use == "train" else (self._config.seed, self._stage.name, use)
-        batch = replace(batch, latents=batch.latents.only(self._stage.modalities)).to(self._device)
-        return batch, PositionalNoise([(*key, p) for p in positions], self._device)
+    def _read(self, step: int) -> AVBatch:
+        """This rank's clips of a step, in the stage's modalities."""
+        return self._clips.batch(rank_positions(step, self._stage.batch, self._rank, self._world))
+
+    def _noise(self, batch: AVBatch, *use: str) -> PositionalNoise:
+        return PositionalNoise([(self._config.seed, self._stage.name, *use, p) for p in batch.positions], self._device)
 
     def _probe_rollout(self) -> Rollout | None:
         """Histories of the stage's first clips, made once by the weights that it began with."""
@@ -246,7 +252,8 @@ class StageRun:
         return roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
 
     def _probe_clips(self) -> tuple[AVBatch, PositionalNoise]:
-        return self._clips(rank_positions(0, self._stage.batch, self._rank, self._world), "probe")
+        batch = self._read(0).to(self._device)
+        return batch, self._noise(batch, "probe")
 
     def _probe(self) -> Metrics:
         """The averaged weights on the stage's first clips, with noise and histories of their own."""

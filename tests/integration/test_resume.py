@@ -27,7 +27,6 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets.ledger import faults, head_of, read_chain
 from mutual_forcing.datasets.loader import LatentDataset
-from mutual_forcing.datasets.order import sample_at
 from mutual_forcing.datasets.store import store_of
 from mutual_forcing.model.types import Rollout
 from mutual_forcing.orchestration.config import RunConfig, with_settings
@@ -180,14 +179,13 @@ def assert_every_clip_once(run: Path, settings: Sequence[str] = SETTINGS) -> Non
     """What the ledger of each stage tells, against the order of training."""
     config = loop_config(stages_of(with_settings(config_of(run), list(settings))), run)
     dataset = LatentDataset(config.data, config.network.text)
-    ids = [shard.clip_ids[i] for shard, i in dataset.train]
     for stage in config.stages:
         last = finished(config.checkpoints, stage.name)
         assert last is not None
         updates = read_chain(config.checkpoints, head_of(last.manifest["ledger"]))
         count = stage.steps * stage.batch
-        wanted = (ids[sample_at(config.seed, stage.name, p, len(ids))[0]] for p in range(count))
-        assert list(faults(updates, stage.steps, stage.batch, ids, wanted)) == []
+        order = dataset.stage(config.seed, stage.name, stage.batch, stage.modalities)
+        assert list(faults(updates, stage.steps, stage.batch, order.ids, (order.at(p)[0] for p in range(count)))) == []
 
 
 @pytest.mark.parametrize(

@@ -13,21 +13,22 @@ from hypothesis import strategies as st
 
 from mutual_forcing.datasets import ledger
 from mutual_forcing.datasets.ledger import FOLD, Head, Update, faults, head_of, read_chain, write_segment
-from mutual_forcing.datasets.order import sample_at
+from mutual_forcing.datasets.order import Order, plain
 from mutual_forcing.datasets.store import LocalStore
 
 TRAIN = [f"clip-{i}" for i in range(5)]
 BATCH = 2
+ORDER = Order(3, "joint", [plain(len(TRAIN))], BATCH)
 
 
 def ordered(steps: int) -> list[Update]:
     """A stage as the order of training gives it."""
-    clips = [TRAIN[sample_at(3, "joint", p, len(TRAIN))[0]] for p in range(steps * BATCH)]
+    clips = [TRAIN[ORDER.at(p)[0]] for p in range(steps * BATCH)]
     return [Update(s, tuple(clips[s * BATCH : (s + 1) * BATCH]), True) for s in range(steps)]
 
 
 def told(updates: list[Update], steps: int, ordered_too: bool = True) -> list[str]:
-    order = (TRAIN[sample_at(3, "joint", p, len(TRAIN))[0]] for p in range(steps * BATCH))
+    order = (TRAIN[ORDER.at(p)[0]] for p in range(steps * BATCH))
     return list(faults(updates, steps, BATCH, TRAIN, order if ordered_too else None))
 
 

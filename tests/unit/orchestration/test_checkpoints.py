@@ -18,7 +18,6 @@ from typer.testing import CliRunner
 from mutual_forcing.datasets.ledger import Update
 from mutual_forcing.datasets.loader import LatentDataset
 from mutual_forcing.datasets.lock import locked
-from mutual_forcing.datasets.order import sample_at
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.main import app
@@ -42,8 +41,8 @@ def run(material: Path, tmp_path: Path) -> Path:
     write_json(tmp_path / "run.json", {"config": asdict(replace(config, stages=(stage,)))})
     (tmp_path / "data").symlink_to(material / "data")
     loop = loop_config(open_run(tmp_path), tmp_path)
-    ids = [shard.clip_ids[row] for shard, row in LatentDataset(loop.data, loop.network.text).train]
-    clips = [ids[sample_at(config.seed, stage.name, p, len(ids))[0]] for p in range(STEPS * stage.batch)]
+    order = LatentDataset(loop.data, loop.network.text).stage(config.seed, stage.name, stage.batch)
+    clips = [order.at(p)[0] for p in range(STEPS * stage.batch)]
     updates = [Update(s, tuple(clips[s * stage.batch : (s + 1) * stage.batch]), s != 2, (max(0, s - 1), s)) for s in range(STEPS)]
     torch.manual_seed(0)
     weights = {"ema": AVTransformer(loop.network, loop.timeline).state_dict()}

@@ -35,7 +35,7 @@ def test_what_it_makes_says_of_which_clips_and_by_which_weights(actor: RolloutAc
     assert (low, high) == (3, 3)
     assert made.versions == ((3, 3), (3, 3))
     assert size == sum(x.nbytes for x in arrays.values())
-    batch = actor._dataset.batch(0, "mutual", [2, 3])
+    batch = actor._clips.batch([2, 3])
     require_clips(made, batch.sample_ids, [2, 3], 1)
 
 
