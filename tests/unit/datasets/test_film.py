@@ -222,7 +222,7 @@ def test_a_gap_between_pictures_is_filled_or_refused_at_once(tmp_path, whole, ga
 
 
 def test_a_film_of_few_pictures_a_second_is_scaled_once_and_stays_in_its_place(tmp_path):
-    frames, audio = film(3.0)
+    frames, audio = film(3.0, tick_s=None)
     write_media(tmp_path / "slow.mp4", frames[::6], FPS / 6, audio, RATE)
     shown = decode(tmp_path / "slow.mp4", probe(tmp_path / "slow.mp4"), CONFIG).frames
     nearest = [int(np.argmin([np.abs(picture - frames[n].astype(float)).mean() for n in range(0, FPS, 6)])) for picture in shown]
