@@ -18,8 +18,8 @@ class Squares:
         return [self._one(payload, len(payloads)) for payload in payloads]
 
     def _one(self, payload: Any, together: int) -> Any:
-        if isinstance(payload, np.ndarray | np.generic):
-            return payload**2
+        if isinstance(payload, np.ndarray | np.number):
+            return np.square(payload)
         match payload:
             case "die":
                 os._exit(1)
