@@ -88,7 +88,7 @@ class LatentDataset:
         for member, manifest in zip(members, manifests, strict=True):
             _require_alike(member, self.manifest, manifest)
         self.layout = Layout(self.manifest.timeline, max(m.clip_chunks for m in manifests))
-        self.remote = any(member.uri for member in members)
+        self.remote = any(member.ranged for member in members)
         self._text, self._weights = text, [member.weight for member in members]
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="ranges") if self.remote else None
         self._train, self._held_out = list[_Split](), list[_Split]()
@@ -168,7 +168,7 @@ class LatentDataset:
         return chunks
 
     def _opened(self, member: Member, manifest: Manifest) -> list[_Shard]:
-        if not member.uri:
+        if not member.ranged:
             return [Shard(member.folder / s.file) for s in manifest.shards]
         store = store_of(member.uri)
         cache = PieceCache(user_cache() / PIECES, int(member.cache_gb * 1e9))
@@ -262,9 +262,7 @@ def _require_alike(member: Member, first: Manifest, other: Manifest) -> None:
     """Latents of several datasets must be of one kind."""
     for name in ("timeline", "video_codec", "audio_codec"):
         if getattr(first, name) != getattr(other, name):
-            raise ValueError(
-                f"data.mix: {member.uri or str(member.folder)!r} has another {name} than the run's own dataset; prepare it alike"
-            )
+            raise ValueError(f"data.mix: {member.uri or str(member.folder)!r} has another {name} than the first dataset; prepare it alike")
 
 
 def _stacked(latents: Sequence[np.ndarray], longest: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -23,8 +24,8 @@ REMEDY = "start a new run with --out"
 
 @dataclass(frozen=True)
 class Member:
-    """A dataset of a mix. folder: of its manifest, and of its shards unless `uri` says where they are read by ranges; cache_gb: how much of
-    them this machine may keep meanwhile, in 10^9 bytes.
+    """A dataset of a mix. folder: of its manifest, and of its shards unless they are read by ranges; uri: of the place in S3 that it came
+    from, if it did; cache_gb: how much of its shards this machine may keep meanwhile, in 10^9 bytes; above 0 they are read by ranges.
     """
 
     folder: Path
@@ -32,9 +33,13 @@ class Member:
     uri: str = ""
     cache_gb: float = 0.0
 
+    @property
+    def ranged(self) -> bool:
+        return self.cache_gb > 0
+
     def manifest(self, verify: bool = True, progress: Progress = silent) -> Manifest:
-        """Of its dataset; see `read_manifest`, which a dataset that is read by ranges is not here for."""
-        return open_manifest(self.folder / MANIFEST) if self.uri else read_manifest(self.folder, verify, progress)
+        """Of its dataset; see `read_manifest`. The shards of one that is read by ranges are not here to be looked at."""
+        return open_manifest(self.folder / MANIFEST) if self.ranged else read_manifest(self.folder, verify, progress)
 
 
 def weight_of(text: str, what: str) -> Fraction:
@@ -82,7 +87,7 @@ def members_of(folder: Path) -> list[Member]:
         members = []
         for i, line in enumerate(told):
             weight, uri, cache_gb = weight_of(line["weight"], "weight"), line["uri"], float(line["cache_gb"])
-            if uri and not (isinstance(uri, str) and is_remote(uri) and 0 < cache_gb < 1e6):
+            if not isinstance(uri, str) or not 0 <= cache_gb < 1e6 or (cache_gb and not is_remote(uri)):
                 raise ValueError(f"{uri!r} with a cache of {cache_gb} GB is no place in S3")
             members.append(Member(folder_of(folder, i), weight, uri, cache_gb))
         if not members:
@@ -100,11 +105,12 @@ def folder_of(folder: Path, number: int) -> Path:
 def write_members(folder: Path, members: Sequence[Member]) -> None:
     """Note them; one whose shards are here needs no note."""
     assert [m.folder for m in members] == [folder_of(folder, i) for i in range(len(members))]
-    if len(members) == 1 and not members[0].uri:
+    if len(members) == 1 and not members[0].ranged:
         (folder / MEMBERS).unlink(missing_ok=True)
         return
-    write_json(folder / MEMBERS, [{"weight": _digits(m.weight), "uri": m.uri, "cache_gb": m.cache_gb} for m in members])
+    write_json(folder / MEMBERS, [{"weight": digits_of(m.weight), "uri": m.uri, "cache_gb": m.cache_gb} for m in members])
 
 
-def _digits(weight: Fraction) -> str:
-    return f"{float(weight):.{MOST_DIGITS}f}".rstrip("0")[:MOST_DIGITS].rstrip(".")
+def digits_of(weight: Fraction) -> str:
+    """As a user writes it: `weight_of` is the inverse."""
+    return f"{Decimal(weight.numerator) / Decimal(weight.denominator):f}"

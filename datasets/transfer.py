@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 
 from .lock import alone
 from .manifest import MANIFEST, SHARD, SOURCES, Manifest, ShardEntry, open_manifest, read_manifest
+from .members import Member, digits_of, folder_of, members_of, write_members
 from .progress import Progress, silent
 from .storage import atomic_path, make_folder, sha256_file, user_cache
 from .store import Store, store_of
@@ -31,10 +33,25 @@ NO_DATASET = "holds no finished dataset; make one with `mutual-forcing data prep
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where a machine that does not share the run folder gets the run's data. contents: of the dataset that is meant."""
+    """Where a machine that does not share the run folder gets the run's data. contents: of the dataset that is meant; weight, mix: of those
+    that are mixed with it, the same; cache_gb: above 0, its shards stay in S3, see `members`.
+    """
 
     uri: str = ""
     contents: str = ""
+    weight: str = "1"
+    cache_gb: float = 0.0
+    mix: tuple[DataSource, ...] = ()
+
+
+def source_of(uri: str, data: Path) -> DataSource:
+    """How other machines get the datasets of a run's folder, its own from `uri`, where it is sent or came from."""
+    own, *others = members_of(data)
+
+    def source(member: Member, uri: str) -> DataSource:
+        return DataSource(uri, member.manifest(verify=False).contents(), digits_of(member.weight), member.cache_gb)
+
+    return replace(source(own, uri), mix=tuple(source(other, other.uri) for other in others))
 
 
 def remote_manifest(store: Store) -> Manifest:
@@ -66,7 +83,7 @@ def fetch_dataset(store: Store, out: Path, progress: Progress = silent, contents
         ValueError: see `remote_manifest`, it is another dataset, a shard's hash differs, or there is no room.
         OSError: the store does not answer, or holds no dataset (FileNotFoundError).
     """
-    manifest, there = remote_manifest(store), store.names()
+    manifest = remote_manifest(store)
     if contents and manifest.contents() != contents:
         raise ValueError(f"dataset {store.uri}: is not the one that this run was begun with; start a new run with --out")
     missing = [shard for shard in manifest.shards if not _is_right(out / shard.file, shard)]
@@ -82,12 +99,18 @@ def fetch_dataset(store: Store, out: Path, progress: Progress = silent, contents
             if not _is_right(temporary, shard):
                 raise ValueError(f"dataset {store.uri}: {shard.file} is damaged (its hash differs from the manifest); prepare it again")
     progress("fetch shards", len(missing), len(missing))
+    fetch_beside(store, out)
+    manifest.write(out)
+    return manifest
+
+
+def fetch_beside(store: Store, out: Path) -> None:
+    """Bring what lies beside a dataset's shards into the folder `out`."""
+    there = store.names()
     for name in BESIDE:
         if there.get(name, MAX_BESIDE + 1) <= MAX_BESIDE:
             with atomic_path(out / name) as temporary:
                 store.receive(name, temporary)
-    manifest.write(out)
-    return manifest
 
 
 def send_dataset(folder: Path, store: Store, progress: Progress = silent) -> None:
@@ -128,14 +151,33 @@ def dataset_here(folder: Path, source: DataSource, cache: Path | None = None) ->
     """
     if not source.uri or _holds(folder, source):
         return folder
-    key = sha256(f"{source.uri}\n{source.contents}".encode()).hexdigest()[:16]
+    plain = source == DataSource(source.uri, source.contents)
+    key = sha256((f"{source.uri}\n{source.contents}" if plain else repr(source)).encode()).hexdigest()[:16]
     place = make_folder("cache", (cache or user_cache()) / f"data-{key}")
     with alone(place):
         if not _holds(place, source):
-            with told("dataset", source.uri), store_of(source.uri) as store:
-                _await(store)
-                fetch_dataset(store, place, contents=source.contents)
+            members = [Member(folder_of(place, i), Fraction(s.weight), s.uri, s.cache_gb) for i, s in enumerate((source, *source.mix))]
+            for member, one in reversed(list(zip(members, (source, *source.mix), strict=True))):
+                _bring(member, one, members)
     return place
+
+
+def _bring(member: Member, source: DataSource, members: Sequence[Member]) -> None:
+    """A dataset of a mix into its folder; the list of all precedes the manifest of the first, which is brought last."""
+    if not source.uri:
+        raise ValueError("data.mix: a dataset is in a folder of another machine; put it into S3, or share the run folder with all machines")
+    folder = make_folder("cache", member.folder)
+    with told("dataset", source.uri), store_of(source.uri) as store:
+        _await(store)
+        if member is members[0]:
+            write_members(folder, members)
+        if not member.ranged:
+            fetch_dataset(store, folder, contents=source.contents)
+            return
+        manifest = remote_manifest(store)
+        if manifest.contents() != source.contents:
+            raise ValueError(f"dataset {store.uri}: is not the one that this run was begun with; start a new run with --out")
+        manifest.write(folder)
 
 
 def _await(store: Store) -> None:

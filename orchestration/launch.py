@@ -16,12 +16,13 @@ from typing import Any
 import ray.train
 
 from ..datasets.lock import locked
-from ..datasets.manifest import MANIFEST, read_manifest
+from ..datasets.manifest import MANIFEST
+from ..datasets.members import members_of
 from ..datasets.pipeline import prepare
 from ..datasets.progress import Progress
 from ..datasets.storage import make_folder, write_json
 from ..datasets.store import is_remote
-from ..datasets.transfer import DataSource
+from ..datasets.transfer import source_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import is_finished
 from .config import RunConfig
@@ -118,7 +119,8 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
                 if todo and os.environ.get("RAY_ADDRESS"):
                     for text in require_shared(config, run_dir):
                         warn(text)
-                source = DataSource(config.data_uri, _dataset(config, loop.data, record, progress))
+                _dataset(config, loop.data, record, progress)
+                source = source_of(config.data_uri, loop.data)
                 keep()
                 if todo:
                     tracker.follow()
@@ -142,15 +144,14 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
             keep()
 
 
-def _dataset(config: RunConfig, data: Path, record: dict[str, Any], progress: Progress) -> str:
-    """Have the run's dataset in its folder; what it holds, which is the same as long as the run goes on."""
+def _dataset(config: RunConfig, data: Path, record: dict[str, Any], progress: Progress) -> None:
+    """Have the run's dataset in its folder; what it holds is the same as long as the run goes on."""
     if MOVED in record and (data / MANIFEST).is_file():  # what it was made of is on another machine, or has other times here
-        contents = read_manifest(data, progress=progress).contents()
+        contents = members_of(data)[0].manifest(progress=progress).contents()
     else:
         contents = prepare(config.data, data, progress).contents()
     if record.setdefault("dataset", contents) != contents:
         raise ValueError(f"run {str(data.parent)!r}: its data hold other clips than when it was begun; start another run with --out")
-    return contents
 
 
 def _code(record: dict[str, Any]) -> dict[str, Any]:
