@@ -52,12 +52,16 @@ class PieceCache:
         """
         if len(content) > self._limit:
             return
-        with alone(self._folder):
-            self._count(len(content))
         temporary = self._folder / f".{name}.{os.getpid()}.{time.monotonic_ns()}.tmp"
         try:
-            temporary.write_bytes(content)
-            os.replace(temporary, self._folder / name)
+            with alone(self._folder):
+                self._count(len(content))
+                with temporary.open("wb") as file:  # of its size from the beginning, for those who count meanwhile
+                    file.truncate(len(content))
+            with temporary.open("r+b") as file:
+                file.write(content)
+            with alone(self._folder):  # who looks through the folder meanwhile could miss both names
+                os.replace(temporary, self._folder / name)
         except OSError as error:
             raise ValueError(
                 f"cache {str(self._folder)!r}: cannot keep {len(content)} bytes ({error.strerror}); make room, or lower data.cache_gb"

@@ -16,7 +16,7 @@ class Ahead(Generic[T]):
     `make` must give the same for a number whenever and in whichever thread it is called. What it raises, `take` raises.
     """
 
-    def __init__(self, make: Callable[[int], T], first: int, end: int, depth: int = 2, threads: int = 1) -> None:
+    def __init__(self, make: Callable[[int], T], first: int, end: int, depth: int = 4, threads: int = 1) -> None:
         self._make, self._next, self._end, self._depth = make, first, end, depth
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
         self._made = deque[tuple[int, Future[T]]]()
@@ -36,8 +36,9 @@ class Ahead(Generic[T]):
             self._fill()
             return self._make(number)
         _, made = self._made.popleft()
+        result = made.result()
         self._fill()
-        return made.result()
+        return result
 
     def close(self) -> None:
         """Wait for what is being made, and drop it."""

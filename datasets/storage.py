@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+CONNECT_S, READ_S = 10, 60  # seconds that S3 may take to be reached, and between two parts of an answer
+
 
 def local_path(name: str, uri: str | Path) -> Path:
     """An absolute local path. `name` is the field or argument it came from.
@@ -52,7 +54,7 @@ def s3(attempts: int = 3) -> Any:
     """
     import s3fs
 
-    patience = {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": attempts}}
+    patience = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"max_attempts": attempts}}
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     made = s3fs.S3FileSystem(endpoint_url=endpoint, use_listings_cache=False, config_kwargs=patience)  # one a thread: making one is slow
     made.retries = min(attempts, made.retries)

@@ -34,29 +34,28 @@ class TextConfig:
                 raise ValueError(f"model.text.{name}={getattr(self, name)}: must be at least 1")
 
 
-def _bytes(words: Sequence[str], max_words: int, max_bytes: int) -> tuple[Tensor, Tensor]:
-    """Words -> (bytes [W, L] uint8, mask [W] bool), padded and cut."""
-    data = torch.zeros(max_words, max_bytes, dtype=torch.uint8)
-    for i, word in enumerate(words[:max_words]):
-        raw = word.lower().encode()[:max_bytes].replace(b"\0", b" ")
-        data[i, : len(raw)] = torch.frombuffer(bytearray(raw), dtype=torch.uint8) if raw else 0
-    return data, torch.arange(max_words) < len(words)
+def _bytes(texts: Sequence[Sequence[str]], max_words: int, max_bytes: int) -> tuple[Tensor, Tensor]:
+    """Words of B clips -> (bytes [B, W, L] uint8, mask [B, W] bool), padded and cut."""
+    data = bytearray()
+    for words in texts:
+        for word in words[:max_words]:
+            data += word.lower().encode()[:max_bytes].replace(b"\0", b" ").ljust(max_bytes, b"\0")
+        data += bytes(max_bytes * max(0, max_words - len(words)))
+    counts = torch.tensor([len(words) for words in texts])
+    return torch.frombuffer(data, dtype=torch.uint8).view(len(texts), max_words, max_bytes), torch.arange(max_words) < counts[:, None]
 
 
 def make_controls(captions: Sequence[str], transcripts: Sequence[Sequence[Word]], config: TextConfig) -> Controls:
     """Captions and transcripts of B clips -> padded `Controls`."""
-    caption = [_bytes(c.split(), config.max_caption_words, config.max_bytes) for c in captions]
-    words = [_bytes([w.text for w in t], config.max_words, config.max_bytes) for t in transcripts]
-    times = torch.zeros(len(transcripts), config.max_words, 2)
-    for b, transcript in enumerate(transcripts):
-        for i, word in enumerate(transcript[: config.max_words]):
-            times[b, i, 0], times[b, i, 1] = word.start, word.end
+    caption, caption_mask = _bytes([c.split() for c in captions], config.max_caption_words, config.max_bytes)
+    words, words_mask = _bytes([[w.text for w in t] for t in transcripts], config.max_words, config.max_bytes)
+    heard = [[(w.start, w.end) for w in t[: config.max_words]] for t in transcripts]
     return Controls(
-        caption_BWL=torch.stack([c[0] for c in caption]),
-        caption_mask_BW=torch.stack([c[1] for c in caption]),
-        words_BWL=torch.stack([w[0] for w in words]),
-        words_mask_BW=torch.stack([w[1] for w in words]),
-        words_time_BW2=times,
+        caption_BWL=caption,
+        caption_mask_BW=caption_mask,
+        words_BWL=words,
+        words_mask_BW=words_mask,
+        words_time_BW2=torch.tensor([times + [(0.0, 0.0)] * (config.max_words - len(times)) for times in heard], dtype=torch.float32),
     )
 
 

@@ -15,13 +15,15 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-Kind = Literal["503", "denied", "missing", "reset", "slow"]
+Kind = Literal["503", "denied", "missing", "reset", "slow", "short", "wrong"]
 ERRORS = {"503": ("503 Slow Down", "SlowDown"), "denied": ("403 Forbidden", "AccessDenied"), "missing": ("404 Not Found", "NoSuchKey")}
 
 
 @dataclass
 class Fault:
-    """What happens to the next `times` requests of this method whose path contains `part`."""
+    """What happens to the next `times` requests of this method whose path contains `part`. short: half of the answer comes, then the
+    connection ends; wrong: a bit in the middle of the answer is another.
+    """
 
     kind: Kind
     method: str
@@ -64,6 +66,10 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         if fault.kind == "slow":
             time.sleep(1.0)
             return backend(environ, start)
+        if fault.kind in ("short", "wrong"):
+            content = b"".join(backend(environ, start))
+            half = len(content) // 2
+            return [content[:half]] if fault.kind == "short" else [content[:half], bytes([content[half] ^ 8]), content[half + 1 :]]
         if fault.kind == "reset":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)  # in the middle of what it sends
             _reset(environ)

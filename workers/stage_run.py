@@ -45,7 +45,7 @@ from .wire import Snapshot, pack_weights, require_clips
 
 NOTICE = "notice"  # how many ranks have heard that a machine goes away: it travels with a step's metrics, and is none
 MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
-AHEAD, AHEAD_REMOTE = (2, 1), (8, 4)  # batches that are read before their step, and threads that read them; of what lies in S3
+AHEAD, AHEAD_REMOTE = (4, 1), (8, 4)  # batches that are read before their step, and threads that read them; of what lies in S3
 log = logging.getLogger(__name__)
 
 
