@@ -61,7 +61,7 @@ def shared_words(spoken: str, start_s: float, end_s: float) -> TimedWords:
     Raises:
         ValueError: they are further apart than `MAX_SPOKEN_S`.
     """
-    if end_s - start_s > MAX_SPOKEN_S:
+    if spoken and end_s - start_s > MAX_SPOKEN_S:
         raise ValueError(
             f"transcript: words without times for {end_s - start_s:.0f} s; at most {MAX_SPOKEN_S:.0f} s: "
             "give words with start and end, or shorter spans"
