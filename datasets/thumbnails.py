@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-GREY = np.array([77, 150, 29], np.uint32)  # of red, green, blue, in 256ths (ITU-R BT.601)
+RED, GREEN, BLUE = (np.uint16(share) for share in (77, 150, 29))  # of brightness, in 256ths (ITU-R BT.601): their sum fits into 16 bits
 
 
 def thumbnails(frames: np.ndarray, side: int) -> np.ndarray:
@@ -26,4 +26,5 @@ def thumbnails(frames: np.ndarray, side: int) -> np.ndarray:
 
 def grey(frames: np.ndarray) -> np.ndarray:
     """Brightness uint8 [N, H, W] of frames uint8 [N, H, W, 3]."""
-    return ((frames @ GREY) >> 8).astype(np.uint8)
+    red, green, blue = np.moveaxis(frames.astype(np.uint16), -1, 0)
+    return ((RED * red + GREEN * green + BLUE * blue) >> 8).astype(np.uint8)
