@@ -146,6 +146,20 @@ def test_the_index_finds_what_comparing_all_pairs_finds(prints: list[Fingerprint
     assert first_near(prints).tolist() == brute(prints)
 
 
+def test_a_copy_of_a_refused_copy_alone_is_kept() -> None:
+    """The third is near to the second, which is not kept, and not to the first: it is no copy of anything that is there."""
+    sound = np.random.default_rng(0).integers(0, 256, SOUND_BYTES, np.uint8)
+    second, third = sound.copy(), sound.copy()
+    second[:5] ^= 0xFF
+    third[:10] ^= 0xFF
+    a, b, c = (Fingerprint(bytes(PICTURE_BYTES), row.tobytes()) for row in (sound, second, third))
+    assert near(a, b)
+    assert near(b, c)
+    assert not near(a, c)
+    assert first_near([a, b, c]).tolist() == [-1, 0, -1]
+    assert first_near([b, a, c]).tolist() == [-1, 0, 0]
+
+
 def test_copies_among_many_are_found_and_only_they() -> None:
     rng, count, copies = np.random.default_rng(0), 20_000, 200
     rows = rng.integers(0, 256, (count, PICTURE_BYTES + SOUND_BYTES), np.uint8)

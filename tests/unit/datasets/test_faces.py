@@ -34,6 +34,7 @@ def test_drawn_faces_are_found_where_they_are(index: int) -> None:
         if face is not None:
             assert 20 < face.x + face.width / 2 < 76
             assert 20 < face.width < 96
+            assert 0.6 <= face.confidence <= 1
 
 
 @pack
@@ -61,6 +62,17 @@ def test_any_shape_of_picture_is_looked_at(shape: tuple[int, int]) -> None:
 def test_the_same_pictures_give_the_same_faces() -> None:
     frames = make_character_clip(SyntheticConfig(seconds=1.0), 0).frames
     assert face_track(frames, FPS, FaceConfig()) == face_track(frames.copy(), FPS, FaceConfig())
+
+
+def test_of_two_faces_the_one_that_was_seen_before_is_followed() -> None:
+    """Two people of one size, side by side, of whom the first is alone at the beginning, and hides for a while."""
+    first, second = (make_character_clip(SyntheticConfig(seconds=2.0), index).frames for index in (0, 5))
+    frames = np.concatenate([first, second], axis=2)
+    frames[:18, :, 64:] = 128
+    frames[12:18] = 128
+    track = face_track(frames, FPS, FaceConfig(every_s=0.25))
+    assert [face is not None and face.x < 64 for face in track.faces] == [True] * 2 + [False] + [True] * 5
+    assert track.faces[2] is None
 
 
 def test_off_refuses_nothing() -> None:

@@ -190,6 +190,18 @@ def test_overlapping_and_variable_clips() -> None:
     assert plan_clips(90, [], [(10, 80), (0, 70)], 5, 5, 5, CLOCK) == [(0, 5), (10, 5)]
 
 
+def test_the_rest_of_overlapping_clips_is_one_only_where_it_shows_more() -> None:
+    assert plan_clips(85, [], WHOLE, 5, 1, 2, CLOCK) == [(0, 5), (24, 5)]
+    assert plan_clips(97, [], WHOLE, 5, 1, 2, CLOCK) == [(0, 5), (24, 5), (48, 4)]
+
+
+def test_a_clip_waits_for_those_before_it() -> None:
+    """Of the second span all is known, of the first nothing yet: its clip comes first."""
+    spans = [(0, 300), (10, 50)]
+    assert plan_clips(60, [], spans, 5, 1, 5, CLOCK, ended=False) == []
+    assert plan_clips(61, [], spans, 5, 1, 5, CLOCK, ended=False) == [(0, 5), (10, 3)]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"min_chunks": 0}, "min_chunks=0"), ({"stride_chunks": 6}, "stride_chunks=6"), ({"spans": [(5, 5)]}, "span 5..5")],
