@@ -40,7 +40,8 @@ class ActorQueue:
     def take(self, most: int) -> list[Ticket]:
         """The one that waits longest, with others of its key as long as together they have at most `most` items; none if none waits.
 
-        One that was given to an actor before goes alone: it may be what ended that actor, and others must not go down with it.
+        One that was given to an actor before goes alone: it may be what ended that actor, and others must not go down with it. Such ones
+        stand before all that were not.
         """
         if not self._waiting:
             return []
@@ -48,7 +49,7 @@ class ActorQueue:
         taken, room, left = [first], most - first.size, deque[Ticket]()
         while self._waiting and room > 0 and not first.attempts:
             ticket = self._waiting.popleft()
-            fits = ticket.key == first.key and ticket.size <= room and not ticket.attempts
+            fits = ticket.key == first.key and ticket.size <= room
             (taken if fits else left).append(ticket)
             room -= ticket.size if fits else 0
         self._waiting.extendleft(reversed(left))

@@ -1,7 +1,8 @@
 """Folders of Whisper networks as transformers writes them: with random weights, and with weights that say a script, whatever they hear.
 
 A speaking network: every vector is random in many dimensions, so that no two are alike. A place of the decoder is the sum of the token that
-it says next and of the moment of the sound that it looks at; all else is zero or the identity, so attention and output find these two.
+it says next and of the moment of the sound that it looks at; all else is zero or the identity, so attention and output find these two. It
+may hear one thing: whether a sound is low (German) or high (English).
 """
 
 from __future__ import annotations
@@ -54,12 +55,14 @@ def _bytes(text: str) -> list[tuple[str, tuple[int, int]]]:
 def whisper_folder(
     path: Path,
     script: Sequence[Spoken] | None = None,
-    language: int = ENGLISH,
+    language: int | None = ENGLISH,
     heads: bool = True,
     multilingual: bool = True,
     seed: int = 0,
 ) -> Path:
-    """script: what a speaking network says; None: random weights. language: that it believes to hear."""
+    """script: what a speaking network says; None: random weights. language: that it believes to hear;
+    None: by the sound.
+    """
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {
         "d_model": WIDTH,
@@ -98,7 +101,7 @@ def whisper_folder(
 
 
 @torch.no_grad()
-def _teach(network: Any, script: Sequence[Spoken], language: int, prompt: int) -> None:
+def _teach(network: Any, script: Sequence[Spoken], language: int | None, prompt: int) -> None:
     for parameter in network.parameters():
         parameter.zero_()
     for module in network.modules():
@@ -113,7 +116,15 @@ def _teach(network: Any, script: Sequence[Spoken], language: int, prompt: int) -
     model.encoder.embed_positions.weight.copy_(moments_ME)
     network.tie_weights()
     places: Tensor = model.decoder.embed_positions.weight
-    places[0] = 20 * tokens_VE[language]  # after the start
+    if language is not None:
+        places[0] = 20 * tokens_VE[language]  # after the start
+    else:
+        low, high = slice(0, 40), slice(40, 80)  # as many bins each, so that the floor of the spectrum cancels
+        for channel, (more, less, spoken) in enumerate(((low, high, GERMAN), (high, low, ENGLISH))):
+            model.encoder.conv1.weight[channel, more, 1], model.encoder.conv1.weight[channel, less, 1] = 1.0, -1.0
+            model.encoder.conv2.weight[:, channel, 1] = tokens_VE[spoken]
+        attention.v_proj.weight.copy_(torch.eye(WIDTH))
+        attention.out_proj.weight.copy_(torch.eye(WIDTH))
     for i, spoken in enumerate([*script, Spoken(END)]):
         places[prompt - 1 + i] += 20 * tokens_VE[spoken.token]
         if i < len(script):

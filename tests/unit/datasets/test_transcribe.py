@@ -144,6 +144,15 @@ def test_the_language_is_heard_or_given(tmp_path: Path) -> None:
     assert [word for word, _, _ in english.words(noise(2), RATE)] == ["good", "morning,", "you"]
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_clip_is_in_the_language_of_its_first_window(tmp_path: Path, batch: int) -> None:
+    time = np.arange(2 * RATE) / RATE
+    low, high = (np.sin(2 * np.pi * hertz * time).astype(np.float32) / 4 for hertz in (200, 4000))
+    net = Transcriber(TranscribeConfig(str(whisper_folder(tmp_path / "net", SCRIPT, language=None)), batch=batch))
+    clips = [low, high, np.concatenate([low, high, high]), np.concatenate([high, low, low])]
+    assert [made.language for made in net.transcribe(clips, RATE)] == ["de", "en", "de", "en"]
+
+
 def test_a_network_that_goes_round_in_circles_is_left_out_with_a_note(tmp_path: Path) -> None:
     script = [at(5), *letters(" a a a a a a a a a a a a a a a a a a a a a a", 10, 80), at(90)]
     made = Transcriber(TranscribeConfig(str(whisper_folder(tmp_path / "net", script)))).transcribe([noise(1.5)], RATE)[0]
