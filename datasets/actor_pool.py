@@ -99,10 +99,13 @@ class PoolConfig:
 
 @dataclass(frozen=True)
 class PoolState:
-    """asked: actors, up: of them with their network in memory; waiting: requests; served: requests, in so many batches; lost: actors."""
+    """asked: actors, up: of them with their network in memory, busy: of those at work; waiting: requests; served: requests, in so many
+    batches; lost: actors.
+    """
 
     asked: int = 0
     up: int = 0
+    busy: int = 0
     waiting: int = 0
     served: int = 0
     batches: int = 0
@@ -118,7 +121,7 @@ class Desk:
         self._queue, self._bell = ActorQueue(), asyncio.Condition()
         self._posts = dict[asyncio.Task, bool]()  # of each actor: whether it is up
         self._began, self._failed, self._since = False, "", time.monotonic()
-        self._failed_starts = self._served = self._batches = self._lost = 0
+        self._failed_starts = self._busy = self._served = self._batches = self._lost = 0
         self._watch: asyncio.Task | None = None
         self._maker: Any = ray.remote(PoolWorker).options(**config.options)
 
@@ -135,7 +138,7 @@ class Desk:
     async def state(self) -> PoolState:
         self._staff()
         up = sum(self._posts.values())
-        return PoolState(len(self._posts), up, len(self._queue), self._served, self._batches, self._lost, self._failed)
+        return PoolState(len(self._posts), up, self._busy, len(self._queue), self._served, self._batches, self._lost, self._failed)
 
     async def close(self) -> None:
         """Answer all who still wait."""
@@ -208,12 +211,15 @@ class Desk:
                     return False
                 await self._wait()
                 continue
+            self._busy += 1
             try:
                 await self._batch(worker, tickets)
             except Exception as error:  # noqa: BLE001  an actor that died, hangs or has a broken GPU is given up
                 self._lost += 1
                 await self._again(tickets, error)
                 return True
+            finally:
+                self._busy -= 1
             idle = time.monotonic()
         return False
 

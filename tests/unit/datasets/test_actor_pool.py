@@ -43,7 +43,7 @@ def alive(process: int) -> bool:
 def test_all_callers_get_their_own_answers_from_two_actors_and_the_pool_ends_with_its_block(tmp_path: Path) -> None:
     with actor_pool("squares", Squares, TWO) as client:
         held = [client.submit(("wait", i), 1, ("wait", str(tmp_path / "go"))) for i in range(2)]  # both actors are busy
-        until(client, lambda s: s.waiting == 0)
+        until(client, lambda s: s.busy == 2)
 
         @ray.remote(num_cpus=0)
         def elsewhere(client: PoolClient, seed: int) -> bool:
@@ -73,7 +73,7 @@ def test_all_callers_get_their_own_answers_from_two_actors_and_the_pool_ends_wit
 def test_an_actor_that_dies_costs_nobody_an_answer_but_who_ends_every_actor_is_refused(tmp_path: Path) -> None:
     with actor_pool("squares", Squares, TWO) as client:
         answers = [PoolClient(client._desk, TWO).submit("square", 1, x) for x in np.arange(20.0)]
-        once = PoolClient(client._desk, TWO).submit("square", 1, ("die once", str(tmp_path / "died")))
+        once = PoolClient(client._desk, TWO).submit("other", 1, ("die once", str(tmp_path / "died")))
         poison = PoolClient(client._desk, TWO).submit("square", 1, "die")
         answers += [PoolClient(client._desk, TWO).submit("square", 1, x) for x in np.arange(20.0)]
         assert once.result() == "alive"
@@ -89,8 +89,9 @@ def test_an_actor_that_dies_costs_nobody_an_answer_but_who_ends_every_actor_is_r
 def test_what_is_wrong_with_one_request_is_told_to_it_alone(tmp_path: Path) -> None:
     with actor_pool("squares", Squares, PoolConfig(batch=8, outstanding=8)) as client:
         held = client.submit("hold", 1, ("wait", str(tmp_path / "go")))
-        until(client, lambda s: s.waiting == 0)
+        until(client, lambda s: s.busy == 1)
         wrong, right = client.submit("a", 1, "wrong"), client.submit("a", 1, np.full(3, 3))
+        until(client, lambda s: s.waiting == 2)
         (tmp_path / "go").touch()
         with pytest.raises(ValueError, match="this one is wrong"):
             wrong.result()
@@ -109,6 +110,7 @@ def test_work_begins_with_the_fewest_and_late_ones_take_part(tmp_path: Path) -> 
     ray.get(occupant.there.remote())
     with actor_pool("squares", Squares, config) as client:
         first = client.submit("w", 1, ("wait", str(tmp_path / "go")))
+        until(client, lambda s: s.busy == 1)
         second = client.submit("w", 1, np.ones(1))
         state = until(client, lambda s: s.waiting == 1)
         assert (state.asked, state.up) == (2, 1), "the second is asked for, and nobody waits for it"

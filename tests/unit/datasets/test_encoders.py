@@ -14,7 +14,7 @@ import ray
 import torch
 from pretrained_material import NARROW21, NARROW_OOBLECK, oobleck_folder, wan_folder
 
-from mutual_forcing.datasets.actor_pool import PoolConfig, PoolFailed
+from mutual_forcing.datasets.actor_pool import PoolConfig, PoolFailed, actor_pool
 from mutual_forcing.datasets.encoders import ClipEncoder, LocalEncoder, OpenEncoder, PooledEncoder, UnfitLatents, clip_encoder
 from mutual_forcing.datasets.pretrained_codecs import PretrainedConfig, describe_pretrained, open_codecs
 from mutual_forcing.model.codecs import AudioMoments, DctVideoCodec, DctVideoConfig, MdctAudioCodec, MdctAudioConfig, VideoMoments
@@ -128,6 +128,30 @@ def test_clips_that_do_not_go_together_are_refused(embedded: Pair, frames: int |
 # --- by actors --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_actor_gives_what_the_place_gives(embedded: Pair) -> None:
+    loud = embedded["audio"] | {"scale": [1e-9] * 128, "mean": [0.0] * 512}
+    work = OpenEncoder(embedded["video"], loud)
+    frames, audio = clips(5)
+    quiet = audio * 0
+    config = PoolConfig(batch=2, outstanding=9)
+    with actor_pool("encoders", work, config) as client:
+        pooled, local = PooledEncoder(client, config.batch), LocalEncoder(work)
+        latents = pooled.encode(frames, quiet)
+        assert_bits(latents, alone({**embedded, "audio": loud}, frames, quiet))
+        assert pooled.judge(frames, quiet, latents) == local.judge(frames, quiet, latents)
+        assert_bits((pooled.encode(frames, None)[0], latents[1]), (latents[0], latents[1]))  # type: ignore[arg-type]
+        quiet[[1, 4]] = audio[[1, 4]]
+        answer = pooled.submit(frames, quiet)
+        with pytest.raises(UnfitLatents, match="audio latents are not finite") as found:
+            answer.result()
+        assert found.value.clips == (1, 4), "counted over all pieces"
+        for frames_, audio_, message in ((frames[:, :4], None, r"4 is not 1 \+ k \* 4"), (frames, quiet[:2], "give as many of each")):
+            with pytest.raises(ValueError, match=message):
+                pooled.encode(frames_, audio_)
+        assert client.state().lost == 0
+
+
 @ray.remote(num_cpus=0)
 def encoded(encoder: ClipEncoder, seed: int) -> list[Any]:
     """A worker of a data pipeline: clip after clip, the next one while the one before is under way."""
@@ -139,6 +163,7 @@ def encoded(encoder: ClipEncoder, seed: int) -> list[Any]:
     return [(frames, audio, answer.result()) for frames, audio, answer in answers]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_actors_make_of_many_workers_clips_what_each_clip_alone_gives(config: PretrainedConfig, pretrained: Pair) -> None:
     pool = PoolConfig(min_actors=2, max_actors=2)
