@@ -140,3 +140,14 @@ def test_an_epoch_that_is_not_over_may_leave_clips_out_and_not_repeat_them() -> 
     seen = list(chain.from_iterable(u.clips for u in ordered(2)))
     twice = [*ordered(1), Update(1, (seen[0], seen[2]), True)]
     assert any("was trained on 2 times" in fault for fault in told(twice, 2, ordered_too=False))
+
+
+def test_where_epochs_end_apart_the_order_alone_tells_what_was_due() -> None:
+    """Clip 0 is of another dataset and comes twice as often: no epoch of all clips is one, and the account is right."""
+    due = [TRAIN[i] for i in (0, 1, 0, 2, 0, 3, 0, 4)]
+    updates = [Update(s, tuple(due[s * BATCH : (s + 1) * BATCH]), True) for s in range(4)]
+    assert list(faults(updates, 4, BATCH, TRAIN, iter(due)))
+    assert list(faults(updates, 4, BATCH, TRAIN, iter(due), epochs=False)) == []
+    other = [*due[:-1], TRAIN[3]]
+    (told,) = faults(updates, 4, BATCH, TRAIN, iter(other), epochs=False)
+    assert told.startswith("position 7")
