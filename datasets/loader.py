@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -240,6 +241,7 @@ class StageClips:
         return max(int(self._lengths[self.order.at(p)[0]]) for batch in batches for p in batch)
 
 
+@lru_cache(1024)
 def chunks_of(clock: Timeline, video: int | None, audio: int | None) -> int:
     """Chunks that so many latents are exactly, of each modality that is there; 0 if they are not, or none is there."""
     if video is not None:
