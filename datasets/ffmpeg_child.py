@@ -30,6 +30,7 @@ __all__ = ["Child", "Ended", "Kept", "Limits", "MediaError", "Overrun", "Sink", 
 
 STDERR_BYTES = 64 * 1024
 CHUNK_BYTES = 1 << 20  # also the size of a pipe: the largest that needs no privilege
+GATHER_BYTES = CHUNK_BYTES // 4
 PATIENCE_S = 0.02  # between a closed pipe and the end of its process
 
 BuildArguments = Callable[[Sequence[int]], list[str]]
@@ -138,7 +139,7 @@ class Child:
         watch: Sequence[re.Pattern[str]] = (),
     ) -> None:
         self.stopped: str | None = None
-        self._limits, self._spent_s, self._still_s = limits, 0.0, 0.0
+        self._limits, self._spent_s, self._still_s, self._moved = limits, 0.0, 0.0, 0
         self._words = _Words(watch)
         pipes = [os.pipe() for _ in range(len(feeds) + len(sinks))]
         theirs = [read for read, _ in pipes[: len(feeds)]] + [write for _, write in pipes[len(feeds) :]]
@@ -192,11 +193,16 @@ class Child:
         """Whether more may come to this sink."""
         return any(self._sinks.get(pipe) is sink for pipe in self._open)
 
-    def step(self) -> bool:
-        """Wait until something can be moved, and move it; False once the child has ended, by itself or by a limit."""
+    def step(self, gather_s: float = 0.0) -> bool:
+        """Wait until something can be moved, and move it; False once the child has ended, by itself or by a limit.
+
+        gather_s: how long little is left to gather first, so that we do not wake for every line.
+        """
         if not self._open:
             return False
         began = time.monotonic()
+        if gather_s and self._moved < GATHER_BYTES:
+            time.sleep(gather_s)
         stall_s = self._limits.wall_s if self._limits.stall_s is None else self._limits.stall_s
         patience = max(0.0, min(self._limits.wall_s - self._spent_s, stall_s - self._still_s))
         ready = self._ready(patience)
@@ -209,8 +215,7 @@ class Child:
             self.stop(f"nothing came of it for {stall_s:g} s")
         else:
             try:
-                for descriptor, room in ready:
-                    self._move(descriptor, room)
+                self._moved = sum([self._move(descriptor, room) for descriptor, room in ready])
             except Overrun as error:
                 self.stop(str(error))
         if not self._open:
@@ -244,14 +249,14 @@ class Child:
                 waiting.register(descriptor, select.POLLOUT)
         return [(descriptor, rooms[descriptor]) for descriptor, _ in waiting.poll(1000 * patience)]
 
-    def _move(self, descriptor: int, room: memoryview) -> None:
+    def _move(self, descriptor: int, room: memoryview) -> int:
         if sink := self._sinks.get(descriptor):
             count = os.readv(descriptor, [room])
             if count:
                 sink.took(count)
             else:
                 self._end(descriptor)
-            return
+            return count
         try:
             rest = room[os.write(descriptor, room[:CHUNK_BYTES]) :]
         except BrokenPipeError:
@@ -259,6 +264,7 @@ class Child:
         self._feeds[descriptor] = rest
         if not len(rest):
             self._end(descriptor)
+        return len(room) - len(rest)
 
     def _end(self, descriptor: int) -> None:
         self._open.remove(descriptor)

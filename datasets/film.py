@@ -38,6 +38,7 @@ BEHIND_S = 120.0  # when a picture is stored that is so much later than all that
 LANDING_S = 2.0  # behind the place to which a seek goes
 WORTH_A_NOTE_S = 0.15
 SCRATCH_BYTES = 1 << 18
+GATHER_S = 0.002  # as long as it takes to fill a pipe with 500 MB/s
 
 DAMAGE = re.compile(r"corrupt decoded frame|Error submitting packet to decoder|Error while decoding stream")
 CUT_SHORT = re.compile(r"partial file|Packet corrupt|File ended prematurely|Truncated|truncated")
@@ -264,7 +265,7 @@ class Film:
                 sound.limit = shown
             elif sound.end > shown + SOUND_AHEAD_S * self._config.sample_rate or sound.belated > BELATED_S * self._config.sample_rate:
                 self._child.stop("its pictures and its sound lie too far apart in the file")
-        moved = self._child.step()
+        moved = self._child.step(GATHER_S)
         if not moved:
             self._came, self._over = self._total(), True
             self._raise_if_stopped()

@@ -98,11 +98,11 @@ def command(path: Path, found: Probe, config: DecodeConfig, part: Part, pipes: S
     numbers, outputs = iter(pipes), list[Any]()
     table: dict[str, Any] = {"f": "framecrc", "flush_packets": 1}
     if found.has_video:
-        video = _pictures(opened["V:0"], found, config, part)
-        outputs.append(video.output(f"pipe:{next(numbers)}", f="rawvideo", pix_fmt="rgb24", fps_mode="passthrough"))
+        video = picture_filters(opened["V:0"], found, config, part)
+        outputs.append(video.output(f"pipe:{next(numbers)}", f="rawvideo", pix_fmt="rgb24", fps_mode="passthrough", avioflags="direct"))
         outputs.append(ffmpeg.output(opened["V:0"], f"pipe:{next(numbers)}", **table, **{"c:v": "copy"}))
     if found.has_audio:
-        audio = _sound(opened["a:0"], found, config, part)
+        audio = sound_filters(opened["a:0"], found, config, part)
         outputs.append(audio.output(f"pipe:{next(numbers)}", f="f32le", flush_packets=1))
         outputs.append(ffmpeg.output(opened["a:0"], f"pipe:{next(numbers)}", **table, **{"c:a": "pcm_s16le"}))
     return ffmpeg.merge_outputs(*outputs).compile(cmd=program("level+warning"))
@@ -112,7 +112,8 @@ def _zero(found: Probe) -> str:
     return f"round(PTS-({found.zero_s!r})/TB)"
 
 
-def _pictures(video: Any, found: Probe, config: DecodeConfig, part: Part) -> Any:
+def picture_filters(video: Any, found: Probe, config: DecodeConfig, part: Part) -> Any:
+    """From a stream of ffmpeg-python to pictures of the part at the output's rate and size, on our clock."""
     width, height = config.width, config.height
     video = video.filter("setpts", _zero(found))
 
@@ -131,7 +132,8 @@ def _pictures(video: Any, found: Probe, config: DecodeConfig, part: Part) -> Any
     return at_rate(video) if repeats else video
 
 
-def _sound(audio: Any, found: Probe, config: DecodeConfig, part: Part) -> Any:
+def sound_filters(audio: Any, found: Probe, config: DecodeConfig, part: Part) -> Any:
+    """From a stream of ffmpeg-python to mono samples at the output's rate, the first at `part.base_s`."""
     rate = config.sample_rate
     # min_hard_comp: at its default, gaps below 100 ms are swallowed. rematrix_maxval: (L + R) / 2; else (L + R) / sqrt(2), which clips.
     resample: dict[str, Any] = {"async": 1, "first_pts": 0, "min_hard_comp": 0.01, "rematrix_maxval": 1}
