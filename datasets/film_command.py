@@ -137,6 +137,8 @@ def sound_filters(audio: Any, found: Probe, config: DecodeConfig, part: Part) ->
     rate = config.sample_rate
     # min_hard_comp: at its default, gaps below 100 ms are swallowed. rematrix_maxval: (L + R) / 2; else (L + R) / sqrt(2), which clips.
     resample: dict[str, Any] = {"async": 1, "first_pts": 0, "min_hard_comp": 0.01, "rematrix_maxval": 1}
+    # Sound that drifts is stretched by up to 0.2 %; one frame with a wrong time moves it by 0.2 ms at most.
+    resample |= {"min_comp": 0.0004, "comp_duration": 0.1, "max_soft_comp": 0.002}
     if part.seek_s is None:
         audio = audio.filter("asetpts", _zero(found))
     else:
