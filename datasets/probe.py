@@ -28,11 +28,12 @@ PROBE_LIMITS = Limits(wall_s=30.0)
 PROBE_BYTES = 1 << 20
 FIRST_PACKETS = 64  # of pictures, among which the first packet of sound is looked for
 
-STREAM = re.compile(r"Stream #0:(\d+) -> #0:\d+ \((\w+) [^\n]*-> (rawvideo|pcm_\w+) ")
-CONTAINER = re.compile(r"Input #0, (\S+), from ")
+# Anchored to the beginning of what ffmpeg says itself: a title may hold lines like these.
+STREAM = re.compile(r"^\[info\]   Stream #0:(\d+) -> #0:\d+ \((\w+) [^\n]*-> (rawvideo|pcm_\w+) ", re.MULTILINE)
+CONTAINER = re.compile(r"^\[info\] Input #0, (\S+), from ", re.MULTILINE)
 DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?),", re.MULTILINE)
 FRAME_RATE = re.compile(r", ([\d.]+)(k?) (?:fps|tbr)\b")
-ROTATION = re.compile(r"(?i)display ?matrix: rotation of (-?[\d.]+) degrees")
+ROTATION = re.compile(r"(?i)^\[info\] +display ?matrix: rotation of (-?[\d.]+) degrees", re.MULTILINE)
 
 
 @dataclass(frozen=True)

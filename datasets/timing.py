@@ -72,7 +72,12 @@ class PictureTimes:
         self._pending: list[float] = []
 
     def add(self, start_s: float, length_s: float) -> None:
-        self.first_s = start_s if self.first_s is None else self.first_s
+        if self.first_s is None:
+            self.first_s = self.latest_s = start_s
+        # So far ahead that those still to come cannot fill the gap: refused now, or ffmpeg would fill it first.
+        jump = min(start_s, self._to_s) - max(self.latest_s, self._from_s)
+        if jump > self._longest_gap_s + REORDERED * min(length_s, self._longest_gap_s):
+            self._refuse(jump)
         self.latest_s = max(self.latest_s, start_s)
         heapq.heappush(self._pending, start_s)
         if len(self._pending) > REORDERED:
@@ -91,9 +96,12 @@ class PictureTimes:
                 self.smallest_s, self.largest_s = min(self.smallest_s, interval), max(self.largest_s, interval)
             interval = min(start_s, self._to_s) - max(self._shown_s, self._from_s)
             if interval > self._longest_gap_s:
-                raise Overrun(f"a gap of {interval:.1f} s between two pictures: {self._longest_gap_s:g} s are filled at most")
+                self._refuse(interval)
         self.count += 1
         self._shown_s = start_s
+
+    def _refuse(self, gap_s: float) -> None:
+        raise Overrun(f"a gap of {gap_s:.1f} s between two pictures: {self._longest_gap_s:g} s are filled at most")
 
     @property
     def fps(self) -> float:

@@ -238,3 +238,19 @@ def test_a_file_cut_off_loses_the_same_pictures_read_clip_by_clip():
             count += cut.count
         assert reading.verdict().notes == decoded.notes
     assert count == len(decoded.frames)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_film(tmp_path, long):
+    path = make(tmp_path / "hours.mp4", "-stream_loop", "47", "-i", str(long), "-c", "copy")
+    peaks, first = [], 0
+    with opened(path) as reading:
+        while cut := reading.read(first, 5 * FPS):
+            first += cut.count
+            if first % (FPS * 600) == 0:
+                state = Path(f"/proc/{reading._child._process.pid}/status").read_text() + Path("/proc/self/status").read_text()
+                peaks.append(sum(int(line.split()[1]) for line in state.splitlines() if line.startswith("VmRSS")))
+        verdict = reading.verdict()
+    assert verdict.frames == pytest.approx(48 * LONG_S * FPS, rel=0.01)
+    assert len(peaks) == 6
+    assert max(peaks) - peaks[0] < 50_000
