@@ -40,6 +40,18 @@ def files_of(folder: Path, scratch: Path) -> dict[str, list[Path]]:
     return made
 
 
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width.
+
+    Raises:
+        ValueError: not two positive numbers with an x between them.
+    """
+    sides = text.split("x")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
+        raise ValueError(f"--size={text!r}: write height x width in pixels, as in 192x336")
+    return int(sides[0]), int(sides[1])
+
+
 def print_table(ratios: dict[str, Ratio]) -> None:
     print(f"{'clips':<8}{'of ffmpeg':>12}{'of its CPU':>12}{'s a file':>10}{'probe':>8}")
     for kind, ratio in ratios.items():
@@ -56,7 +68,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args(arguments)
-    height, width = (int(side) for side in options.size.split("x"))
+    height, width = size_of(options.size)
+    for name in ("processes", "rounds"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"--{name}={getattr(options, name)}: must be at least 1")
     config = DecodeConfig(height=height, width=width)
     with tempfile.TemporaryDirectory() as scratch:
         files = files_of(options.media, Path(scratch))

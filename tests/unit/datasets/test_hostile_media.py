@@ -173,12 +173,12 @@ def test_two_hundred_streams_are_read_as_their_first(tmp_path, clip):
     assert frames_of(judged(path)) == 48
 
 
-def test_a_million_frames_a_second_are_one_frame(tmp_path):
+def test_a_million_frames_a_second_are_too_short_for_one_of_ours(tmp_path):
     arguments = ["-f", "lavfi", "-i", "testsrc=s=64x64:r=24:d=2", "-vf", "settb=1/1000000,setpts=N", "-c:v", "libx264"]
     rate = ["-enc_time_base:v", "1/1000000", "-fps_mode", "passthrough", "-video_track_timescale", "1000000"]
     path = make(tmp_path / "fast.mp4", *arguments, *rate)
     assert probe(path).fps > 1000  # as far as ffmpeg guesses it
-    assert frames_of(judged(path)) == 1
+    assert "no picture decodes" in str(judged(path))
 
 
 def test_a_picture_in_a_thousand_seconds_is_refused_or_one_picture(tmp_path):
