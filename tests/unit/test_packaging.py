@@ -147,7 +147,7 @@ MEDIA_NEEDS = ("ffmpeg", "imageio_ffmpeg")
 PRETRAINED_NEEDS = ("diffusers", "transformers", "tokenizers", "huggingface_hub")
 
 
-OF_THE_SYSTEM = {"train", "rollouts"}  # what they measure is Ray and DeepSpeed around the maths
+OF_THE_SYSTEM = {"train", "rollouts", "data", "clock"}  # what they measure is Ray, DeepSpeed or ffmpeg around the maths
 
 
 @pytest.mark.parametrize("name", sorted({p.stem for p in (ROOT / "benchmarks").glob("*.py") if not p.stem.startswith("_")} - OF_THE_SYSTEM))
