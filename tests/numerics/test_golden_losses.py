@@ -1,6 +1,8 @@
 """A refactoring changes no number: twenty steps of every recipe give what they gave before.
 
-In fp64 and to nine digits, so that another processor's order of summation passes and any change of the mathematics does not.
+In fp64, but noise is drawn in fp32, whose last digit differs between processors (AVX2 and AVX-512: 5e-7 in the first losses). Twenty steps
+of feedback make more of it (1.2e-3 at most, of nine recipes). So the first step is held to six digits, which any change of the mathematics
+breaks, and the others to what they may differ.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ GOLDEN = json.loads(FILE.read_text())
 def test_twenty_steps_give_the_losses_they_gave_before(recipe: str) -> None:
     made, golden = losses_of(recipe), GOLDEN[recipe]
     for step, (new, old) in enumerate(zip(made, golden, strict=True)):
-        assert new == pytest.approx(old, rel=1e-9), f"step {step}: for a change that is meant, run tests/numerics/golden_material.py"
+        near = pytest.approx(old, rel=5e-3 if step else 1e-6)
+        assert new == near, f"step {step}: for a change that is meant, run tests/numerics/golden_material.py"
 
 
 def test_every_recipe_has_its_own_golden_losses() -> None:
