@@ -23,7 +23,7 @@ from ..datasets.shards import ClipRecord, write_shard
 from ..datasets.storage import sha256_file
 from ..model.text import TextConfig
 from ..model.timeline import Timeline
-from ..model.types import AVBatch
+from ..model.types import MODALITIES, AVBatch
 
 CLOCK, CHUNKS = Timeline(), 5  # 16 video latents, 79 audio latents
 VIDEO, AUDIO = (48, 12, 21), (64,)
@@ -92,7 +92,8 @@ def _dataset(folder: Path | None, shards: int) -> Iterator[Path]:
             path = Path(made) / f"shard-{shard}.arrow"
             write_shard(path, (_clip(f"{shard:03}{i:04}", rng) for i in range(SHARD_CLIPS)))
             entries.append(ShardEntry(path.name, SHARD_CLIPS, path.stat().st_size, sha256_file(path)))
-        Manifest("noise", CLOCK, CHUNKS, 336, 192, {}, {}, tuple(entries), (), clips, 0.0, 1, 0, {}, True).write(Path(made))
+        manifest = Manifest({}, (), CLOCK, MODALITIES, CHUNKS, 336, 192, {}, {}, tuple(entries), (), clips, 0.0, 1, 0, {}, True)
+        manifest.write(Path(made))
         yield Path(made)
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..datasets.account import SourceLine, write_account
 from ..datasets.loader import LatentDataset
-from ..datasets.manifest import SOURCES, Manifest, ShardEntry
+from ..datasets.manifest import Manifest, ShardEntry
 from ..datasets.shards import ClipRecord, write_shard
 from ..datasets.storage import sha256_file
+from ..datasets.store import LocalStore
 from ..model.ema import ema_decay, ema_update
 from ..model.noise import PositionalNoise, position_seed
 from ..model.objective import ObjectiveConfig
@@ -49,15 +51,16 @@ def make_clips(config: RunConfig, folder: Path, clips: int = 24) -> None:
     folder.mkdir(parents=True)
     shard = folder / "shard-0.arrow"
     write_shard(shard, [record(i) for i in range(clips)])
-    (folder / SOURCES).write_text("{}\n")
-    Manifest(
-        settings="noise",
+    manifest = Manifest(
+        settings=data.shaping(),
+        inputs=("noise",),
+        modalities=MODALITIES,
         timeline=clock,
         clip_chunks=chunks,
         width=data.width,
         height=data.height,
-        video_codec=asdict(data.video_codec) | {"kind": "dct"},
-        audio_codec=asdict(data.audio_codec) | {"kind": "mdct"},
+        video_codec=asdict(data.video_codec) | {"kind": "dct-video"},
+        audio_codec=asdict(data.audio_codec) | {"kind": "mdct-audio"},
         shards=(ShardEntry(shard.name, clips, shard.stat().st_size, sha256_file(shard)),),
         held_out=("clip-000",),
         clips=clips,
@@ -66,7 +69,9 @@ def make_clips(config: RunConfig, folder: Path, clips: int = 24) -> None:
         sources_refused=0,
         codec_quality={},
         synthetic=True,
-    ).write(folder)
+    )
+    write_account(LocalStore(folder), manifest.account, [SourceLine("noise", "used", clips=clips)])
+    manifest.write(folder)
 
 
 class Trainer:

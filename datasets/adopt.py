@@ -10,14 +10,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from ..model.codecs.registry import VIDEO
+from ..model.codecs.shape import audio_shape, is_pretrained, video_shape
+from .config import DataConfig
 from .lock import locked
 from .manifest import MANIFEST, Manifest, read_manifest
 from .members import Member, folder_of, members_of, parse_mix, write_members
 from .progress import Progress, silent
-from .stages import DataConfig
 from .storage import atomic_path, local_path, make_folder
 from .store import is_remote, store_of
-from .transfer import BESIDE, fetch_beside, fetch_dataset, remote_manifest, told
+from .transfer import beside, fetch_beside, fetch_dataset, remote_manifest, told
 
 SIZES = ("clip_chunks", "width", "height")
 
@@ -38,7 +40,7 @@ def prepared_dataset(
         manifest = read_manifest(local_path(field, config.prepared), verify, progress)
     found, wanted = _of_manifest(manifest, sizes), _of_config(config, sizes)
     for name, value in wanted.items():
-        if found.get(name) != value:
+        if name in found and found[name] != value:
             raise ValueError(
                 f"{field}={config.prepared!r}: made with {name}={found.get(name)}, this recipe has {value}; "
                 f"give --set {name}={found.get(name)}, or prepare it again with the recipe's name after --recipe"
@@ -94,14 +96,14 @@ def _take(member: Member, uri: str, progress: Progress, manifest: Manifest, fiel
             if not member.ranged:
                 fetch_dataset(store, out, progress, manifest.contents())
                 return
-            fetch_beside(store, out)
+            fetch_beside(store, out, manifest)
     else:
         folder = local_path(field, uri)
         for done, shard in enumerate(manifest.shards):
             progress("take over shards", done, len(manifest.shards))
             _link(folder / shard.file, out / shard.file)
         progress("take over shards", len(manifest.shards), len(manifest.shards))
-        for name in BESIDE:  # copies: they are written again in place
+        for name in beside(manifest):  # copies: they are written again in place
             if (folder / name).is_file():
                 with atomic_path(out / name) as temporary:
                     shutil.copyfile(folder / name, temporary)
@@ -120,7 +122,8 @@ def taken_over(config: DataConfig, out: Path, verify: bool = True, progress: Pro
 
 
 def _require_same(config: DataConfig, kept: Manifest, field: str) -> None:
-    if _as_it_is_now(config) not in (None, kept):
+    now = _as_it_is_now(config)
+    if now not in (None, kept) and not (now and now.grew_from(kept)):  # what was added since is for other runs
         raise ValueError(f"{field}={config.prepared!r}: was prepared again since this run took it over; start a new run with --out")
 
 
@@ -146,12 +149,21 @@ def _link(source: Path, target: Path) -> None:
 
 def _of_manifest(manifest: Manifest, sizes: bool) -> dict[str, Any]:
     found = {f"data.{name}": getattr(manifest, name) for name in SIZES if sizes}
-    return _named(asdict(manifest.timeline), manifest.video_codec, manifest.audio_codec) | found
+    return _named(asdict(manifest.timeline), _geometry(manifest.video_codec), _geometry(manifest.audio_codec)) | found
 
 
 def _of_config(config: DataConfig, sizes: bool) -> dict[str, Any]:
     wanted = {f"data.{name}": getattr(config, name) for name in SIZES if sizes}
     return _named(asdict(config.timeline), asdict(config.video_codec), asdict(config.audio_codec)) | wanted
+
+
+def _geometry(codec: dict[str, Any]) -> dict[str, Any]:
+    """What of a codec a run's settings name: of a pretrained one its shape, of a modality that the dataset has not, nothing."""
+    if not codec or not is_pretrained(codec):
+        return codec
+    shape = asdict(video_shape(codec)) if codec["kind"] in VIDEO else asdict(audio_shape(codec))
+    shape.pop("sample_rate", None)  # 0 where any will do; the timeline has that of the clips
+    return shape
 
 
 def _named(timeline: dict[str, Any], video: dict[str, Any], audio: dict[str, Any]) -> dict[str, Any]:

@@ -43,17 +43,25 @@ def refuse_source(width: int, height: int, config: FilterConfig) -> str | None:
     return None
 
 
-def refuse_reason(frames: np.ndarray, audio: np.ndarray, config: FilterConfig) -> str | None:
-    """Why a clip (frames uint8 [N, H, W, 3], audio float32 [S]) is of no use for training, or None."""
+def refuse_reason(frames: np.ndarray | None, audio: np.ndarray | None, config: FilterConfig) -> str | None:
+    """Why a clip (frames uint8 [N, H, W, 3], audio float32 [S], None where the set has none) is of no use for training, or None."""
+    return (None if audio is None else _refuse_sound(audio, config)) or (None if frames is None else _refuse_pictures(frames, config))
+
+
+def _refuse_sound(audio: np.ndarray, config: FilterConfig) -> str | None:
     level = 20 * np.log10(np.sqrt(np.mean(np.square(audio, dtype=np.float64))) + 1e-12)
     if level < config.min_rms_db:
         return f"silent: {level:.0f} dB, at least {config.min_rms_db:g} dB wanted"
+    if (clipped := float(np.mean(np.abs(audio) >= FULL_SCALE))) > config.max_clipped:
+        return f"clipped sound: {100 * clipped:.1f} % of its samples are at full scale, at most {100 * config.max_clipped:g} % wanted"
+    return None
+
+
+def _refuse_pictures(frames: np.ndarray, config: FilterConfig) -> str | None:
     if frames.mean() < config.min_luma:
         return f"black: mean brightness {frames.mean():.1f} of 255, at least {config.min_luma:g} wanted"
     if config.max_still < 1 and (still := still_share(frames)) > config.max_still:
         return f"frozen: {100 * still:.0f} % of its pictures are the one before, at most {100 * config.max_still:g} % wanted"
-    if (clipped := float(np.mean(np.abs(audio) >= FULL_SCALE))) > config.max_clipped:
-        return f"clipped sound: {100 * clipped:.1f} % of its samples are at full scale, at most {100 * config.max_clipped:g} % wanted"
     return None
 
 

@@ -18,10 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from .at_hand import at_hand, reading
-from .prefixes import THREADS, Bucket, bucket_and_key, in_prefix, object_source
 from .list_folders import ListFolder
 from .list_rows import MAX_LIST_BYTES
 from .lists import in_list
+from .prefixes import THREADS, Bucket, bucket_and_key, in_prefix, object_source
 from .scratch import Scratch
 from .sidecars import SIDECARS, is_text
 from .sources import LISTS, MAX_SOURCES, MEMBER, Source, file_of, in_folder, local_source

@@ -94,9 +94,9 @@ class LatentDataset:
         self._pool = ThreadPoolExecutor(REQUESTS, thread_name_prefix="ranges") if self.remote else None
         self._train, self._held_out = list[_Split](), list[_Split]()
         for member, manifest in zip(members, manifests, strict=True):
-            shards, held_out = self._opened(member, manifest), set(manifest.held_out)
-            self._train.append(_Split(shards, lambda clip, held_out=held_out: clip not in held_out))
-            self._held_out.append(_Split(shards, held_out.__contains__))
+            shards, held_out, dropped = self._opened(member, manifest), set(manifest.held_out), manifest.dropped.keys()
+            self._train.append(_Split(shards, lambda clip, no=held_out | dropped: clip not in no))
+            self._held_out.append(_Split(shards, lambda clip, yes=held_out - dropped: clip in yes))
 
     @property
     def train_ids(self) -> list[str]:

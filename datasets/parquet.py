@@ -51,8 +51,10 @@ def export_parquet(folder: Path, out: Path, progress: Progress = silent) -> int:
         for done, entry in enumerate(manifest.shards):
             progress("export shards", done, len(manifest.shards))
             shard = Shard(folder / entry.file)
-            clips += len(shard)
-            _write(made / f"{Path(entry.file).stem}.parquet", (shard.row(i) for i in range(len(shard))), held_out)
+            records = [record for record in map(shard.row, range(len(shard))) if record.clip_id not in manifest.dropped]
+            clips += len(records)
+            if records:
+                _write(made / f"{Path(entry.file).stem}.parquet", records, held_out)
         progress("export shards", len(manifest.shards), len(manifest.shards))
         shutil.copyfile(folder / MANIFEST, made / f"_{MANIFEST}")  # readers of a folder pass over such names
         for path in (*made.iterdir(), made):

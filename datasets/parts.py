@@ -1,141 +1,183 @@
-"""What a killed job has done already. A dataset is made source by source, then part by part, and each that is done is written down:
+"""Parts: the sources are made into clips part by part, and each part that is done has a receipt.
 
-    look into sources    a line a source, with what was found in it                    .survey.jsonl
-    encode clips         a part's clips as one shard, then the receipt of the shard    shard-NAME.arrow, .part-NAME.json
+    encode clips    a part's clips as one shard or several, then the receipt    shard-PARTn000.arrow, .part-PART.json
 
-The next job of the same settings takes up what is whole and is of a source that is what it was: a line of the survey, a shard with its
-receipt. Lines and receipts go when the manifest is there.
+The next job of the same settings takes up a part whose receipt and shards are whole. Receipts go when the manifest is there.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .sidecars import sidecars_of
-from .storage import atomic_path, sha256_file, write_json
+from .account import LeftOut
+from .clip_table import ClipRow, Found
+from .sources import Source, source_to_json
+from .statistics import LatentStatistics, Statistics
+from .storage import sha256_file
+from .store import Store, write_bytes
 
-Row = dict[str, Any]
-SURVEY = ".survey.jsonl"
-RECEIPTS = ".part-*.json"
-SHARDS = "shard-*.arrow"
 FEWEST = 32  # parts that even a small dataset has, so that many processes make it
 SHARD_BYTES = 128 << 20
+MAX_SOURCES = 4096  # of a part: its receipt is read whole
+FINISHED = r"shard-[0-9a-f]{16}n\d{3,}\.arrow|\.part-[0-9a-f]{16}\.json|\.survey-\d+\.jsonl|\.codecs-[0-9a-f]{16}\.json"
+LAST = r"manifest(-\d+)?\.json|sources(-\d+)?\.jsonl|clips(-\d+)?\.parquet|contact\.png"
+OURS = re.compile(rf"{FINISHED}|\.({FINISHED}|{LAST})\.\d+\.tmp")
+
+
+@dataclass(frozen=True)
+class Item:
+    """A source to be made into clips. content: SHA-256 of its bytes; clips: how many, about; starts: frames at which scenes begin."""
+
+    source: Source
+    content: str
+    clips: int
+    starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Part:
-    """Sources whose clips become one shard. items: {source, content} each; name: a hash of them and of all that shapes their latents."""
+    """Sources whose clips become one shard, or several where they are long. name: a hash of them and of all that shapes their latents."""
 
     name: str
-    items: tuple[Row, ...]
+    items: tuple[Item, ...]
 
-    @property
-    def shard(self) -> str:
-        return f"shard-{self.name}.arrow"
+    def shard(self, number: int) -> str:
+        return f"shard-{self.name}n{number:03}.arrow"
 
     @property
     def receipt(self) -> str:
         return f".part-{self.name}.json"
 
 
-def parts_of(items: Sequence[Row], clips: Sequence[int], clip_bytes: int, shaped_by: str) -> list[Part]:
-    """The items in their order, in parts of so many clips that a shard holds about `SHARD_BYTES`, or fewer where there are few. clips: how
-    many each item makes, about; shaped_by: settings and codecs.
+@dataclass(frozen=True)
+class ShardEntry:
+    """A shard that was written: its name, rows, size in bytes and SHA-256."""
+
+    file: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a source: how many clips, and those that were left out, or a refusal with its stage; the rest as in `SourceLine`."""
+
+    name: str
+    stage: str = ""
+    reason: str = ""
+    said: str = ""
+    note: str = ""
+    clips: int = 0
+    left_out: tuple[LeftOut, ...] = ()
+    seconds: float = 0.0
+    frames: int = 0
+    samples: int = 0
+    av_offset_ms: float | None = None
+    timing: Found = ()
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What came of a part, of its sources and of their clips.
+
+    quality: PSNR and SNR in dB of a clip's way through the codecs; statistics: of its latents, a modality; columns: of
+    its shards, by their Arrow types."""
+
+    outcomes: tuple[Outcome, ...]
+    clips: tuple[ClipRow, ...]
+    shards: tuple[ShardEntry, ...]
+    quality: tuple[tuple[float, float], ...] = ()
+    statistics: Statistics = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self) | {"statistics": {name: x.to_json() for name, x in self.statistics.items()}})
+
+
+def receipt_of(text: str | bytes) -> Receipt:
+    """From its JSON.
+
+    Raises:
+        ValueError: it is no receipt.
     """
-    most = max(1, min(SHARD_BYTES // max(1, clip_bytes), -(-sum(clips) // FEWEST)))
-    groups, held = list[list[Row]](), most
-    for item, count in zip(items, clips, strict=True):
-        if held + count > most:
+    try:
+        data = json.loads(text)
+        return Receipt(
+            tuple(_outcome(line) for line in data["outcomes"]),
+            tuple(ClipRow(**row | {"found": _pairs(row["found"])}) for row in data["clips"]),
+            tuple(ShardEntry(**line) for line in data["shards"]),
+            tuple((float(psnr), float(snr)) for psnr, snr in data["quality"]),
+            {name: LatentStatistics.from_json(x) for name, x in data["statistics"].items()},
+            {str(name): str(kind) for name, kind in data["columns"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"receipt of a part: damaged ({type(error).__name__}: {error})") from error
+
+
+def parts_of(items: Sequence[Item], clip_bytes: int, shaped_by: str) -> list[Part]:
+    """The items in their order, in parts of so many clips that a shard holds about `SHARD_BYTES`, or fewer where there are few. shaped_by:
+    settings and codecs.
+    """
+    most = max(1, min(SHARD_BYTES // max(1, clip_bytes), -(-sum(item.clips for item in items) // FEWEST)))
+    groups, held = list[list[Item]](), most
+    for item in items:
+        if held + item.clips > most or len(groups[-1]) == MAX_SOURCES:
             groups.append([])
             held = 0
         groups[-1].append(item)
-        held += count
+        held += item.clips
     return [Part(_name(group, shaped_by), tuple(group)) for group in groups]
 
 
-def _name(group: Sequence[Row], shaped_by: str) -> str:
-    return hashlib.sha256(json.dumps([shaped_by, [[i["source"], i["content"]] for i in group]]).encode()).hexdigest()[:16]
+def _name(group: Sequence[Item], shaped_by: str) -> str:
+    members = [[source_to_json(item.source), item.content, item.starts] for item in group]
+    return hashlib.sha256(json.dumps([shaped_by, members]).encode()).hexdigest()[:16]
 
 
-def give_receipt(out: Path, part: Part, rows: Sequence[Row]) -> None:
-    """Write down that a part is done. rows: its clips without their latents, and what was refused; its shard is there if it has clips."""
-    shard = out / part.shard
-    proof = [shard.stat().st_size, sha256_file(shard)] if any(row["clip_id"] for row in rows) else None
-    write_json(out / part.receipt, {"rows": list(rows), "shard": proof})
-
-
-def finished(out: Path, part: Part) -> list[Row] | None:
-    """The rows of a part that is done, or None: it has no receipt, or its shard is not what the receipt says."""
+def finished(store: Store, part: Part, there: dict[str, int]) -> Receipt | None:
+    """The receipt of a part that is done, or None: it has none, or its shards are not what it says. there: files and their sizes."""
+    if part.receipt not in there:
+        return None
     try:
-        receipt = json.loads((out / part.receipt).read_text(encoding="utf-8"))
-        rows, proof = receipt["rows"], receipt["shard"]
-        shard = out / part.shard
-        if proof is None or (shard.stat().st_size == proof[0] and sha256_file(shard) == proof[1]):
-            return [dict(row) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        receipt = receipt_of(store.fetch(part.receipt).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return receipt if all(there.get(shard.file) == shard.bytes and _is_right(store, shard) for shard in receipt.shards) else None
 
 
-def clear(out: Path, parts: Sequence[Part] = ()) -> None:
-    """Remove what belongs to no part of these, and what was cut off in the middle; with none, all that the manifest does not need."""
-    keep = {name for part in parts for name in (part.receipt, part.shard)}
-    for leftover in (*out.glob(RECEIPTS), *out.glob(".*.tmp"), *(out.glob(SHARDS) if parts else ())):
-        if leftover.name not in keep:
-            leftover.unlink(missing_ok=True)
-    if not parts:
-        (out / SURVEY).unlink(missing_ok=True)
+def _is_right(store: Store, shard: ShardEntry) -> bool:
+    """S3 keeps what it was given whole, and to fetch it only to look would cost more than to make it: there the size is enough."""
+    return is_far(store) or sha256_file(store.fetch(shard.file)) == shard.sha256
 
 
-class SurveyNotes:
-    """Rows of the survey, kept as they come. shaped_by: the settings; rows of others are forgotten."""
-
-    def __init__(self, out: Path, shaped_by: str) -> None:
-        self._path, known = out / SURVEY, dict[str, Row]()
-        lines = self._path.read_bytes().split(b"\n") if self._path.is_file() else []
-        head = json.dumps({"settings": shaped_by}).encode()
-        if lines[:1] == [head]:
-            for line in lines[1:-1]:  # the last is empty, or was cut off
-                try:
-                    key, row = json.loads(line)
-                    known[key] = row | {"moments": base64.b64decode(row["moments"])}
-                except (ValueError, KeyError, TypeError):
-                    continue
-        self._known = known
-        with atomic_path(self._path) as temporary:  # without what was cut off, or is of other settings
-            temporary.write_bytes(b"".join([head + b"\n", *(_line(key, row) for key, row in known.items())]))
-        self._file = self._path.open("ab")
-
-    def known(self, item: Row) -> Row | None:
-        """What was found in a source, if it is what it was."""
-        stamp = _stamp(item)
-        return self._known.get(stamp) if stamp else None
-
-    def add(self, item: Row, row: Row) -> None:
-        """Keep what was found in a source, unless it could not be read: that may be over the next time."""
-        if row["stage"] != "read" and (stamp := _stamp(item)):
-            self._file.write(_line(stamp, row))
-            self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+def is_far(store: Store) -> bool:
+    return store.uri.startswith("s3://")
 
 
-def _line(stamp: str, row: Row) -> bytes:
-    return json.dumps([stamp, row | {"moments": base64.b64encode(row["moments"]).decode()}]).encode() + b"\n"
+def write_receipt(store: Store, part: Part, receipt: Receipt) -> None:
+    """Write down that a part is done; its shards are there."""
+    write_bytes(store, part.receipt, receipt.to_json().encode())
 
 
-def _stamp(item: Row) -> str:
-    """A source and its sidecars as they are now: names, sizes and times; nothing of one that is gone."""
-    try:
-        files = [Path(item["source"]), *sidecars_of(Path(item["source"]))]
-        states = [(str(path), (found := path.lstat()).st_size, found.st_mtime_ns) for path in files]
-    except OSError:
-        return ""
-    return json.dumps([bool(item["measure"]), states])
+def clear(store: Store, keep: Iterable[str]) -> None:
+    """Remove shards, receipts, and what was cut off in the middle, but for those that are named, and for all that has no name of ours: a
+    user may have files of their own there.
+    """
+    kept = set(keep)
+    for name in store.names():
+        if OURS.fullmatch(name) and name not in kept:
+            store.remove(name)
+
+
+def _outcome(line: dict[str, Any]) -> Outcome:
+    return Outcome(**line | {"left_out": tuple(LeftOut(**clip) for clip in line["left_out"]), "timing": _pairs(line["timing"])})
+
+
+def _pairs(pairs: Any) -> Found:
+    return tuple((str(name), float(x)) for name, x in pairs)

@@ -1,90 +1,74 @@
-"""THE ordered list of stages, from media files to a finished dataset.
+"""THE ordered list of stages, from what a user names to a finished dataset.
 
-    list -> survey (probe, decode, judge; measure the codecs on a sample)      one small row a source
-         -> fit the embedded codecs on the merged moments                      in the driver
-         -> parts (decode, align, cut, encode, write a shard, its receipt)     one row a part (parts.py)
-         -> contact sheet, sources.jsonl, manifest.json                        the manifest last: it is the commit
+    list -> look (probe, hash, text)                                           one small row a source     look.py
+         -> measure (decode some), fit the embedded codecs                     in the driver              measuring.py
+         -> parts (decode, align, cut, judge, encode, write a shard, receipt)  one row a part             making.py
+         -> account, contact sheet, manifest                                   the manifest last: it is the commit
 
-Ray Data runs the stages; the rules live in `stages.py` and `filters.py`.
+Ray Data runs the stages; the rules live in `filters.py` and in the files named above. A dataset that is there already grows: only sources
+that it has not seen go through the stages, and its codecs are kept.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Callable
-from contextlib import closing
-from math import ceil, isfinite
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray.data
-import torch
+from ray.data import TaskPoolStrategy
 
-from ..model.codecs.dct import DctVideoCodec
-from ..model.codecs.mdct import MdctAudioCodec
-from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
+from ..model.codecs.shape import is_pretrained
 from ..model.noise import position_seed
+from .account import SOURCES, SourceLine, read_account, write_account
 from .adopt import adopt, taken_over
-from .contact_sheet import SheetClip, contact_sheet
+from .clip_table import read_clips, write_clips
+from .commit import described, line_of
+from .config import DataConfig, first_difference
+from .encoders import clip_encoder
+from .growth import TWIN, Again, growth, listed
+from .inputs import sources_of
 from .lock import locked
-from .manifest import MANIFEST, REMEDY, SOURCES, Manifest, ShardEntry, read_manifest
-from .parts import SurveyNotes, clear, finished, parts_of
+from .look import Look, Looked, Row, looked_of
+from .making import MakePart, part_row
+from .manifest import MANIFEST, Manifest, open_manifest, read_manifest
+from .measuring import Codecs, Measure, Measured, fit, unpack_moments
+from .notes import SurveyNotes
+from .parts import Item, Receipt, clear, finished, parts_of, receipt_of
+from .pictures import draw_contact_sheet
+from .pretrained_codecs import describe_pretrained, require_same, require_settings
 from .progress import Progress, silent
-from .shards import ClipRecord, Shard
+from .scratch import Scratch
+from .scribing import identities
 from .share import leave_to_others
-from .sidecars import is_text, sidecars_of
-from .sources import list_sources, unfollowed
-from .stages import DataConfig, Encode, MakePart, Row, Survey, refused, settings_of, shaped_by, unpack_moments
-from .storage import atomic_path, local_path, make_folder, sha256_file
+from .sources import Source, source_to_json
+from .storage import local_path, make_folder
+from .store import Store, below, is_remote, store_of, write_bytes
 from .synthetic import SyntheticConfig, write_corpus
 
-SHEET_CLIPS = 8
 
+def prepare(config: DataConfig, out: str | Path, progress: Progress = silent, grow: bool = False, again: Again | None = None) -> Manifest:
+    """Make the dataset of `config` in `out`, a folder or an s3:// URI, or reuse what is there; Ray must be running.
 
-def prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
-    """Make (or reuse, or take over) the dataset of `config` in the folder `out`; Ray must be running.
-
-    progress(stage, done, total) is called as work advances. Rerunning with the same settings and sources returns at once.
+    progress(stage, done, total) is called as work advances. grow: sources that the dataset there has not seen are added to it. again: which
+    refused ones are tried again.
 
     Raises:
-        ValueError: no source could be used, the folder is missing or empty, or `out` lies within it, holds another dataset, or is being
-            written by another process.
+        ValueError: no source could be used, an input is missing, `out` lies within one, or holds a dataset of other settings or (without
+            `grow`) of other sources, or is being written by another process.
+        OSError: the store does not answer.
     """
     if config.prepared:
-        return adopt(config, out, progress)
-    media = _media(config, out)
-    if out.resolve().is_relative_to(media.resolve()):
-        raise ValueError(
-            f"data.out={str(out)!r}: lies in data.media={str(media)!r}, and would become its own source; choose another folder"
-        )
-    if config.media != "synthetic":
-        list_sources(media)  # a mistyped folder must not make `out`
-    make_folder("data.out", out)
-    with locked("dataset folder", out):  # what another process has begun there looks like what a killed one has left
-        return _prepare(config, out, progress)
-
-
-def _prepare(config: DataConfig, out: Path, progress: Progress) -> Manifest:
-    media = source_folder(config, out, progress)
-    sources = list_sources(media)
-    settings = settings_of(config, sources)
-    if (out / MANIFEST).exists():
-        manifest = read_manifest(out)
-        if manifest.settings != settings:
-            raise ValueError(f"data.out={str(out)!r}: holds a dataset of other settings or sources; choose another folder or remove it")
-        clear(out)  # the job that wrote it may have been killed before it did
-        return manifest
-    survey = _survey(config, media, sources, out, progress)
-    used = [row for row in survey if row["status"] == "used"]
-    video_codec, audio_codec = _fit_codecs(config, _measured(config, used, media, progress))
-    clips = _encode(config, used, video_codec, audio_codec, out, progress)
-    manifest = _account(config, settings, survey, clips, video_codec, audio_codec, media, out)
-    draw_contact_sheet(out, manifest, progress)
-    manifest.write(out)
-    clear(out)
-    return manifest
+        return adopt(config, Path(out), progress, config.cache_gb)
+    _refuse_nesting(config, str(out))
+    if not config.is_synthetic:
+        sources_of(config.inputs)  # a mistyped folder must not make `out`
+    with _opened(out) as store:
+        return _Job(config, store, progress).run(grow, again)
 
 
 def require_unchanged(config: DataConfig, out: Path) -> None:
@@ -97,248 +81,274 @@ def require_unchanged(config: DataConfig, out: Path) -> None:
         return
     if config.prepared:
         taken_over(config, out, verify=False)
-    elif config.media != "synthetic":
-        sources = list_sources(local_path("data.media", config.media))
-        if read_manifest(out, verify=False).settings != settings_of(config, sources):
+    elif not config.is_synthetic:
+        manifest = open_manifest(out / MANIFEST)
+        account = {line.path: line for line in read_account(out / manifest.account)}
+        found = growth(listed(config.inputs, account.values()), account, None)
+        same = not found.added and not found.changed and not found.gone
+        if not same or first_difference(manifest.settings, config.shaping()):
             raise ValueError(
                 f"data.media={config.media!r}: its files have changed since this run was begun with them; "
                 "start another run with --out, or put the files back as they were"
             )
 
 
-def source_folder(config: DataConfig, out: Path, progress: Progress) -> Path:
-    """The folder of the user's media; for `synthetic`, the corpus beside `out`, drawn if it is not there yet."""
-    folder = _media(config, out)
-    if config.media != "synthetic":
-        return folder
+@contextmanager
+def _opened(out: str | Path) -> Iterator[Store]:
+    """The store to write to; a local folder is locked: what another process has begun there looks like what a killed one has left."""
+    if is_remote(str(out)):
+        with store_of(out) as store:
+            yield store
+        return
+    folder = make_folder("data.out", local_path("data.out", out))
+    with locked("dataset folder", folder), store_of(folder) as store:
+        yield store
+
+
+def _refuse_nesting(config: DataConfig, out: str) -> None:
+    for given in config.inputs:
+        if is_remote(given) and is_remote(out) and f"{out.rstrip('/')}/".startswith(f"{given.rstrip('/')}/"):
+            raise ValueError(f"data.out={out!r}: lies in data.media={given!r}, and would become its own source; choose another prefix")
+        if config.is_synthetic or is_remote(given) or is_remote(out):
+            continue
+        media = local_path("data.media", given)
+        if media.is_dir() and Path(out).resolve().is_relative_to(media.resolve()):
+            raise ValueError(f"data.out={out!r}: lies in data.media={given!r}, and would become its own source; choose another folder")
+
+
+class _Job:
+    """One job: what it is of, and where it writes."""
+
+    def __init__(self, config: DataConfig, store: Store, progress: Progress) -> None:
+        self._config, self._store, self._progress = config, store, progress
+
+    def run(self, grow: bool, again: Again | None) -> Manifest:
+        before, account = self._before(), dict[str, SourceLine]()
+        if before is not None:
+            account = {line.path: line for line in read_account(self._store.fetch(before.account))}
+            self._require_same(before, (), ())
+            if self._config.is_synthetic:
+                self._clear(before)
+                return before  # characters follow from the settings alone
+        sources = listed(self._inputs(), account.values())
+        found = growth(sources, account, again)
+        scribes = identities(self._config)
+        if before is not None:
+            self._require_same(before, found.changed, () if grow else (*found.added, *found.gone))
+            self._codecs_of(before)
+            if scribes != before.scribes and (scribes or (found.fresh and grow)):
+                raise ValueError(
+                    f"data.out={self._store.uri!r}: its text was written by other networks than data.transcribe and data.caption name now; "
+                    "name those, or prepare into another folder"
+                )
+            if not found.fresh or not grow:
+                self._clear(before)  # the job that wrote it may have been killed before it did
+                return before
+        looked = self._look(found.fresh, account)
+        looked, used = self._without_twins(found.fresh, looked, account)
+        codecs = self._codecs_of(before) if before else self._codecs(used, looked)
+        receipts = self._make(used, looked, codecs, before, scribes) if codecs else []
+        manifest = self._commit(found.fresh, looked, receipts, codecs, account, before, scribes)
+        self._clear(manifest)
+        return manifest
+
+    def _before(self) -> Manifest | None:
+        there = self._store.names()
+        if MANIFEST not in there:
+            return None
+        manifest = open_manifest(self._store.fetch(MANIFEST))
+        if not is_remote(self._store.uri):
+            return read_manifest(Path(self._store.uri))  # with its shards, which no server has taken care of
+        return manifest
+
+    def _require_same(self, before: Manifest, changed: Sequence[str], strange: Sequence[str]) -> None:
+        where = f"data.out={self._store.uri!r}"
+        if differs := first_difference(before.settings, self._config.shaping()):
+            raise ValueError(f"{where}: holds a dataset of other settings ({differs}); choose another folder or remove it")
+        if changed:
+            raise ValueError(
+                f"{where}: {changed[0]!r} is not what it was when its clips were made; put it back, or prepare into another folder"
+            )
+        if strange:
+            raise ValueError(f"{where}: holds a dataset of other sources ({strange[0]!r} differs); choose another folder or remove it")
+
+    def _inputs(self) -> Sequence[str]:
+        if not self._config.is_synthetic:
+            return self._config.inputs
+        return [str(draw_characters(self._config, self._store, self._progress))]
+
+    def _look(self, sources: Sequence[Source], account: Mapping[str, SourceLine]) -> dict[str, Looked]:
+        """What is found in each; what an earlier job found counts, unless the source is tried again."""
+        notes = SurveyNotes(self._store, _hash(self._config.shaping()))
+        looked = {s.name: known for s in sources if s.name not in account and (known := notes.known(s))}
+        asked = {s.name: s for s in sources if s.name not in looked}
+        rows = ({"source": source_to_json(s)} for s in asked.values())
+        for row in self._spread(list(rows), Look(self._config), "look into sources"):
+            looked[row["name"]] = looked_of(row["looked"])
+            notes.add(asked[row["name"]], looked[row["name"]])
+        notes.flush()
+        return looked
+
+    def _without_twins(
+        self, sources: Sequence[Source], looked: Mapping[str, Looked], account: Mapping[str, SourceLine]
+    ) -> tuple[dict[str, Looked], list[Source]]:
+        """What was found, with twins refused, and the sources that are to be made, by name. Of usable ones with the same content the first
+        is kept, one with text before others.
+        """
+        first = {line.content: line.path for line in account.values() if line.used}
+        found, used = dict(looked), list[Source]()
+        for source in sorted(sources, key=lambda s: (not looked[s.name].has_text, s.name)):
+            if found[source.name].reason:
+                continue
+            if (twin := first.setdefault(found[source.name].content, source.name)) != source.name:
+                found[source.name] = replace(found[source.name], stage="filter", reason=f"{TWIN}{twin}")
+            else:
+                used.append(source)
+        return found, sorted(used, key=lambda s: s.name)
+
+    def _codecs_of(self, before: Manifest) -> Codecs:
+        """Those that the dataset was made with; settings may name other copies of pretrained ones."""
+        if found := describe_pretrained(self._config.pretrained):
+            made = {"video": before.video_codec or None, "audio": before.audio_codec or None}
+            require_same(self._config.pretrained, found, made, f"data.out={self._store.uri!r}")
+        return before.video_codec, before.audio_codec
+
+    def _codecs(self, used: Sequence[Source], looked: dict[str, Looked]) -> Codecs | None:
+        """Pretrained codecs where the settings name them, embedded ones for the rest; None if no source can be used to fit these."""
+        c = self._config
+        found = describe_pretrained(c.pretrained)
+        require_settings(c.pretrained, found, c.settings_of_codecs())
+        if set(c.modalities) <= found.keys():
+            return found.get("video", {}), found.get("audio", {})
+        fitted = self._fit(used, looked)
+        return fitted and (found.get("video", fitted[0]), found.get("audio", fitted[1]))
+
+    def _fit(self, used: Sequence[Source], looked: dict[str, Looked]) -> Codecs | None:
+        """The embedded codecs, fitted to a sample of the sources: the same of the same sources, in any order of listing. Those of which no
+        clip can be used give their place to the next; None if there is none that can, with the reasons in `looked`.
+        """
+        c, measured, refused = self._config, dict[str, Measured](), dict[str, Looked]()
+        kept = f".codecs-{_hash([c.shaping(), [[s.name, looked[s.name].content] for s in used]])[:16]}.json"
+        if kept in self._store.names():
+            video, audio = json.loads(self._store.fetch(kept).read_text(encoding="utf-8"))
+            return video, audio
+        drawn = sorted(used, key=lambda s: position_seed(c.seed, "fit", s.name))
+        while drawn and (missing := c.codec_fit_sources - len(measured)) > 0:
+            asked, drawn = drawn[:missing], drawn[missing:]
+            rows = [{"source": source_to_json(s), "starts": json.dumps(looked[s.name].starts)} for s in asked]
+            for row in self._spread(rows, Measure(c), "measure codecs"):
+                if row["moments"]:
+                    measured[row["name"]] = unpack_moments(row["moments"])
+                else:
+                    refused[row["name"]] = looked_of(row["refused"])
+        if not measured:
+            looked |= refused
+            return None
+        codecs = fit(c, [measured[name] for name in sorted(measured)])
+        write_bytes(self._store, kept, json.dumps(codecs).encode())
+        return codecs
+
+    def _make(
+        self, used: Sequence[Source], looked: Mapping[str, Looked], codecs: Codecs, before: Manifest | None, scribes: dict[str, str]
+    ) -> list[Receipt]:
+        """The parts of these sources, those that an earlier job made included."""
+        items = [Item(s, looked[s.name].content, self._clips_in(s, looked[s.name]), looked[s.name].starts) for s in used]
+        parts = parts_of(items, self._config.clip_bytes, _hash([self._config.shaping(), *codecs, scribes]))
+        there = self._store.names()
+        receipts = {part.name: receipt for part in parts if (receipt := finished(self._store, part, there))}
+        keep = {entry.file for shards in (before.shards if before else (), *(r.shards for r in receipts.values())) for entry in shards}
+        kept = {name for name in there if name.startswith((".survey-", ".codecs-"))}
+        clear(self._store, {*keep, *kept, *(part.receipt for part in parts if part.name in receipts)})
+        left = [part_row(part) for part in parts if part.name not in receipts]
+        if left:
+            with clip_encoder(
+                codecs[0] or None, codecs[1] or None, self._config.pretrained, self._config.encoders, self._progress
+            ) as encoder:
+                for row in self._spread(left, MakePart(self._config, encoder, self._store.uri), "encode clips"):
+                    receipts[row["part"]] = receipt_of(row["receipt"])
+        return [receipts[part.name] for part in parts]
+
+    def _commit(
+        self,
+        sources: Sequence[Source],
+        looked: Mapping[str, Looked],
+        receipts: Sequence[Receipt],
+        codecs: Codecs | None,
+        account: Mapping[str, SourceLine],
+        before: Manifest | None,
+        scribes: dict[str, str],
+    ) -> Manifest:
+        """Write what became of every source, and describe the shards; the dataset is not there before the manifest is written."""
+        outcomes = {outcome.name: outcome for receipt in receipts for outcome in receipt.outcomes}
+        lines = dict(account)
+        for source in sources:
+            tries = account[source.name].attempts + 1 if source.name in account else 1
+            lines[source.name] = line_of(source, looked[source.name], outcomes.get(source.name), tries)
+        if not any(line.used for line in lines.values()):
+            write_account(self._store, SOURCES, lines.values())
+            reasons = "; ".join(sorted({line.reason for line in lines.values()})[:3])
+            raise ValueError(
+                f"data.media={self._config.media!r}: none of its {len(lines)} files can be used ({reasons}); "
+                f"all reasons: {below(self._store.uri, SOURCES)}"
+            )
+        ordered = [lines[name] for name in sorted(lines)]
+        table = read_clips(self._store.fetch(before.table)) if before else []
+        assert codecs is not None
+        try:
+            manifest = described(self._config, codecs, ordered, receipts, before, table, scribes)
+        except ValueError:
+            if before is None:
+                write_account(self._store, SOURCES, ordered)
+            raise
+        write_account(self._store, manifest.account, ordered)
+        rows = [*table, *(row for receipt in receipts for row in receipt.clips)]
+        write_clips(self._store, manifest.table, rows)
+        if before is not None:
+            write_bytes(self._store, f"manifest-{before.version}.json", before.to_json())
+        if set(manifest.modalities) == {"video", "audio"} and not any(is_pretrained(codec) for codec in codecs):
+            draw_contact_sheet(self._store, manifest, rows, self._progress)
+        there = self._store.names()
+        if lost := [entry.file for entry in manifest.shards if there.get(entry.file) != entry.bytes]:
+            raise OSError(f"{self._store.uri}: {lost[0]} is not there any more; does another job write there? give the command again")
+        write_bytes(self._store, MANIFEST, manifest.to_json())
+        return manifest
+
+    def _clear(self, manifest: Manifest) -> None:
+        clear(self._store, {entry.file for entry in manifest.shards})
+
+    def _clips_in(self, source: Source, looked: Looked) -> int:
+        """About how many clips a source makes; at least one."""
+        t, c = self._config.timeline, self._config
+        seconds = sum(span.end_s - span.start_s for span in source.spans) or looked.seconds
+        return max(1, int((seconds * t.fps - t.frames(c.clip_chunks)) // (c.stride * t.chunk_frames)) + 1)
+
+    def _spread(self, rows: list[Row], work: Callable[[Row], Row], stage: str) -> Iterator[Row]:
+        """What `work` makes of each row, in any order, on as many processes as the settings and the cluster allow."""
+        if not rows:
+            return
+        leave_to_others(self._progress)
+        pool = self._config.pool
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        most = max(1, min(pool.max_workers or cpus, len(rows)))
+        # Enough blocks to keep all processes busy, few enough that each is worth a task.
+        dataset = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * max(most, cpus))))
+        self._progress(stage, 0, len(rows))
+        for done, row in enumerate(dataset.map(work, compute=TaskPoolStrategy(size=most), num_cpus=1).iter_rows()):
+            yield row
+            self._progress(stage, done + 1, len(rows))
+
+
+def draw_characters(config: DataConfig, store: Store, progress: Progress) -> Path:
+    """The corpus of talking characters beside the dataset, drawn if it is not there yet; for one in S3, in a folder that goes with this
+    process."""
     t = config.timeline
     corpus = SyntheticConfig(
         config.synthetic_count, config.synthetic_seconds, config.width, config.height, t.fps, t.sample_rate, config.seed
     )
+    folder = Scratch().folder / "media" if is_remote(store.uri) else Path(store.uri).parent / "media"
     write_corpus(corpus, make_folder("data.out", folder), progress=progress)
     return folder
 
 
-def _media(config: DataConfig, out: Path) -> Path:
-    return out.parent / "media" if config.media == "synthetic" else local_path("data.media", config.media)
-
-
-def _survey(config: DataConfig, media: Path, sources: list[Path], out: Path, progress: Progress) -> list[Row]:
-    guess = set(_sample(config, [str(p) for p in sources], media))
-    rows, items = list[Row](), list[Row]()
-    with closing(SurveyNotes(out, shaped_by(config))) as notes:
-        for path in sources:
-            if not is_text(str(path)):
-                rows.append(refused(str(path).encode(errors="backslashreplace").decode(), "list", "its name is not UTF-8: rename it"))
-            elif reason := unfollowed(path, media):
-                rows.append(refused(str(path), "list", reason))
-            elif known := notes.known(item := {"source": str(path), "measure": str(path) in guess}):
-                rows.append(known)
-            else:
-                items.append(item)
-        if items:
-            asked = {item["source"]: item for item in items}
-            dataset = _spread(items, progress).map(Survey(config))
-            rows += _collect(dataset, "look into sources", len(items), progress, lambda row: notes.add(asked[row["source"]], row))
-    rows = _without_twins(rows, media)
-    if not any(row["status"] == "used" for row in rows):
-        _write_sources(out, media, rows, {})
-        reasons = "; ".join(sorted({row["reason"] for row in rows})[:3])
-        raise ValueError(f"data.media={str(media)!r}: none of its {len(rows)} files can be used ({reasons}); all reasons: {out / SOURCES}")
-    return rows
-
-
-def _sample(config: DataConfig, sources: list[str], media: Path) -> list[str]:
-    """The sources that the codecs are measured on: the same of the same folder, in any order of listing."""
-    return sorted(sources, key=lambda s: position_seed(config.seed, "fit", _name(Path(s), media)))[: config.codec_fit_sources]
-
-
-def _measured(config: DataConfig, used: list[Row], media: Path, progress: Progress) -> list[Row]:
-    """The rows of the sample with their moments. The survey measured a sample of all sources; where some of those were refused, usable
-    ones take their place here."""
-    sample = set(_sample(config, [row["source"] for row in used], media))
-    rows = [row for row in used if row["source"] in sample and row["moments"]]
-    items = [{"source": source, "measure": True} for source in sorted(sample - {row["source"] for row in rows})]
-    if items:
-        dataset = _spread(items, progress).map(Survey(config))
-        rows += _collect(dataset, "measure codecs", len(items), progress)
-    return sorted(rows, key=lambda row: row["source"])
-
-
-def _without_twins(rows: list[Row], media: Path) -> list[Row]:
-    """The rows by source; of usable ones with the same content the first is kept, with a sidecar if any has one; others are refused."""
-    first: dict[str, str] = {}
-    kept = []
-    for row in sorted(rows, key=lambda r: (not sidecars_of(Path(r["source"])), r["source"])):
-        if row["status"] == "used" and (twin := first.setdefault(row["content"], row["source"])) != row["source"]:
-            row = refused(row["source"], "filter", f"same content as {_name(Path(twin), media)}", seconds=row["seconds"])
-        kept.append(row)
-    return sorted(kept, key=lambda r: r["source"])
-
-
-def _fit_codecs(config: DataConfig, rows: list[Row]) -> tuple[DctVideoCodec, MdctAudioCodec]:
-    measured = [unpack_moments(row["moments"]) for row in rows if row["moments"]]
-    if not measured:
-        raise ValueError("data.media: the sources that the codecs are measured on changed meanwhile; give the command again")
-    video, audio = measured[0]
-    for other_video, other_audio in measured[1:]:
-        video, audio = video.merge(other_video), audio.merge(other_audio)
-    return DctVideoCodec.fit(config.video_codec, video), MdctAudioCodec.fit(config.audio_codec, audio)
-
-
-def _encode(config: DataConfig, used: list[Row], video: DctVideoCodec, audio: MdctAudioCodec, out: Path, progress: Progress) -> list[Row]:
-    codecs = video.to_json(), audio.to_json()
-    items = [{"source": row["source"], "content": row["content"]} for row in used]
-    clips = [config.clips_in(row["frames"]) for row in used]
-    parts = parts_of(items, clips, config.clip_bytes, json.dumps([shaped_by(config), *codecs], sort_keys=True))
-    clear(out, parts)
-    rows, left = list[Row](), list[Row]()
-    for part in parts:
-        if (there := finished(out, part)) is None:
-            left.append({"part": part.name, "items": json.dumps(part.items)})
-        else:
-            rows += there
-    if left:
-        dataset = _spread(left, progress).map(MakePart(Encode(config, *codecs), str(out)))
-        rows += [row for part in _collect(dataset, "encode clips", len(left), progress) for row in json.loads(part["rows"])]
-    return rows
-
-
-def _account(
-    config: DataConfig,
-    settings: str,
-    survey: list[Row],
-    clips: list[Row],
-    video: DctVideoCodec,
-    audio: MdctAudioCodec,
-    media: Path,
-    out: Path,
-) -> Manifest:
-    """Write what became of every source, and describe the shards; the dataset is not there before the manifest is written."""
-    made = [row for row in clips if row["clip_id"]]
-    by_source: dict[str, list[Row]] = defaultdict(list)
-    for row in clips:
-        by_source[row["source"]].append(row)
-    _write_sources(out, media, survey, by_source)
-    used = sum(any(r["clip_id"] for r in rows) for rows in by_source.values())
-    shards = tuple(_entry(out / name) for name in sorted({row["shard"] for row in made}))
-    return Manifest(
-        settings=settings,
-        timeline=config.timeline,
-        clip_chunks=config.clip_chunks,
-        width=config.width,
-        height=config.height,
-        video_codec=video.to_json(),
-        audio_codec=audio.to_json(),
-        shards=shards,
-        held_out=tuple(_held_out(config, made)),
-        clips=len(made),
-        hours=len(made) * config.timeline.seconds(config.clip_chunks) / 3600,
-        sources_used=used,
-        sources_refused=len(survey) - used,
-        codec_quality={"video_psnr_db": _mean(made, "psnr_db"), "audio_snr_db": _mean(made, "snr_db")},
-        synthetic=config.media == "synthetic",
-    )
-
-
-def decode_record(record: ClipRecord, manifest: Manifest, title: str) -> SheetClip:
-    """A clip of the dataset as pictures and sound, decoded from its latents."""
-    video = video_codec_from_json(manifest.video_codec).decode(torch.from_numpy(record.get("video").astype(np.float32))[None])
-    audio = audio_codec_from_json(manifest.audio_codec).decode(torch.from_numpy(record.get("audio").astype(np.float32))[None])
-    t = manifest.timeline
-    return SheetClip(title, video[0].numpy(), audio[0].numpy(), t.fps, t.sample_rate, list(record.words))
-
-
-def draw_contact_sheet(out: Path, manifest: Manifest, progress: Progress = silent) -> Path:
-    """A PNG of a few clips spread over the dataset, as they come back from their latents."""
-    shards = [Shard(out / s.file) for s in manifest.shards]
-    rows = [(shard, i) for shard in shards for i in range(len(shard))]
-    picked = rows[:: max(1, ceil(len(rows) / SHEET_CLIPS))][:SHEET_CLIPS]
-    clips = []
-    for done, (shard, i) in enumerate(picked):
-        progress("draw contact sheet", done, len(picked))
-        record = shard.row(i)
-        clips.append(decode_record(record, manifest, f"{Path(record.source).name} at {record.start_s:.2f} s"))
-    contact_sheet(clips, out / "contact.png")
-    progress("draw contact sheet", len(picked), len(picked))
-    return out / "contact.png"
-
-
-def _held_out(config: DataConfig, made: list[Row]) -> list[str]:
-    """Clips of the held-out sources: whole sources, those whose first clips hash lowest, whatever their files are called.
-
-    Their number is a share, so a dataset that grows may hold out more sources, or an added one in the place of another.
-    """
-    first: dict[str, str] = {}
-    for row in sorted(made, key=lambda r: r["start_s"]):
-        first.setdefault(row["source"], row["clip_id"])
-    if len(first) < 2:
-        raise ValueError(f"data.media: only {len(first)} source can be used, one to train on and one to hold out are needed; add clips")
-    count = min(max(1, round(config.held_out_share * len(first))), len(first) - 1)
-    chosen = set(sorted(first, key=lambda source: position_seed(config.seed, "held-out", first[source]))[:count])
-    return sorted(row["clip_id"] for row in made if row["source"] in chosen)
-
-
-def _write_sources(out: Path, media: Path, survey: list[Row], by_source: dict[str, list[Row]]) -> None:
-    lines = []
-    for row in survey:
-        clips = by_source.get(row["source"], [])
-        made = sum(bool(c["clip_id"]) for c in clips)
-        late = "; ".join(c["reason"] for c in clips if c["reason"])
-        no_use = row["status"] == "refused" or (bool(by_source) and made == 0)
-        stage = row["stage"] or ("encode" if no_use else "")
-        line = {"path": _name(Path(row["source"]), media), "status": "refused" if no_use else "used", "stage": stage}
-        line |= {"reason": row["reason"] or (late if no_use else ""), "said": row["said"]}
-        note = "; ".join(x for x in (row["note"], "" if no_use else late) if x)
-        line |= {"note": note, "clips": made, "seconds": round(row["seconds"], 3), "frames": row["frames"], "samples": row["samples"]}
-        lines.append({**line, "av_offset_ms": round(row["av_offset_ms"], 3) if isfinite(row["av_offset_ms"]) else None})
-    with atomic_path(out / SOURCES) as temporary:
-        temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-
-
-def read_sources(out: Path) -> list[dict[str, Any]]:
-    """The account of every source: its path in the folder, status (used or refused), stage and reason of a refusal with what ffmpeg
-    said, note, clips, and as it was decoded its seconds, frames, samples, and av_offset_ms (see `surveyed`; None where it is not known).
-
-    Raises:
-        ValueError: there is none, or it is damaged.
-    """
-    path = out / SOURCES
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not JSON lines"
-        raise ValueError(f"account of sources: {path} cannot be read ({why}); {REMEDY}") from error
-
-
-def _collect(
-    dataset: ray.data.Dataset, stage: str, total: int, progress: Progress, keep: Callable[[Row], None] = lambda row: None
-) -> list[Row]:
-    """All rows, each of which is kept as soon as it is there."""
-    rows: list[Row] = []
-    progress(stage, 0, total)
-    for row in dataset.iter_rows():
-        rows.append(dict(row))
-        keep(rows[-1])
-        progress(stage, len(rows), total)
-    return rows
-
-
-def _spread(items: list[Row], progress: Progress) -> ray.data.Dataset:
-    """Over enough blocks to keep all cores busy, few enough that each is worth a task; of what others leave."""
-    leave_to_others(progress)
-    blocks = max(1, min(len(items), 4 * int(ray.cluster_resources().get("CPU", 1))))
-    return ray.data.from_items(items, override_num_blocks=blocks)
-
-
-def _entry(path: Path) -> ShardEntry:
-    return ShardEntry(path.name, len(Shard(path)), path.stat().st_size, sha256_file(path))
-
-
-def _name(path: Path, media: Path) -> str:
-    return str(path.relative_to(media))
-
-
-def _mean(rows: list[Row], name: str) -> float:
-    finite = [row[name] for row in rows if np.isfinite(row[name])]
-    return round(float(np.mean(finite)), 3) if finite else 0.0
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

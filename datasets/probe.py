@@ -44,7 +44,7 @@ class Probe:
     `duration_s`: what the container states, None where it states nothing. `width`, `height`: pixels after `rotation` (degrees,
     counter-clockwise, as the container states it), before the sample aspect; 0 without pictures. `fps`: the mean rate, 0 where none is
     stated. `priming_s`: how much of the first sound the decoder takes away, because the encoder had put it in front; None where the
-    beginning of the file does not tell.
+    beginning of the file does not tell. `clock_zero_s`: where a stream that is left out has put the zero.
     """
 
     duration_s: float | None
@@ -58,6 +58,7 @@ class Probe:
     audio_codec: str | None
     container: str
     priming_s: float | None = None
+    clock_zero_s: float | None = None
 
     @property
     def has_video(self) -> bool:
@@ -70,6 +71,8 @@ class Probe:
     @property
     def zero_s(self) -> float:
         """Where on the container's clock ours begins: at the first picture, without pictures at the first sound."""
+        if self.clock_zero_s is not None:
+            return self.clock_zero_s
         zero = self.audio_start_s if self.video_start_s is None else self.video_start_s
         assert zero is not None
         return zero

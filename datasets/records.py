@@ -127,7 +127,8 @@ def batch_of(records: Sequence[ClipRecord], schema: pa.Schema) -> pa.RecordBatch
 def _latents(arrays: Sequence[np.ndarray | None], kind: pa.DataType) -> pa.Array:
     assert all(x is None or x.dtype == np.float16 for x in arrays), "latents are stored in fp16"
     if isinstance(kind, pa.FixedShapeTensorType):
-        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack([x for x in arrays if x is not None]))
+        # Networks give latents whose channels lie last in memory, and stack keeps that: Arrow would call it another type.
+        return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(np.stack([x for x in arrays if x is not None])))
     present = [x for x in arrays if x is not None]
     ends = np.cumsum([0, *(0 if x is None else x.size for x in arrays)], dtype=np.int32)
     flat = np.concatenate([x.reshape(-1) for x in present]) if present else np.empty(0, np.float16)

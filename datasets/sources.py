@@ -157,7 +157,7 @@ def local_source(name: str, path: str, beside: Iterable[str], root: str = "") ->
         return Source(shown(name), shown(path), "", refused="its name is not UTF-8: rename it")
     try:
         about, reason = os.lstat(path), ""
-        if stat.S_ISLNK(about.st_mode) and not (reason := root and unfollowed(Path(path), Path(root))):
+        if stat.S_ISLNK(about.st_mode) and not (reason := root and _unfollowed(Path(path), Path(root))):
             about = os.stat(path)
     except OSError as error:
         return Source(name, path, "", refused=f"cannot be looked at ({error.strerror}): change its permissions")
@@ -176,46 +176,12 @@ def _state(path: str) -> str:
     return f"{about.st_size}-{about.st_mtime_ns}"
 
 
-def list_sources(folder: Path) -> list[Path]:
-    """Everything below `folder` but folders, hidden files and the sidecars of listed files, sorted.
-
-    Links are listed and not followed; so is a folder that cannot be opened. `unfollowed` says why such a one is refused.
-
-    Raises:
-        ValueError: the folder is missing, is no folder, is empty, or has a name that is not UTF-8.
-    """
-    if not is_text(str(folder)):
-        raise ValueError(f"data.media={str(folder)!r}: this name is not UTF-8; rename the folder")
-    if not folder.is_dir():
-        raise ValueError(f"data.media={str(folder)!r}: no such folder; give one that holds video files")
-    files = sorted(_walk(folder))
-    stems = {p.with_suffix("") for p in files if p.suffix.lower() not in NOT_MEDIA}
-    listed = [p for p in files if not (p.suffix in SIDECARS and p.with_suffix("") in stems) and p.name != "corpus.json"]
-    if not listed:
-        raise ValueError(f"data.media={str(folder)!r}: the folder holds no files; put video files there")
-    if len(listed) > MAX_SOURCES:
-        raise ValueError(f"data.media={str(folder)!r}: {len(listed)} files, at most {MAX_SOURCES} in one dataset; split the folder")
-    return listed
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    closed: list[OSError] = []
-    for place, folders, files in os.walk(folder, onerror=closed.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        yield from (Path(place, name) for name in (*files, *links) if not name.startswith("."))
-    yield from (Path(error.filename) for error in closed)
-
-
-def unfollowed(path: Path, folder: Path) -> str:
-    """Why a listed path is not even looked into, or an empty text."""
-    if path.is_symlink():
-        if not os.path.exists(path):
-            return "a link to what is not there"
-        if path.is_dir():
-            return "a link to a folder, which is not followed: give that folder itself, or copy it here"
-        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-            return "a link that leads out of the folder: copy the file here"
-    elif path.is_dir():
-        return "a folder that cannot be opened: change its permissions"
+def _unfollowed(path: Path, folder: Path) -> str:
+    """Why a link is not followed, or an empty text."""
+    if not os.path.exists(path):
+        return "a link to what is not there"
+    if path.is_dir():
+        return "a link to a folder, which is not followed: give that folder itself, or copy it here"
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        return "a link that leads out of the folder: copy the file here"
     return ""

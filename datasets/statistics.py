@@ -111,3 +111,18 @@ def _exact_sums(row_N: np.ndarray) -> tuple[int, int]:
         total += int(steps_N.sum())
         square += (int((high_N * high_N).sum()) * LOW + 2 * int((high_N * low_N).sum())) * LOW + int((low_N * low_N).sum())
     return total, square
+
+
+Statistics = dict[str, LatentStatistics]
+"""By modality."""
+
+
+def statistics_of(video_FCHW: np.ndarray | None, audio_TC: np.ndarray | None) -> Statistics:
+    """Of a clip's latents."""
+    given = {"video": video_FCHW, "audio": audio_TC}
+    return {name: LatentStatistics.of(x, axis=1) for name, x in given.items() if x is not None}
+
+
+def merged(one: Statistics, other: Statistics) -> Statistics:
+    """Of both together."""
+    return {name: one[name] + other[name] if name in one and name in other else (one | other)[name] for name in sorted(one | other)}

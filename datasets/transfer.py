@@ -16,16 +16,14 @@ from hashlib import sha256
 from pathlib import Path
 
 from .lock import alone
-from .manifest import MANIFEST, SHARD, SOURCES, Manifest, ShardEntry, open_manifest, read_manifest
+from .manifest import MANIFEST, SHARD, SHEET, Manifest, ShardEntry, open_manifest, read_manifest
 from .members import Member, digits_of, folder_of, members_of, write_members
 from .progress import Progress, silent
 from .storage import atomic_path, make_folder, sha256_file, user_cache
 from .store import Store, store_of
 
-SHEET = "contact.png"
-BESIDE = (SOURCES, SHEET)
 MAX_MANIFEST = 64 * 2**20  # bytes; a shard takes about 150 of them
-MAX_BESIDE = 256 * 2**20
+MAX_BESIDE = 2**30
 PATIENCE = 600.0  # seconds that a machine waits for a dataset that another one is sending
 LOOK = 5.0
 NO_DATASET = "holds no finished dataset; make one with `mutual-forcing data prepare CLIPS --out FOLDER`"
@@ -52,6 +50,11 @@ def source_of(uri: str, data: Path) -> DataSource:
         return DataSource(uri, member.manifest(verify=False).contents(), digits_of(member.weight), member.cache_gb)
 
     return replace(source(own, uri), mix=tuple(source(other, other.uri) for other in others))
+
+
+def beside(manifest: Manifest) -> tuple[str, ...]:
+    """Files of a dataset that a reader of its clips can do without."""
+    return manifest.account, manifest.table, SHEET
 
 
 def remote_manifest(store: Store) -> Manifest:
@@ -99,15 +102,15 @@ def fetch_dataset(store: Store, out: Path, progress: Progress = silent, contents
             if not _is_right(temporary, shard):
                 raise ValueError(f"dataset {store.uri}: {shard.file} is damaged (its hash differs from the manifest); prepare it again")
     progress("fetch shards", len(missing), len(missing))
-    fetch_beside(store, out)
+    fetch_beside(store, out, manifest)
     manifest.write(out)
     return manifest
 
 
-def fetch_beside(store: Store, out: Path) -> None:
+def fetch_beside(store: Store, out: Path, manifest: Manifest) -> None:
     """Bring what lies beside a dataset's shards into the folder `out`."""
     there = store.names()
-    for name in BESIDE:
+    for name in beside(manifest):
         if there.get(name, MAX_BESIDE + 1) <= MAX_BESIDE:
             with atomic_path(out / name) as temporary:
                 store.receive(name, temporary)
@@ -134,7 +137,7 @@ def send_dataset(folder: Path, store: Store, progress: Progress = silent) -> Non
         progress("send shards", done, len(missing))
         store.send(folder / shard.file, shard.file)
     progress("send shards", len(missing), len(missing))
-    for name in BESIDE:
+    for name in beside(manifest):
         if (folder / name).is_file():
             store.send(folder / name, name)
     there = store.names()

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from ..datasets.stages import DataConfig
+from ..datasets.config import DataConfig
 from ..datasets.store import is_remote
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
@@ -195,6 +195,8 @@ class RunConfig:
         """Hash of what shapes the trained weights (not of what merely reports on them, guards them, or of how they are computed)."""
         value = asdict(replace(self, samples=SamplesConfig()))
         del value["execution"], value["checkpoint"], value["profile"], value["remote"]
+        for name in ("pool", "encoders", "cache_gb"):
+            del value["data"][name]
         value["workers"] = {"max_bad_steps": self.workers.max_bad_steps, "use_gpu": self.workers.use_gpu}
         value["engine"] = {"precision": self.engine.precision}  # how the work is divided changes the rounding of sums alone
         value["rollouts"] = {name: getattr(self.rollouts, name) for name in ("max_age", "publish_every", "weights")}

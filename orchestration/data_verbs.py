@@ -1,70 +1,217 @@
-"""What `data prepare` and `data inspect` do, with a folder here or in S3: both work on local files, and S3 gets or gives whole datasets."""
+"""What `data prepare | requeue | inspect | audit | export` do, with a dataset in a folder here or in S3."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from ..datasets.manifest import MANIFEST, open_manifest, read_manifest
-from ..datasets.pipeline import draw_contact_sheet, prepare
+from pydantic import TypeAdapter, ValidationError
+
+from ..datasets.account import SourceLine, read_account
+from ..datasets.audit import Audit, audit
+from ..datasets.clip_table import read_clips
+from ..datasets.config import DataConfig
+from ..datasets.growth import Again, listed
+from ..datasets.ledger import head_of, read_chain
+from ..datasets.loader import LatentDataset
+from ..datasets.manifest import MANIFEST, SHEET, Manifest, open_manifest, read_manifest
+from ..datasets.parquet import export_parquet
+from ..datasets.pictures import draw_contact_sheet
+from ..datasets.pipeline import prepare
+from ..datasets.playback import play
 from ..datasets.progress import Progress
 from ..datasets.scratch import Scratch
-from ..datasets.sources import list_sources
-from ..datasets.stages import DataConfig, settings_of
-from ..datasets.storage import local_path, make_folder
-from ..datasets.store import Store, is_remote, store_of
-from ..datasets.transfer import fetch_dataset, send_dataset, told
+from ..datasets.sources import Source
+from ..datasets.storage import local_path
+from ..datasets.store import Store, below, is_remote, store_of, write_bytes
+from ..datasets.transfer import fetch_dataset, told
+from ..model.types import MODALITIES
+from ..workers.checkpoint import newest
+from .data_page import PAGE, data_page
+from .run_record import loop_config, open_run
 from .session import ray_session
 
 
-@contextmanager
-def prepared(config: DataConfig, out: str, progress: Progress) -> Iterator[Path]:
-    """Make the dataset `out`; gives a local folder with its manifest and its account of sources, as long as the block lasts.
+@dataclass(frozen=True)
+class Told:
+    """A dataset as it describes itself: its manifest, its account of sources, and where its contact sheet and its page are (empty: there is
+    none).
+    """
 
-    What is made for S3 is made in a temporary folder of this machine first, and a job that is killed begins again.
+    manifest: Manifest
+    lines: tuple[SourceLine, ...]
+    sheet: str
+    page: str = ""
+
+
+def prepared(config: DataConfig, out: str, progress: Progress) -> Told:
+    """Make the dataset `out`, or add to it what is new.
 
     Raises:
-        ValueError: see `prepare`; or the store cannot be written to, or holds another dataset.
+        ValueError: see `prepare`; or the store does not answer.
     """
-    if not is_remote(out):
-        folder = local_path("--out", out)
+    place = out if is_remote(out) else str(local_path("--out", out))
+    with told("--out", out):
+        if is_remote(out):
+            with store_of(out) as store:
+                store.names()  # before Ray starts: it must be there, and answer
         with ray_session():
-            prepare(config, folder, progress)
-        yield folder
-        return
-    with store_of(out) as store, Scratch() as scratch:
-        folder = scratch / "data"
-        with told("--out", out):
-            there = MANIFEST in store.names()  # before minutes of preparing
-        if there:
-            _require_same(config, store)
-            with told("--out", out):
-                fetch_dataset(store, make_folder("--out", folder), progress)
-        else:
-            with ray_session():
-                prepare(config, folder, progress)
-            with told("--out", out):
-                send_dataset(folder, store, progress)
-        yield folder
+            prepare(config, place, progress, grow=True)
+        return described(place)
 
 
-@contextmanager
-def inspected(uri: str, progress: Progress) -> Iterator[Path]:
-    """A dataset, all of its shards verified, as a local folder for as long as the block lasts; a local one gets a new contact sheet."""
-    if is_remote(uri):
-        with Scratch() as folder:
-            with told("folder", uri), store_of(uri) as store:
-                fetch_dataset(store, folder, progress)
-            yield folder
-        return
-    folder = local_path("folder", uri)
-    draw_contact_sheet(folder, read_manifest(folder, progress=progress), progress)
-    yield folder
+def requeued(uri: str, stage: str, words: str, media: Sequence[str], progress: Progress) -> tuple[Told, int]:
+    """Try refused sources of a dataset again: those that this stage refused, with these words in the reason; and how many these were.
+    media: where the inputs are now, if they moved.
+
+    Raises:
+        ValueError: there is no dataset, or none of its sources was refused so.
+    """
+    place, again = _place(uri), Again(stage, words)
+    before = described(place)
+    asked = sum(again.wants(line) for line in before.lines)
+    if not asked:
+        stages = Counter(line.stage for line in before.lines if not line.used)
+        there = ", ".join(f"{name} ({count})" for name, count in stages.items()) or "none"
+        raise ValueError(f"{uri!r}: no source was refused by --stage={stage!r} with --reason={words!r}; refused are, by stage: {there}")
+    with told("dataset", uri), ray_session():
+        prepare(config_of(before.manifest, media), place, progress, grow=True, again=again)
+        return described(place), asked
 
 
-def _require_same(config: DataConfig, store: Store) -> None:
-    """Refuse to go on unless the dataset in the store is of these settings and sources; characters would have to be drawn to tell."""
-    media = None if config.media == "synthetic" else local_path("data.media", config.media)
-    if media is None or open_manifest(store.fetch(MANIFEST)).settings != settings_of(config, list_sources(media)):
-        raise ValueError(f"--out={store.uri!r}: holds a dataset already, of other settings or sources; choose another folder, or remove it")
+def described(place: str) -> Told:
+    """Raises ValueError: there is no dataset, or it is damaged."""
+    with told("dataset", place), store_of(place) as store:
+        return _described(store)
+
+
+def inspected(uri: str, progress: Progress) -> Told:
+    """A dataset, and a page about it beside it; a local one has its shards verified, and gets a new contact sheet."""
+    place = _place(uri)
+    if not is_remote(place):
+        read_manifest(Path(place), progress=progress)
+    with told("dataset", uri), store_of(place) as store:
+        found = _described(store)
+        rows = read_clips(store.fetch(found.manifest.table))
+        if not is_remote(place) and set(found.manifest.modalities) == set(MODALITIES):
+            draw_contact_sheet(store, found.manifest, rows, progress)
+        sheet = store.fetch(SHEET) if SHEET in store.names() else None
+        page = data_page(found.manifest, found.lines, rows, sheet, Path(place).name or place)
+        write_bytes(store, PAGE, page.encode())
+        return replace(found, page=below(store.uri, PAGE))
+
+
+def played(uri: str, clip: str, out: str, media: Sequence[str]) -> dict[str, str]:
+    """Write a clip of a dataset as a film; what is seen in it.
+
+    Raises:
+        ValueError: see `play`.
+    """
+    place, path = _place(uri), local_path("--out", out)
+    with told("dataset", uri), store_of(place) as store:
+        manifest = _manifest(store)
+        lines = read_account(store.fetch(manifest.account))
+        shown = play(store, manifest, config_of(manifest, media), clip, _listed(manifest, media, lines), path)
+    return {"clip": shown, "file": str(path)}
+
+
+def audited(uri: str, run: str | None, media: Sequence[str], progress: Progress) -> tuple[Audit, dict[str, int]]:
+    """Whether the account of a dataset adds up, and with `run` how often its sources were trained on.
+
+    Raises:
+        ValueError: there is no dataset, or no such run.
+    """
+    place = _place(uri)
+    with told("dataset", uri), store_of(place) as store:
+        manifest = _manifest(store)
+        lines = read_account(store.fetch(manifest.account))
+        found = audit(store, _listed(manifest, media, lines), progress)
+        sources = {row.clip_id: row.source for row in read_clips(store.fetch(manifest.table))}
+    if run is None:
+        return found, {}
+    faults, visits = trained_on(run, manifest, sources)
+    return replace(found, faults=(*found.faults, *faults)), visits
+
+
+def trained_on(run: str, manifest: Manifest, sources: Mapping[str, str]) -> tuple[list[str], dict[str, int]]:
+    """The ledger of a training run against a dataset: what of it cannot be, and how many clips of each source were trained on. sources: of
+    the dataset's clips, by their ids.
+    """
+    path = local_path("--run", run)
+    config = open_run(path)
+    loop = loop_config(config, path)
+    dataset = LatentDataset(loop.data, config.model.text)
+    if dataset.manifest.contents() != manifest.contents():
+        raise ValueError(f"--run={run!r}: was trained on another dataset, or on an earlier version of this one")
+    training = set(dataset.train_ids) & sources.keys()
+    faults, visits = list[str](), Counter[str]({sources[clip]: 0 for clip in training})
+    for stage in config.stages:
+        last = newest(loop.checkpoints, stage.name)
+        if last is None:
+            continue
+        for update in read_chain(loop.checkpoints, head_of(last.manifest["ledger"])):
+            for clip in update.clips:
+                if clip in training:
+                    visits[sources[clip]] += 1
+                else:
+                    faults.append(f"stage {stage.name}, step {update.step}: {clip} was trained on, and is no training clip of this dataset")
+    return faults, dict(visits)
+
+
+def exported(uri: str, out: str, progress: Progress) -> dict[str, Any]:
+    """Write a dataset's clips as Parquet; what was written.
+
+    Raises:
+        ValueError: see `export_parquet`; or the store does not answer.
+    """
+    place, folder = _place(uri), local_path("--out", out)
+    if not is_remote(place):
+        return {"clips": export_parquet(Path(place), folder, progress), "folder": str(folder)}
+    with Scratch() as scratch, told("dataset", uri), store_of(place) as store:
+        fetch_dataset(store, scratch, progress)
+        return {"clips": export_parquet(scratch, folder, progress), "folder": str(folder)}
+
+
+def config_of(manifest: Manifest, media: Sequence[str] = ()) -> DataConfig:
+    """The settings that a dataset was made with.
+
+    Raises:
+        ValueError: they are of another release.
+    """
+    inputs = tuple(media) or manifest.inputs
+    tree = manifest.settings | {"media": inputs[0] if len(inputs) == 1 else inputs}
+    try:
+        return TypeAdapter(DataConfig).validate_python(tree)
+    except ValidationError as error:
+        raise ValueError(f"dataset manifest: its settings are of another release ({error.errors()[0]['msg']}); prepare it again") from error
+
+
+def _described(store: Store) -> Told:
+    manifest = _manifest(store)
+    return Told(manifest, tuple(read_account(store.fetch(manifest.account))), below(store.uri, SHEET) if SHEET in store.names() else "")
+
+
+def _manifest(store: Store) -> Manifest:
+    try:
+        return open_manifest(store.fetch(MANIFEST))
+    except FileNotFoundError:
+        raise ValueError(f"dataset {store.uri}: holds none (no {MANIFEST}); make one with `mutual-forcing data prepare`") from None
+
+
+def _listed(manifest: Manifest, media: Sequence[str], lines: Sequence[SourceLine]) -> list[Source] | None:
+    """The sources as they are now, under their names in the account; None where they are not at hand."""
+    if manifest.synthetic and not media:
+        return None
+    try:
+        return listed(tuple(media) or manifest.inputs, lines)
+    except (ValueError, OSError):
+        if media:
+            raise
+        return None
+
+
+def _place(uri: str) -> str:
+    return uri if is_remote(uri) else str(local_path("folder", uri))

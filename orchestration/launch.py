@@ -15,6 +15,7 @@ from typing import Any
 
 import ray.train
 
+from ..datasets.adopt import adopt_mix
 from ..datasets.lock import locked
 from ..datasets.manifest import MANIFEST
 from ..datasets.members import members_of
@@ -150,6 +151,8 @@ def _dataset(config: RunConfig, data: Path, record: dict[str, Any], progress: Pr
         contents = members_of(data)[0].manifest(progress=progress).contents()
     else:
         contents = prepare(config.data, data, progress).contents()
+        if config.data.mix:
+            adopt_mix(config.data, config.data.mix, data, progress, config.data.cache_gb)
     if record.setdefault("dataset", contents) != contents:
         raise ValueError(f"run {str(data.parent)!r}: its data hold other clips than when it was begun; start another run with --out")
 

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Column, Table
+from rich.table import Table
 from rich.text import Text
 
 from .checkpoint_verbs import audit, checkpoint_app
 from .command import Debug, Json, Set, console, print_record, run_verb
+from .data_commands import data_app
 from .progress import plain_console, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and run Mutual Forcing models.")
-data_app = typer.Typer(no_args_is_help=True, help="Turn media files into aligned latents, and look at them.")
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command(epilog="Example: mutual-forcing audit runs/demo")(audit)
@@ -68,49 +66,6 @@ def train(
 
     run_verb(run, debug, KEPT)
     raise typer.Exit(int(stands))
-
-
-@data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips --recipe demo --out prepared/mine")
-def data_prepare(
-    media: Annotated[str, typer.Argument(help="Folder of video files, or `synthetic`.")],
-    out: Annotated[str, typer.Option("--out", help="Folder for the dataset, or s3://BUCKET/FOLDER.")],
-    recipe: Annotated[str, typer.Option("--recipe", help="Recipe that will train on it.")] = "demo",
-    set_: Set = None,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Decode, align, cut and encode media files to latent shards with a manifest, for `train RECIPE --data FOLDER`."""
-
-    def run() -> None:
-        from .data_verbs import prepared
-        from .progress import Terminal
-        from .runs import configured
-
-        config = configured(recipe, media, set_ or [])
-        with ExitStack() as stack:
-            with Terminal(console) as terminal:
-                folder = stack.enter_context(prepared(config.data, out, terminal.progress))
-            _show_dataset(folder, out, as_json)
-
-    run_verb(run, debug, "no dataset is left; the same command begins it again, and reuses the characters that it drew")
-
-
-@data_app.command("inspect", epilog="Example: mutual-forcing data inspect runs/demo/data")
-def data_inspect(
-    folder: Annotated[str, typer.Argument(help="Dataset folder, or s3://BUCKET/FOLDER.")], as_json: Json = False, debug: Debug = False
-) -> None:
-    """Print what a dataset holds and what became of every source; write its contact sheet."""
-
-    def run() -> None:
-        from .data_verbs import inspected
-        from .progress import Terminal
-
-        with ExitStack() as stack:
-            with Terminal(console) as terminal:
-                path = stack.enter_context(inspected(folder, terminal.progress))
-            _show_dataset(path, folder, as_json)
-
-    run_verb(run, debug)
 
 
 @app.command(epilog="Example: mutual-forcing generate runs/demo --out clip.mp4 --seconds 5 --like 0")
@@ -203,7 +158,9 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 )
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="model, step, train, rollouts, ablation or history; then its own options (NAME -h).")],
+    name: Annotated[
+        str, typer.Argument(help="model, step, train, rollouts, data, clock, signals, ablation or history; then its own options (NAME -h).")
+    ],
     quick: Annotated[bool, typer.Option("--quick", help="A shorter measurement.")] = False,
     as_json: Json = False,
     debug: Debug = False,
@@ -251,52 +208,6 @@ def _show_preflight(config: Any, run_dir: Path, as_json: bool) -> bool:
                 Text.assemble((f"{f.kind}:", "red" if f.kind == "problem" else "yellow"), " ", printable(f.text)), soft_wrap=True
             )
     return any(f.kind == "problem" for f in findings)
-
-
-def _show_dataset(folder: Path, named: str, as_json: bool) -> None:
-    """named: the dataset as the user wrote it, where its contact sheet stays."""
-    from ..datasets.manifest import read_manifest
-    from ..datasets.pipeline import read_sources
-    from ..datasets.store import below, is_remote
-
-    sheet = below(named, "contact.png") if is_remote(named) else str(folder / "contact.png")
-    manifest, sources = read_manifest(folder, verify=False), read_sources(folder)
-    if as_json:
-        totals = {"clips": manifest.clips, "hours": manifest.hours, **manifest.codec_quality}
-        typer.echo(json.dumps({**totals, "yield": _yields(sources), "sources": sources, "contact_sheet": sheet}))
-        return
-    table = Table(title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes")
-    for name in ("path", "status", "clips", "seconds", "reason or note"):
-        table.add_column(name, overflow="fold")
-    for s in sources:
-        table.add_row(printable(s["path"]), s["status"], str(s["clips"]), f"{s['seconds']:.2f}", printable(_why(s) or s["note"]))
-    plain_console().print(table)
-    _show_yield(sources)
-    quality = manifest.codec_quality
-    typer.echo(
-        f"codecs, from latents back to media: video {quality['video_psnr_db']:.1f} dB PSNR, audio {quality['audio_snr_db']:.1f} dB SNR"
-    )
-    typer.echo(f"contact sheet: {sheet}")
-
-
-def _why(source: dict[str, Any]) -> str:
-    said = source.get("said", "")  # accounts that were written before ffmpeg's words stood apart have none
-    return source["reason"] + (f" (ffmpeg: {said})" if said else "")
-
-
-def _yields(sources: list[dict[str, Any]]) -> dict[str, int]:
-    """How many sources are used, and how many each rule has refused, the most first."""
-    from ..datasets.filters import rule_of
-
-    rules = Counter(rule_of(s["reason"]) for s in sources if s["status"] == "refused")
-    return {"used": len(sources) - sum(rules.values()), **dict(rules.most_common())}
-
-
-def _show_yield(sources: list[dict[str, Any]]) -> None:
-    table = Table("what became of the sources", Column("files", justify="right"), Column("share", justify="right"))
-    for name, count in _yields(sources).items():
-        table.add_row(printable(name), str(count), f"{100 * count / len(sources):.1f} %")
-    plain_console().print(table)
 
 
 def _show_replay(record: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import ceil, floor
 from pathlib import Path
@@ -23,8 +23,8 @@ from urllib.parse import urlsplit
 import torch
 
 from ..datasets.adopt import prepared_dataset
-from ..datasets.sources import list_sources
-from ..datasets.storage import local_path
+from ..datasets.inputs import sources_of
+from ..datasets.members import parse_mix
 from ..datasets.store import Store, is_remote, store_of, write_bytes
 from ..model.transformer import AVTransformer
 from ..workers.checkpoint import is_finished, newest
@@ -209,8 +209,10 @@ def _data(config: RunConfig, run_dir: Path) -> Told:
             pass  # its data are its own, and `train` compares them
         elif config.data.prepared:
             prepared_dataset(config.data, verify=False)
-        elif config.data.media != "synthetic":
-            list_sources(local_path("data.media", config.data.media))
+            for uri, _ in parse_mix(config.data.mix):
+                prepared_dataset(replace(config.data, prepared=uri), verify=False, field="data.mix", sizes=False)
+        elif not config.data.is_synthetic:
+            sources_of(config.data.inputs)
     except ValueError as error:
         yield "problem", str(error)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from ..datasets.stages import DataConfig
+from ..datasets.config import DataConfig
 from ..model.codecs.dct import DctVideoConfig
 from ..model.objective import DmdConfig, FakeConfig, FewConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig, variants
 from ..model.trunk import TransformerConfig

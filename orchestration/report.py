@@ -267,9 +267,10 @@ def _render(**sections: object) -> str:
     environment.tests["missing"] = lambda part: isinstance(part, Missing)
     style, script = (environment.get_template(f"report.{kind}.j2").render() for kind in ("css", "js"))
     # Only this very style and script may apply: whatever a hostile text would smuggle in is not among them.
-    policy = f"default-src 'none'; img-src data:; media-src data:; style-src {_hash(style)}; script-src {_hash(script)}"
+    policy = f"default-src 'none'; img-src data:; media-src data:; style-src {policy_hash(style)}; script-src {policy_hash(script)}"
     return environment.get_template("report.html.j2").render(style=Markup(style), script=Markup(script), policy=policy, **sections)
 
 
-def _hash(text: str) -> str:
+def policy_hash(text: str) -> str:
+    """How a content security policy names a style or script by its content."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"

@@ -246,8 +246,9 @@ def data_section(run_dir: Path) -> DataSection:
 
 
 def sources_section(run_dir: Path) -> SourcesSection:
-    """Every source and what became of it, from data/sources.jsonl."""
-    entries, _ = read_lines(run_dir, "data/sources.jsonl")
+    """Every source and what became of it, from its account."""
+    manifest = read_object(run_dir, "data/manifest.json")
+    entries, _ = read_lines(run_dir, f"data/{manifest.text('account', 'sources.jsonl')}")
     # Refused sources first: they are what the reader must know.
     rows = sorted((_source(entry) for entry in entries), key=lambda row: row.used)
     used = sum(row.used for row in rows)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.lock import locked
-from ..datasets.manifest import MANIFEST
+from ..datasets.manifest import MANIFEST, open_manifest
 from ..datasets.progress import Progress, silent
 from ..datasets.scratch import Scratch
 from ..datasets.storage import atomic_path, make_folder, read_json, write_json
 from ..datasets.store import Store, below, is_remote, safe, store_of
-from ..datasets.transfer import BESIDE, fetch_dataset, told
+from ..datasets.transfer import beside, fetch_dataset, told
 from .mirror import FOLDERS, RemoteConfig
 from .report import build_report
 from .run_folder import RESTORING, RUN, require_ours
@@ -129,8 +129,11 @@ def report_again(uri: str, progress: Progress) -> str:
         (folder / "data").mkdir()
         prepared = str(record["config"].get("data", {}).get("prepared", ""))
         with store_of(prepared if is_remote(prepared) else below(uri, "data")) as data:
-            for name in data.names().keys() & {MANIFEST, *BESIDE}:
-                data.receive(name, folder / "data" / name)
+            there = data.names()
+            if MANIFEST in there:
+                data.receive(MANIFEST, folder / "data" / MANIFEST)
+                for name in there.keys() & set(beside(open_manifest(folder / "data" / MANIFEST))):
+                    data.receive(name, folder / "data" / name)
         write_json(folder / RUN, record)
         store.send(build_report(folder, progress), "report.html")
     return below(uri, "report.html")

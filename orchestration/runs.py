@@ -27,15 +27,17 @@ MAX_WORDS_PER_SECOND = 20
 Words = tuple[tuple[str, float, float], ...]
 
 
-def configured(name: str, media: str | None, assignments: list[str], data: str | None = None) -> RunConfig:
+def configured(name: str, media: str | Sequence[str] | None, assignments: list[str], data: str | None = None) -> RunConfig:
     """A recipe with the user's media or prepared dataset (`data`), and settings."""
     config = recipe(name)
     if data is not None:
         if media is not None:
             raise ValueError(f"--data={data!r}, --media={media!r}: a prepared dataset is used as it is; give one of the two")
         assignments = [f"data.prepared={json.dumps(data if is_remote(data) else str(local_path('--data', data)))}", *assignments]
-    if media is not None and media != "synthetic":
-        config = replace(config, data=replace(config.data, media=str(local_path("--media", media))))
+    given = (media,) if isinstance(media, str) else tuple(media or ())
+    if given and given != ("synthetic",):
+        named = tuple(name if is_remote(name) else str(local_path("--media", name)) for name in given)
+        config = replace(config, data=replace(config.data, media=named[0] if len(named) == 1 else named))
     settled = with_settings(config, assignments)
     return replace(settled, init=settled.init.absolute())  # the record of the run is read from elsewhere
 
@@ -43,7 +45,7 @@ def configured(name: str, media: str | None, assignments: list[str], data: str |
 def default_run_dir(config: RunConfig) -> Path:
     """runs/NAME, with a suffix for the user's own media or dataset, so that two folders never share a run."""
     data = config.data
-    own = data.prepared or ("" if data.media == "synthetic" else data.media)
+    own = data.prepared or ("" if data.is_synthetic else "\n".join(data.inputs))
     suffix = "-" + hashlib.sha256(own.encode()).hexdigest()[:6] if own else ""
     return local_path("--out", Path("runs") / f"{config.name}{suffix}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from torch import Tensor
 from ..datasets.contact_sheet import SheetClip, contact_sheet
 from ..datasets.loader import LatentDataset
 from ..datasets.media import write_media
+from ..datasets.pretrained_codecs import CodecPair, open_codecs
 from ..datasets.progress import Progress, silent
 from ..datasets.shards import ClipRecord
 from ..datasets.storage import make_folder, write_json
 from ..datasets.sync import SyncSummary, matched_and_shuffled
-from ..model.codecs.registry import audio_codec_from_json, video_codec_from_json
 from ..model.noise import PositionalNoise
 from ..model.sampler import SamplerConfig, few_mode, generate
 from ..model.text import Word, make_controls
@@ -66,10 +66,17 @@ class Generator:
 
     def decoded(self, latents: AV) -> list[Media]:
         """Latents of B clips -> pictures and sound."""
-        manifest = self.dataset.manifest
-        frames = video_codec_from_json(manifest.video_codec).decode(latents.get("video"))
-        audio = audio_codec_from_json(manifest.audio_codec).decode(latents.get("audio")).clamp(-1, 1)
+        codecs = self._codecs
+        assert codecs.video is not None
+        assert codecs.audio is not None
+        frames, audio = codecs.video.decode(latents.get("video")), codecs.audio.decode(latents.get("audio")).clamp(-1, 1)
         return [(f.numpy(), a.numpy()) for f, a in zip(frames, audio, strict=True)]
+
+    @cached_property
+    def _codecs(self) -> CodecPair:
+        """Opened once: pretrained ones are read and verified."""
+        manifest = self.dataset.manifest
+        return open_codecs(manifest.video_codec or None, manifest.audio_codec or None, self.config.data.pretrained)
 
     def few(self, moves: int) -> SamplerConfig:
         return few_mode(self.config.objective, moves)

@@ -6,12 +6,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from checkpoint_material import save_stage
+from making_material import fitted, look, make
 
-from mutual_forcing.datasets import pipeline
-from mutual_forcing.datasets.parts import Part, clear
-from mutual_forcing.datasets.sources import list_sources
-from mutual_forcing.datasets.stages import Encode, MakePart, Survey, settings_of
+from mutual_forcing.datasets.account import write_account
+from mutual_forcing.datasets.clip_table import write_clips
+from mutual_forcing.datasets.commit import described, line_of
+from mutual_forcing.datasets.inputs import sources_of
+from mutual_forcing.datasets.parts import clear
+from mutual_forcing.datasets.pipeline import draw_characters
+from mutual_forcing.datasets.progress import silent
 from mutual_forcing.datasets.storage import write_json
+from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig
 from mutual_forcing.orchestration.recipes import recipe
@@ -24,14 +29,16 @@ def untrained_run(folder: Path) -> RunConfig:
     config = replace(tiny, data=replace(tiny.data, synthetic_count=3, held_out_share=0.67), samples=replace(tiny.samples, multi_steps=2))
     out = folder / "data"
     out.mkdir(parents=True)
-    media = pipeline.source_folder(config.data, out, lambda *_: None)
-    survey = [Survey(config.data)({"source": str(path), "measure": True}) for path in list_sources(media)]
-    video, audio = pipeline._fit_codecs(config.data, survey)
-    encode = Encode(config.data, video.to_json(), audio.to_json())
-    rows = [clip for row in survey for clip in encode(row)]
-    clips = MakePart(encode, str(out)).write(Part("0", ()), rows)
-    clear(out)
-    manifest = pipeline._account(config.data, settings_of(config.data, list_sources(media)), survey, clips, video, audio, media, out)
+    store = LocalStore(out)
+    sources = sources_of([str(draw_characters(config.data, store, silent))])
+    codecs = fitted(config.data, sources)
+    looked = {source.name: look(config.data, source) for source in sources}
+    receipt = make(config.data, codecs, out, *sources)
+    lines = [line_of(s, looked[s.name], o, 1) for s, o in zip(sources, receipt.outcomes, strict=True)]
+    manifest = described(config.data, codecs, lines, [receipt], None)
+    write_account(store, manifest.account, lines)
+    write_clips(store, manifest.table, receipt.clips)
+    clear(store, {shard.file for shard in manifest.shards})
     manifest.write(out)
     loop, stage = loop_config(config, folder), config.stages[-1]
     network = AVTransformer(loop.network, loop.timeline)

@@ -9,6 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 from command_material import Running, command
+from s3_server import Fault, s3_server
+
+from mutual_forcing.datasets.account import SOURCES
+from mutual_forcing.datasets.clip_table import CLIPS, read_clips
+from mutual_forcing.datasets.manifest import MANIFEST, SHEET
+from mutual_forcing.datasets.store import store_of
+from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -35,7 +42,7 @@ def test_lost_data_tasks_are_done_again(tmp_path: Path) -> None:
     assert answer.code == 0, answer.error
     lost.rename(whole)
     with Running(*words(tmp_path)) as running:
-        for task in ("Survey", "MakePart"):
+        for task in ("Look", "MakePart"):
             running.until(lambda task=task: kill_a_task(running, task), 200)
         answer = running.wait(300)
     assert answer.code == 0, answer.error
@@ -63,3 +70,33 @@ def test_a_command_that_is_killed_goes_on_and_makes_the_same(tmp_path: Path, see
     answer = command(*words(tmp_path))
     assert answer.code == 0, answer.error
     assert made(tmp_path / "data") == made(whole)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_command_that_is_killed_on_its_way_into_a_store_makes_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """S3 also refuses some of its requests; what is left when the last command ends is the dataset and nothing else."""
+    media, dice = tmp_path / "media", random.Random(100 + seed)
+    write_corpus(SyntheticConfig(count=12, seconds=2.6, width=32, height=32, seed=seed), media)
+    words = ["data", "prepare", str(media), "--recipe", "tiny", "--out"]
+    answer = command(*words, str(tmp_path / "whole"))
+    assert answer.code == 0, answer.error
+    wanted = {row.clip_id: (row.source, row.start_s, row.chunks) for row in read_clips(tmp_path / "whole" / CLIPS)}
+    with s3_server(monkeypatch) as s3:
+        s3.faults += [Fault("503", "PUT", part, 2) for part in ("shard-", ".part-", "clips", "manifest")]
+        store = store_of(f"{s3.uri}/mine")
+        for _ in range(3):
+            with Running(*words, store.uri) as running:
+                begun, wait = time.monotonic(), dice.uniform(6, 25)
+                running.until(lambda begun=begun, wait=wait: time.monotonic() > begun + wait or MANIFEST in store.names(), 60)
+                running.kill()
+        answer = command(*words, store.uri)
+        assert answer.code == 0, answer.error
+        assert sum("503" in kind for kind, _ in s3.met) >= 4
+        rows = read_clips(store.fetch(CLIPS))
+        assert {row.clip_id: (row.source, row.start_s, row.chunks) for row in rows} == wanted
+        assert len(rows) == len(wanted)
+        shards = {row.shard for row in rows}
+        assert set(store.names()) == {MANIFEST, SOURCES, CLIPS, SHEET, *shards}
+        assert command("data", "audit", store.uri, "--media", str(media)).code == 0

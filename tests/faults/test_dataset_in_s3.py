@@ -15,15 +15,15 @@ from s3_server import S3, Fault, Kind, s3_server
 
 from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets import transfer
+from mutual_forcing.datasets.account import read_account
 from mutual_forcing.datasets.adopt import adopt, taken_over
+from mutual_forcing.datasets.config import DataConfig
 from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
 from mutual_forcing.datasets.progress import silent
 from mutual_forcing.datasets.scratch import AGE, PREFIX, Scratch
-from mutual_forcing.datasets.stages import DataConfig
 from mutual_forcing.datasets.store import store_of, write_bytes
 from mutual_forcing.datasets.transfer import DataSource, dataset_here, fetch_dataset, send_dataset
-from mutual_forcing.orchestration import data_verbs
-from mutual_forcing.orchestration.data_verbs import inspected, prepared
+from mutual_forcing.orchestration.data_verbs import inspected
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_run_takes_over_all_of_it_and_needs_the_store_no_more(
     monkeypatch.setattr(store_module, "ATTEMPTS", 2)
     out = tmp_path / "run" / "data"
     assert adopt(config, out, silent) == read_manifest(tmp_path / "mine") == read_manifest(out)
-    assert (out / "sources.jsonl").read_text() == "{}\n"
+    assert [line.path for line in read_account(out / "sources.jsonl")] == ["a.mp4"]
     s3.up.clear()
     assert taken_over(config, out).clips == 9
     s3.up.set()
@@ -209,29 +209,13 @@ def test_a_machine_waits_for_a_dataset_that_is_still_being_sent(s3: S3, tmp_path
         dataset_here(tmp_path / "nowhere", DataSource(f"{s3.uri}/nothing", "any"), tmp_path / "cache")
 
 
-def test_prepare_and_inspect_take_a_store(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    media = tmp_path / "media"
-    media.mkdir()
-    (media / "a.mp4").write_bytes(b"one")
-    config, made = replace(CONFIG, media=str(media)), list[Path]()
-
-    def prepare(config: DataConfig, out: Path, _: object) -> None:
-        made.append(out)
-        settings = data_verbs.settings_of(config, data_verbs.list_sources(media))
-        replace(make_dataset(out), settings=settings).write(out)
-
-    monkeypatch.setattr(data_verbs, "prepare", prepare)  # that of real clips needs Ray: tests/integration/test_remote_run.py
-    monkeypatch.setattr(data_verbs, "ray_session", lambda: Scratch())
-    for _ in range(2):  # the second finds it there
-        with prepared(config, s3.uri, silent) as folder:
-            assert read_manifest(folder).clips == 3
-    assert len(made) == 1
-    assert not made[0].exists(), "nothing stays on this machine"
-    with inspected(s3.uri, silent) as folder:
-        assert read_manifest(folder).clips == 3
-    (media / "b.mp4").write_bytes(b"two")
-    with pytest.raises(ValueError, match=r"--out=.*holds a dataset already"), prepared(config, s3.uri, silent):
-        pass
+def test_a_dataset_in_a_store_is_inspected_without_its_shards(s3: S3, config: DataConfig) -> None:
+    s3.faults.append(Fault("503", "GET", "shard-", 10**6))
+    told = inspected(s3.uri, silent)
+    assert told.manifest.clips == 9
+    assert [line.path for line in told.lines] == ["a.mp4"]
+    with pytest.raises(ValueError, match=r"holds none .*data prepare"):
+        inspected(f"{s3.uri}/nothing", silent)
 
 
 def test_what_a_killed_process_left_in_the_temporary_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

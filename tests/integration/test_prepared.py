@@ -10,6 +10,7 @@ import pytest
 from command_material import command
 
 from mutual_forcing.datasets.manifest import read_manifest
+from mutual_forcing.orchestration.recipes import recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -30,6 +31,13 @@ def test_a_prepared_dataset_trains(tmp_path: Path) -> None:
     assert not (run / "media").exists()
     assert json.loads((run / "run.json").read_text())["config"]["data"]["prepared"] == str(dataset)
     assert "data/contact.png" not in (run / "report.html").read_text()  # embedded, not missing
+
+    audited = command("data", "audit", str(dataset), "--run", str(run), "--json")
+    assert audited.code == 0, audited.error
+    told = json.loads(audited.out)
+    steps = {s.name: s.steps * s.batch for s in recipe("tiny").stages}
+    assert sum(told["trained_on"].values()) == sum(steps.values())
+    assert not told["faults"]
 
     shutil.rmtree(dataset)
     again = command(*words)

@@ -78,5 +78,8 @@ def test_data_prepared_into_a_store_are_inspected_and_trained_on(s3: S3, tmp_pat
     assert [f["text"] for f in json.loads(fits.out)["findings"] if f["kind"] == "problem"] == []
     wrong = command("train", "demo", "--data", uri, "--out", str(tmp_path / "run"), "--dry-run")
     assert "made with data." in wrong.out
-    twice = command("data", "prepare", "synthetic", "--recipe", "tiny", "--out", uri)
-    assert "holds a dataset already" in twice.errors[0]
+    twice = command("data", "prepare", "synthetic", "--recipe", "tiny", "--out", uri, "--json")
+    assert (twice.code, json.loads(twice.out)) == (0, made), twice.error
+    other = command("data", "prepare", "synthetic", "--recipe", "tiny", "--out", uri, "--set", "data.seed=1")
+    assert "holds a dataset of other settings (data.seed=0 there, 1 here)" in other.errors[0]
+    assert command("data", "audit", uri).code == 0

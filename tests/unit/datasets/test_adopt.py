@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 from dataset_material import CONFIG, make_dataset
 
+from mutual_forcing.datasets.account import SOURCES, SourceLine, read_account, write_account
 from mutual_forcing.datasets.adopt import adopt, prepared_dataset
-from mutual_forcing.datasets.manifest import SOURCES, read_manifest
+from mutual_forcing.datasets.config import DataConfig
+from mutual_forcing.datasets.inputs import sources_of
+from mutual_forcing.datasets.manifest import read_manifest
 from mutual_forcing.datasets.pipeline import prepare, require_unchanged
 from mutual_forcing.datasets.progress import silent
-from mutual_forcing.datasets.sources import list_sources
-from mutual_forcing.datasets.stages import DataConfig, settings_of
+from mutual_forcing.datasets.store import LocalStore
 
 
 @pytest.fixture
@@ -34,10 +36,9 @@ def test_the_run_has_all_of_it_and_needs_the_folder_no_more(tmp_path: Path, prep
     out = tmp_path / "run" / "data"
     wanted = read_manifest(prepared)
     assert prepare(config, out, silent) == wanted == read_manifest(out)
-    assert (out / SOURCES).read_text() == "{}\n"
     (prepared / SOURCES).write_text("changed\n")
     shutil.rmtree(prepared)
-    assert (out / SOURCES).read_text() == "{}\n"
+    assert [line.path for line in read_account(out / SOURCES)] == ["a.mp4"]
     assert adopt(config, out, silent) == wanted
 
 
@@ -102,7 +103,10 @@ def test_sources_that_have_changed_are_refused(tmp_path: Path) -> None:
     (media / "a.mp4").write_bytes(b"one")
     config = replace(CONFIG, media=str(media))
     require_unchanged(config, out)  # nothing has been made of them yet
-    replace(make_dataset(out), settings=settings_of(config, list_sources(media))).write(out)
+    manifest = replace(make_dataset(out), settings=config.shaping())
+    manifest.write(out)
+    lines = [SourceLine(source.name, "used", clips=3, stamp=source.stamp) for source in sources_of([str(media)])]
+    write_account(LocalStore(out), manifest.account, lines)
     require_unchanged(config, out)
     (media / "b.mp4").write_bytes(b"two")
     with pytest.raises(ValueError, match=r"data\.media=.*have changed.*--out") as caught:
@@ -111,7 +115,7 @@ def test_sources_that_have_changed_are_refused(tmp_path: Path) -> None:
     (media / "b.mp4").unlink()
     require_unchanged(config, out)
     shutil.rmtree(media)
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="cannot be found"):
         require_unchanged(config, out)
 
 

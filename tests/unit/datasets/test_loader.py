@@ -40,7 +40,8 @@ def dataset(folder: Path, clips: Sequence[ClipRecord], held_out: Sequence[str] =
         path = folder / f"shard-{i}.arrow"
         write_shard(path, clips[i::shards])
         entries.append(ShardEntry(path.name, len(clips[i::shards]), path.stat().st_size, sha256_file(path)))
-    manifest = Manifest("s", CLOCK, CHUNKS, 64, 64, {}, {}, tuple(entries), tuple(held_out), len(clips), 0.1, 1, 0, {}, False)
+    both = ("video", "audio")
+    manifest = Manifest({}, (), CLOCK, both, CHUNKS, 64, 64, {}, {}, tuple(entries), tuple(held_out), len(clips), 0.1, 1, 0, {}, False)
     replace(manifest, **changes).write(folder)
     return folder
 

@@ -11,13 +11,14 @@ import pytest
 from media_material import names, write_film
 
 from mutual_forcing.datasets.adopt import adopt
+from mutual_forcing.datasets.config import DataConfig
 from mutual_forcing.datasets.lock import LOCK, locked
 from mutual_forcing.datasets.pipeline import prepare
-from mutual_forcing.datasets.stages import DataConfig
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from mutual_forcing.datasets.config import DataConfig
 from mutual_forcing.datasets.lock import locked
 with locked("run folder", Path(sys.argv[1])):
     print("held", flush=True)
@@ -79,7 +80,7 @@ def test_a_second_preparation_touches_nothing_of_the_first(folder: Path, holder:
 
 
 def test_a_missing_folder_of_media_makes_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no such folder"):
+    with pytest.raises(ValueError, match="cannot be found"):
         prepare(DataConfig(media=str(tmp_path / "missing")), tmp_path / "data", lambda *_: None)
     assert names(tmp_path) == []
 

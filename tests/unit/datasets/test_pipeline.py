@@ -8,15 +8,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from media_material import names, write_film
+from media_material import film, names, write_film
 
 from mutual_forcing.datasets import pipeline
+from mutual_forcing.datasets.account import SOURCES, SourceLine, read_account
+from mutual_forcing.datasets.audit import audit
+from mutual_forcing.datasets.clip_table import read_clips
+from mutual_forcing.datasets.config import DataConfig
+from mutual_forcing.datasets.growth import Again
+from mutual_forcing.datasets.inputs import sources_of
 from mutual_forcing.datasets.loader import LatentDataset
 from mutual_forcing.datasets.lock import LOCK
-from mutual_forcing.datasets.manifest import MANIFEST, SOURCES, Manifest, read_manifest
-from mutual_forcing.datasets.pipeline import _sample, decode_record, prepare, read_sources
-from mutual_forcing.datasets.sources import list_sources
-from mutual_forcing.datasets.stages import DataConfig
+from mutual_forcing.datasets.manifest import MANIFEST, SHEET, Manifest, read_manifest
+from mutual_forcing.datasets.media import write_media
+from mutual_forcing.datasets.pictures import decode_record
+from mutual_forcing.datasets.pipeline import prepare
+from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.datasets.synthetic import SyntheticConfig, make_character_clip, write_corpus
 from mutual_forcing.model.text import TextConfig
 
@@ -46,11 +53,19 @@ class Job:
     stages: tuple[str, ...]
 
 
-def run(config: DataConfig, out: Path) -> Job:
+def run(config: DataConfig, out: Path, grow: bool = False, again: Again | None = None) -> Job:
     progress: list[tuple[str, int, int]] = []
-    manifest = prepare(config, out, lambda *step: progress.append(step))
+    manifest = prepare(config, out, lambda *step: progress.append(step), grow, again)
     assert all(0 <= done <= total for _, done, total in progress)
     return Job(config, out, manifest, tuple(dict.fromkeys(stage for stage, _, _ in progress)))
+
+
+def account(out: Path) -> list[SourceLine]:
+    return read_account(out / read_manifest(out, verify=False).account)
+
+
+def files_of(manifest: Manifest) -> list[str]:
+    return sorted([LOCK, MANIFEST, manifest.account, manifest.table, SHEET, *(shard.file for shard in manifest.shards)])
 
 
 def fill(media: Path) -> None:
@@ -83,30 +98,51 @@ def job(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Job:
 
 
 def test_every_file_is_accounted_for(job):
-    lines = {line["path"]: line for line in read_sources(job.out)}
-    used = {name for name, line in lines.items() if line["status"] == "used"}
+    lines = {line.path: line for line in account(job.out)}
+    used = {name for name, line in lines.items() if line.used}
     assert used == USED
     assert set(lines) == USED | set(REFUSED)
     for name, reason in REFUSED.items():
-        assert reason in lines[name]["reason"], name
-        assert (lines[name]["status"], lines[name]["clips"]) == ("refused", 0)
-    for name in used:  # a clip in which nobody speaks is left out, and the note says so
-        assert lines[name]["clips"] + lines[name]["note"].count("silent") == (2 if "character" in name else 1), name
+        assert reason in lines[name].reason, name
+        assert (lines[name].status, lines[name].clips) == ("refused", 0)
+    for name in used:
         at, fps, rate = lines[name], 24, 16000
-        assert at["frames"] / fps == pytest.approx(at["seconds"], abs=1e-3)
-        assert at["samples"] == round(at["frames"] * rate / fps)
-        assert abs(at["av_offset_ms"]) < 60, name
-    assert all(lines[name]["av_offset_ms"] is None for name in REFUSED)
+        assert at.clips + len(at.left_out) == (2 if "character" in name else 1), name
+        assert all("silent" in clip.reason for clip in at.left_out), "nobody speaks there"
+        assert at.frames / fps == pytest.approx(at.seconds, abs=1e-3)
+        assert at.samples == round(at.frames * rate / fps)
+        assert at.av_offset_ms is not None
+        assert abs(at.av_offset_ms) < 60, name
+        assert dict(at.timing)["source_fps"] == pytest.approx(fps, rel=2e-3)
+    assert all(lines[name].av_offset_ms is None for name in REFUSED)
     m = job.manifest
-    assert (m.sources_used, m.sources_refused, m.clips) == (len(USED), len(REFUSED), sum(line["clips"] for line in lines.values()))
-    assert [line["path"] for line in read_sources(job.out)] == sorted(lines)
+    assert (m.sources_used, m.sources_refused, m.clips) == (len(USED), len(REFUSED), sum(line.clips for line in lines.values()))
+    assert [line.path for line in account(job.out)] == sorted(lines)
+
+
+def test_the_account_adds_up(job):
+    found = audit(LocalStore(job.out), sources_of(job.config.inputs))
+    assert found.faults == ()
+    assert (found.sources, found.clips, found.shards) == (len(USED) + len(REFUSED), job.manifest.clips, len(job.manifest.shards))
 
 
 def test_the_folder_holds_the_dataset_and_nothing_else(job):
     assert read_manifest(job.out) == job.manifest
-    assert names(job.out) == sorted([LOCK, MANIFEST, SOURCES, "contact.png", *(shard.file for shard in job.manifest.shards)])
+    assert names(job.out) == files_of(job.manifest)
     assert sum(shard.rows for shard in job.manifest.shards) == job.manifest.clips
     assert job.manifest.codec_quality["video_psnr_db"] > 25
+
+
+def test_the_manifest_tells_what_the_latents_are_like(job):
+    dataset = LatentDataset(job.out, TextConfig())
+    records = [s.row(i) for s, i in dataset.train + dataset.held_out]
+    for name, axis in (("video", (0, 2, 3)), ("audio", (0,))):
+        found = np.concatenate([getattr(r, name) for r in records]).astype(np.float64)
+        told = job.manifest.statistics[name]
+        np.testing.assert_allclose(told["mean"], found.mean(axis), atol=1e-9)
+        np.testing.assert_allclose(told["std"], found.std(axis), rtol=1e-9, atol=1e-12)
+    assert job.manifest.schema["clip_id"] == "string"
+    assert "halffloat" in job.manifest.schema["video"]
 
 
 def test_whole_sources_are_held_out(job):
@@ -140,8 +176,8 @@ def test_a_rerun_reuses_what_is_there(job):
 
 
 def test_other_settings_are_refused_and_destroy_nothing(job):
-    with pytest.raises(ValueError, match="other settings or sources"):
-        run(replace(job.config, seed=1), job.out)
+    with pytest.raises(ValueError, match=r"other settings \(data\.seed=0 there, 1 here\)"):
+        run(replace(job.config, seed=1), job.out, grow=True)
     assert read_manifest(job.out) == job.manifest
 
 
@@ -159,7 +195,7 @@ def test_a_damaged_shard_is_found_on_reuse(job, tmp_path):
 def stopped(job: Job, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave in `out` what a job leaves that is killed when all is encoded."""
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "_account", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        patch.setattr(pipeline, "write_account", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
         with pytest.raises(RuntimeError, match="killed"):
             run(job.config, out)
 
@@ -171,7 +207,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_job_goes_on_where_another_was_killed(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stopped(job, out := tmp_path / "data", monkeypatch)
     receipts = sorted(out.glob(".part-*.json"))
-    assert len(receipts) == len(job.manifest.shards) > 2
+    assert len(receipts) > len(job.manifest.shards) > 2, "of which no clip came have one too"
     receipt = receipts[0].read_bytes()
     again = run(job.config, out)
     assert again.stages == ("draw contact sheet",), "nothing is decoded twice"
@@ -184,11 +220,11 @@ def test_a_job_goes_on_where_another_was_killed(job: Job, tmp_path: Path, monkey
 def test_what_is_not_whole_is_made_again(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A receipt that is gone or cut short, a shard that is gone or damaged, a line that was cut off: each costs its own part alone."""
     stopped(job, out := tmp_path / "data", monkeypatch)
-    first, second, *_ = sorted(out.glob(".part-*.json"))
+    shard, other, *_ = sorted(out.glob("shard-*n000.arrow"))
+    first = out / f".part-{other.name.removeprefix('shard-').removesuffix('n000.arrow')}.json"
     first.write_text(first.read_text()[:-20])
-    shard = out / f"shard-{second.name.removeprefix('.part-').removesuffix('.json')}.arrow"
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
-    notes = out / ".survey.jsonl"
+    notes = sorted(out.glob(".survey-*.jsonl"))[-1]
     lines = notes.read_bytes().splitlines(keepends=True)
     notes.write_bytes(b"".join(lines[:-1]) + lines[-1][:-9])
     made: dict[str, int] = {}
@@ -199,14 +235,14 @@ def test_what_is_not_whole_is_made_again(job: Job, tmp_path: Path, monkeypatch: 
 
 
 def test_a_source_that_changed_meanwhile_is_looked_into_again(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    media = shutil.copytree(job.config.media, tmp_path / "media", symlinks=True)
+    media = shutil.copytree(str(job.config.media), tmp_path / "media", symlinks=True)
     moved = replace(job, config=replace(job.config, media=str(media)))
     stopped(moved, out := tmp_path / "data", monkeypatch)
     (media / "aa.mp4").write_bytes((media / "sub folder" / "früh\u2028spät.mp4").read_bytes())
     made: dict[str, int] = {}
     prepare(moved.config, out, lambda stage, _, total: made.update({stage: total}))
     assert made["look into sources"] == 1
-    assert {line["path"]: line["status"] for line in read_sources(out)}["aa.mp4"] == "used"
+    assert {line.path: line.status for line in account(out)}["aa.mp4"] == "used"
     assert not list(out.glob(".part-*")), "receipts of parts that are no more go too"
 
 
@@ -214,12 +250,12 @@ def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):
     """What is left without a manifest is not trusted, not even a shard that is whole."""
     out = tmp_path / "data"
     out.mkdir()
-    shutil.copyfile(job.out / job.manifest.shards[0].file, out / "shard-0123456789ab.arrow")
-    (out / ".shard-00.arrow.77.tmp").write_bytes(b"half")
+    shutil.copyfile(job.out / job.manifest.shards[0].file, out / "shard-0123456789abcdefn000.arrow")
+    (out / ".shard-0123456789abcdefn001.arrow.77.tmp").write_bytes(b"half")
     (out / SOURCES).write_text("{")
     again = run(job.config, out)
-    assert again.stages == ("look into sources", "encode clips", "draw contact sheet")
-    assert names(out) == sorted([LOCK, MANIFEST, SOURCES, "contact.png", *(shard.file for shard in again.manifest.shards)])
+    assert again.stages == ("look into sources", "measure codecs", "encode clips", "draw contact sheet")
+    assert names(out) == files_of(again.manifest)
     first, second = (LatentDataset(folder, TextConfig(), verify=True) for folder in (job.out, out))
     assert [s.row(i).clip_id for s, i in first.train] == [s.row(i).clip_id for s, i in second.train]
     assert again.manifest.held_out == job.manifest.held_out
@@ -227,7 +263,8 @@ def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):
     for positions in (range(0, 3), range(5, 8)):
         one, two = (dataset.stage(0, "joint", 3).batch(positions) for dataset in (first, second))
         assert all(torch.equal(latent, same) for (_, latent), (_, same) in zip(one.latents.items(), two.latents.items(), strict=True))
-    assert read_sources(out) == read_sources(job.out)
+    assert account(out) == account(job.out)
+    assert read_clips(out / again.manifest.table) == read_clips(job.out / job.manifest.table)
 
 
 def test_a_folder_without_usable_clips_is_refused_with_all_reasons(ray_cluster, tmp_path):
@@ -237,20 +274,60 @@ def test_a_folder_without_usable_clips_is_refused_with_all_reasons(ray_cluster, 
     (media / "b.txt").write_text("x")
     with pytest.raises(ValueError, match="none of its 2 files can be used"):
         run(DataConfig(media=str(media)), tmp_path / "data")
-    assert [(line["path"], line["status"]) for line in read_sources(tmp_path / "data")] == [("a.mp4", "refused"), ("b.txt", "refused")]
+    lines = read_account(tmp_path / "data" / SOURCES)
+    assert [(line.path, line.status, line.reason) for line in lines] == [
+        ("a.mp4", "refused", "the file is empty"),
+        ("b.txt", "refused", "not a media file (.txt)"),
+    ]
     assert not (tmp_path / "data" / MANIFEST).exists()
 
 
 def test_codecs_are_measured_on_usable_sources_in_a_folder_full_of_others(ray_cluster, tmp_path):
+    """Of 12 films that probe well 10 are black: they give their places in the sample to the others."""
     write_corpus(replace(CLIPS, count=2), tmp_path / "media")
-    for i in range(40):
-        (tmp_path / "media" / f"note {i}.txt").write_text("x")
-    config = DataConfig(media=str(tmp_path / "media"), clip_chunks=2, codec_fit_sources=1)
-    drawn = _sample(config, [str(path) for path in list_sources(tmp_path / "media")], tmp_path / "media")
-    assert drawn[0].endswith(".txt"), "this folder tests nothing"
-    made = run(config, tmp_path / "data")
+    for i in range(10):
+        frames, audio = film(1.3, seed=i)
+        write_media(tmp_path / "media" / f"black {i}.mp4", np.zeros_like(frames), 24, audio, 16000)
+    made = run(DataConfig(media=str(tmp_path / "media"), clip_chunks=2, codec_fit_sources=1), tmp_path / "data")
     assert made.manifest.sources_used == 2
-    assert "measure codecs" in made.stages
+    assert {line.reason.split(":")[0] for line in account(tmp_path / "data") if not line.used} == {"black"}
+
+
+def test_a_dataset_grows_by_what_is_new(ray_cluster, tmp_path):
+    media, out = tmp_path / "media", tmp_path / "data"
+    write_corpus(replace(CLIPS, count=4), media)
+    write_film(later := tmp_path / "later.mp4", 1.3)
+    (media / "bad.mp4").write_bytes(b"no film at all")
+    config = DataConfig(media=str(media), clip_chunks=2, held_out_share=0.3)
+    first = run(config, out)
+    shutil.copyfile(later, media / "later.mp4")
+    shutil.copyfile(media / "character-00001.webm", media / "twin.webm")
+    with pytest.raises(ValueError, match=r"dataset of other sources \('later.mp4' differs\)"):
+        run(config, out)
+    second = run(config, out, grow=True)
+    made: dict[str, int] = {}
+    assert second.stages == ("look into sources", "encode clips", "draw contact sheet"), "the codecs stay"
+    assert (second.manifest.version, second.manifest.clips) == (2, first.manifest.clips + 1)
+    assert second.manifest.shards[: len(first.manifest.shards)] == first.manifest.shards
+    assert set(first.manifest.held_out) <= set(second.manifest.held_out)
+    assert read_manifest(out) == second.manifest
+    found = {line.path: line for line in account(out)}
+    assert found["twin.webm"].reason == "same content as character-00001.webm"
+    assert audit(LocalStore(out), sources_of(config.inputs)).faults == ()
+    assert (out / "manifest-1.json").is_file(), "what it was can be gone back to"
+    assert run(config, out, grow=True).manifest == second.manifest
+
+    (media / "bad.mp4").write_bytes(later.read_bytes())  # a better download: the same as another by chance
+    third = prepare(config, out, lambda stage, _, total: made.update({stage: total}), grow=True)
+    assert (third.version, third.clips, made["look into sources"]) == (3, second.manifest.clips, 1)
+    assert {line.path: (line.reason, line.attempts) for line in account(out)}["bad.mp4"] == ("same content as later.mp4", 2)
+    again = prepare(config, out, grow=True, again=Again(stage="filter", words="same content"))
+    assert {line.path: line.attempts for line in account(out)} == {**dict.fromkeys(found, 1), "twin.webm": 2, "bad.mp4": 3}
+    assert again.clips == third.clips
+    write_film(media / "character-00000.mp4", 1.3, seed=9)
+    with pytest.raises(ValueError, match=r"'character-00000.mp4' is not what it was"):
+        run(config, out, grow=True)
+    assert read_manifest(out) == again
 
 
 def test_one_source_and_its_copy_are_one_source(ray_cluster, tmp_path):
@@ -258,8 +335,8 @@ def test_one_source_and_its_copy_are_one_source(ray_cluster, tmp_path):
     shutil.copyfile(tmp_path / "media/character-00000.mp4", tmp_path / "media/twin.mp4")
     with pytest.raises(ValueError, match="only 1 source can be used"):
         run(DataConfig(media=str(tmp_path / "media"), clip_chunks=2), tmp_path / "data")
-    kept, twin = read_sources(tmp_path / "data")
-    assert (kept["status"], twin["status"], twin["reason"]) == ("used", "refused", "same content as character-00000.mp4")
+    kept, twin = read_account(tmp_path / "data" / SOURCES)
+    assert (kept.status, twin.status, twin.reason) == ("used", "refused", "same content as character-00000.mp4")
 
 
 def test_a_dataset_within_its_own_sources_is_refused(tmp_path):
@@ -269,6 +346,11 @@ def test_a_dataset_within_its_own_sources_is_refused(tmp_path):
     assert names(tmp_path) == ["a.mp4"]
 
 
-def test_a_url_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"data\.media='s3://bucket/x': only local paths"):
-        run(DataConfig(media="s3://bucket/x"), tmp_path / "data")
+def test_files_of_the_user_in_the_folder_of_the_dataset_stay(job, tmp_path):
+    out = tmp_path / "data"
+    out.mkdir()
+    theirs = ["shard-000000.tar", "shard-0.arrow", ".mine.tmp", "clips.parquet.bak", "sources.txt"]
+    for name in theirs:
+        (out / name).write_bytes(b"mine")
+    run(job.config, out)
+    assert all((out / name).read_bytes() == b"mine" for name in theirs)

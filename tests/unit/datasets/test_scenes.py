@@ -10,11 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mutual_forcing.datasets.media import Decoded
 from mutual_forcing.datasets.scenes import SceneConfig, SceneFinder, plan_clips, scene_starts
-from mutual_forcing.datasets.stages import DataConfig, cut_clips
 from mutual_forcing.datasets.synthetic import SyntheticConfig, make_character_clip
-from mutual_forcing.model.codecs.mdct import MdctAudioConfig
 from mutual_forcing.model.timeline import Timeline
 
 FPS = 24
@@ -98,14 +95,16 @@ def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 @settings(max_examples=60, deadline=None)
 @given(frames=st.integers(1, 400), chunks=st.integers(1, 6), rate=st.sampled_from([(16000, 512), (44100, 2048)]))
-def test_the_default_plan_is_what_clips_are_today(frames: int, chunks: int, rate: tuple[int, int]) -> None:
+def test_by_default_clips_follow_each_other_and_share_a_frame(frames: int, chunks: int, rate: tuple[int, int]) -> None:
     sample_rate, hop = rate
     clock = Timeline(sample_rate=sample_rate, audio_hop=hop)
-    config = DataConfig(clip_chunks=chunks, timeline=clock, audio_codec=MdctAudioConfig(hop=hop))
-    sound = np.zeros(round(frames * sample_rate / FPS), np.float32)
-    today = cut_clips(Decoded(np.zeros((frames, 1, 1, 3), np.uint8), sound, 0.0, ()), config)
-    plan = plan_clips(frames, [], WHOLE, chunks, chunks, chunks, clock)
-    assert [(round(cut.start_s * FPS), chunks) for cut in today] == plan
+    samples = round(frames * sample_rate / FPS)
+    wanted = [
+        (first, chunks)
+        for first in range(0, frames, chunks * clock.chunk_frames)
+        if first + clock.frames(chunks) <= frames and round(first * sample_rate / FPS) + clock.samples(chunks) <= samples
+    ]
+    assert plan_clips(frames, [], WHOLE, chunks, chunks, chunks, clock) == wanted
 
 
 @st.composite

@@ -15,9 +15,9 @@ from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mutual_forcing.datasets.pipeline import read_sources
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.orchestration.config import with_settings
+from mutual_forcing.orchestration.data_commands import milliseconds
 from mutual_forcing.orchestration.launch import command_line
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.recipes import recipe
@@ -88,7 +88,7 @@ def test_no_words_print_the_help() -> None:
         (("tiny", "--set", "rollouts.max_aeg=0"), ("--set rollouts.max_aeg", "did you mean 'max_age'?")),
         (("tiny", "--set", "workers.count=many"), ("workers.count='many'", "integer")),
         (("tiny", "--set", "seed"), ("--set 'seed'", "for example")),
-        (("tiny", "--media", "s3://bucket/clips"), ("--media='s3://bucket/clips'", "local")),
+        (("tiny", "--media", "gs://bucket/clips"), ("--media='gs://bucket/clips'", "local")),
         (("tiny", "--media", ""), ("--media", "give a path")),
         (("tiny", "--data", "gs://bucket/data"), ("--data='gs://bucket/data'", "local")),
         (("tiny", "--data", "mine", "--media", "clips"), ("--data='mine'", "--media='clips'", "one of the two")),
@@ -125,8 +125,8 @@ def test_a_run_folder_that_is_a_file(tmp_path: Path) -> None:
 def test_media_that_are_not_there_leave_no_run_behind(tmp_path: Path) -> None:
     missing, empty, run = tmp_path / "missing", tmp_path / "empty", tmp_path / "run"
     empty.mkdir()
-    assert_one_line(say("train", "tiny", "--media", str(missing), "--out", str(run)), str(missing), "no such folder")
-    assert_one_line(say("train", "tiny", "--media", str(empty), "--out", str(run)), str(empty), "put video files there")
+    assert_one_line(say("train", "tiny", "--media", str(missing), "--out", str(run)), str(missing), "cannot be found")
+    assert_one_line(say("train", "tiny", "--media", str(empty), "--out", str(run)), str(empty), "put media files there")
     assert not run.exists()
 
 
@@ -174,12 +174,11 @@ def test_a_run_record_without_a_configuration(tmp_path: Path, record: Any) -> No
     assert_one_line(say("generate", str(tmp_path), "--out", str(tmp_path / "clip.mp4")), "run.json", "train the run again")
 
 
-def test_the_account_of_sources_is_missing_or_damaged(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"sources\.jsonl cannot be read \(No such file.*prepare the data again"):
-        read_sources(tmp_path)
-    (tmp_path / "sources.jsonl").write_text("{")
-    with pytest.raises(ValueError, match="it is not JSON lines"):
-        read_sources(tmp_path)
+@pytest.mark.parametrize(("text", "wanted"), [("80ms", 80.0), ("0.08s", 80.0), ("80", 80.0), ("1e2ms", 100.0)])
+def test_a_lag_is_given_as_people_write_it(text: str, wanted: float) -> None:
+    assert milliseconds(text) == wanted
+    with pytest.raises(ValueError, match=r"--max-av-lag='soon': is no time"):
+        milliseconds("soon")
 
 
 def test_a_file_is_no_dataset(tmp_path: Path) -> None:

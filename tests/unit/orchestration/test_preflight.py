@@ -63,7 +63,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(preflight, "free_memory_gb", lambda: 0.5)
     config = with_settings(TINY, [f"data.media={tmp_path / 'nowhere'}", f"checkpoint.uri={tmp_path / 'file'}", "init.video=/nowhere"])
     problems = told(config, tmp_path / "run")
-    for words in ("memory: ", "data.media=", "init.video=", "checkpoint.uri="):
+    for words in ("memory: ", "input=", "init.video=", "checkpoint.uri="):
         assert sum(text.startswith(words) for text in problems) == 1, (words, problems)
     assert all(";" in text for text in problems), "each with a remedy"
     with pytest.raises(ValueError, match=r"^4 problems: \(1\) .* \(4\) .*") as refused:

@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from dataset_material import make_dataset
 from rich.console import Console
 from test_cli import say
 
-from mutual_forcing.datasets.manifest import SOURCES, Manifest
-from mutual_forcing.model.timeline import Timeline
-from mutual_forcing.orchestration import command, main
+from mutual_forcing.datasets.account import SourceLine
+from mutual_forcing.orchestration import command, data_commands
+from mutual_forcing.orchestration.data_verbs import Told
 from mutual_forcing.orchestration.progress import Terminal, plain_console, printable
 
 NAMES = ["Talk [abc].mp4", "a[/b].mp4", "[red]x[/red].mp4", ":smile:.mp4", "[link=http://x]y.mp4"]
 
 
-def dataset(folder: Path, names: list[str]) -> Path:
-    """A folder that holds what `_show_dataset` reads."""
+def dataset(folder: Path, names: list[str]) -> Told:
+    """A dataset whose sources are all refused."""
     quality = {"video_psnr_db": 30.0, "audio_snr_db": 20.0}
-    counts = {"clips": 0, "hours": 0.0, "sources_used": 0, "sources_refused": len(names)}
-    Manifest("", Timeline(), 2, 64, 64, {}, {}, (), (), codec_quality=quality, synthetic=False, **counts).write(folder)
-    lines = [{"path": n, "status": "refused", "reason": f"{n} is no film", "note": "", "clips": 0, "seconds": 0.0} for n in names]
-    (folder / SOURCES).write_text("".join(f"{main.json.dumps(line)}\n" for line in lines))
-    return folder
+    manifest = replace(make_dataset(folder), codec_quality=quality)
+    return Told(manifest, tuple(SourceLine(n, "refused", "probe", f"{n} is no film") for n in names), "contact.png")
 
 
 def test_names_in_the_table_of_sources_are_printed_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    folder = dataset(tmp_path, [*NAMES, "steer\x1b]0;title\x07.mp4"])
-    main._show_dataset(folder, str(folder), as_json=False)
+    data_commands.show(dataset(tmp_path, [*NAMES, "steer\x1b]0;title\x07.mp4"]), as_json=False)
     said = capsys.readouterr().out
     for name in NAMES:
         assert said.count(name) == 2, "as the source and in the reason"

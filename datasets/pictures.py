@@ -1,0 +1,51 @@
+"""A dataset to be looked at: its clips as they come back from their latents."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .clip_table import ClipRow
+from .contact_sheet import SheetClip, contact_sheet
+from .manifest import SHEET, Manifest
+from .pretrained_codecs import CodecPair, open_codecs
+from .progress import Progress, silent
+from .shards import ClipRecord, Shard
+from .store import Store, is_remote
+
+SHEET_CLIPS = 8
+FAR_SHARDS = 2  # that are fetched for it where they lie in S3
+
+
+def decode_record(record: ClipRecord, manifest: Manifest, title: str, codecs: CodecPair | None = None) -> SheetClip:
+    """A clip of the dataset, which has both modalities, as pictures and sound, decoded from its latents. codecs: those of the manifest,
+    where they are open already.
+    """
+    t, codecs = manifest.timeline, codecs or open_codecs(manifest.video_codec, manifest.audio_codec)
+    assert codecs.video is not None
+    assert codecs.audio is not None
+    video = codecs.video.decode(torch.from_numpy(record.get("video").astype(np.float32))[None])
+    audio = codecs.audio.decode(torch.from_numpy(record.get("audio").astype(np.float32))[None])
+    return SheetClip(title, video[0].numpy(), audio[0].numpy(), t.fps, t.sample_rate, list(record.words))
+
+
+def draw_contact_sheet(store: Store, manifest: Manifest, rows: Sequence[ClipRow], progress: Progress = silent) -> None:
+    """A PNG of a few clips spread over the dataset, whose table is `rows`."""
+    if is_remote(store.uri):  # whole shards are fetched for it
+        near = {entry.file for entry in manifest.shards[:FAR_SHARDS]}
+        rows = [row for row in rows if row.shard in near]
+    picked = rows[:: max(1, ceil(len(rows) / SHEET_CLIPS))][:SHEET_CLIPS]
+    shards, clips, codecs = dict[str, Shard](), [], open_codecs(manifest.video_codec, manifest.audio_codec)
+    for done, row in enumerate(picked):
+        progress("draw contact sheet", done, len(picked))
+        if row.shard not in shards:
+            shards[row.shard] = Shard(store.fetch(row.shard))
+        record = shards[row.shard].row(row.row)
+        clips.append(decode_record(record, manifest, f"{Path(record.source).name} at {record.start_s:.2f} s", codecs))
+    with store.writing(SHEET) as path:
+        contact_sheet(clips, path)
+    progress("draw contact sheet", len(picked), len(picked))
