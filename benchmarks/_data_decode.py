@@ -33,6 +33,7 @@ LEAST_S = 1.0  # of ffmpeg alone: files are repeated until a round takes so long
 
 
 Task = tuple[Any, ...]
+Work = Callable[[Path, str], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -47,17 +48,19 @@ class Ratio:
     probe_share: float
 
 
-def decode_ratio(files: Sequence[Path], config: DecodeConfig, processes: int, rounds: int) -> Ratio:
-    """How fast files are decoded, aligned, resized and written, against ffmpeg alone."""
+def decode_ratio(files: Sequence[Path], config: DecodeConfig, processes: int, rounds: int, work: Work | None = None) -> Ratio:
+    """How fast files are decoded, aligned, resized and written, against ffmpeg alone. work: instead, what is done with each path, in a
+    scratch folder; returns (seconds of processor time, seconds of them in `probe`).
+    """
     found = [probe(path) for path in files]
     limits = [(null_command(path, one, config),) for path, one in zip(files, found, strict=True)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes) as pool, tempfile.TemporaryDirectory() as scratch:
-        ours = [(str(path), config, scratch) for path in files]
+        mine, ours = (_ours, [(str(path), config, scratch) for path in files]) if work is None else (work, [(p, scratch) for p in files])
         alone_s = _round(pool, _alone, limits)[0]
         repeats = max(1, math.ceil(LEAST_S / alone_s), math.ceil(2 * processes / len(files)))
-        _round(pool, _ours, ours)
-        figures = [(_round(pool, _alone, limits * repeats), _round(pool, _ours, ours * repeats)) for _ in range(rounds)]
+        _round(pool, mine, ours)
+        figures = [(_round(pool, _alone, limits * repeats), _round(pool, mine, ours * repeats)) for _ in range(rounds)]
     return Ratio(
         statistics.median(alone[0] / mine[0] for alone, mine in figures),
         statistics.median(alone[1] / mine[1] for alone, mine in figures),
@@ -84,13 +87,13 @@ def _round(pool: Pool, work: Callable[..., tuple[float, float]], tasks: Sequence
 
 
 def _alone(arguments: list[str]) -> tuple[float, float]:
-    before = _cpu_s()
+    before = cpu_s()
     subprocess.run(arguments, check=True, stdin=subprocess.DEVNULL)
-    return _cpu_s() - before, 0.0
+    return cpu_s() - before, 0.0
 
 
 def _ours(path: str, config: DecodeConfig, scratch: str) -> tuple[float, float]:
-    before, began = _cpu_s(), time.perf_counter()
+    before, began = cpu_s(), time.perf_counter()
     found = probe(path)
     probed = time.perf_counter() - began
     out = Path(scratch) / f"{os.getpid()}.raw"
@@ -104,9 +107,10 @@ def _ours(path: str, config: DecodeConfig, scratch: str) -> tuple[float, float]:
             first += cut.count
         film.verdict()
     out.unlink()
-    return _cpu_s() - before, probed
+    return cpu_s() - before, probed
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
+    """Of this process and of its children that have ended."""
     own, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return own.ru_utime + own.ru_stime + children.ru_utime + children.ru_stime

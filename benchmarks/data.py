@@ -1,91 +1,178 @@
-"""How fast media become pixels and sound on one clock, against `ffmpeg -f null` with the same filters.
+"""From media files to latents: how far from ffmpeg alone, what a job costs besides its clips, what a worker holds, how fast batches are.
 
-clips of 5 s and more, clips of 3 s -> _data_decode (ffmpeg alone and ours, in turn) -> vs_ffmpeg, vs_ffmpeg_short
+    decode     probe + film + pixels to disk       against ffmpeg -f null    vs_ffmpeg, vs_ffmpeg_short
+    encode     a part: judge, encode, write too    against ffmpeg -f null    vs_ffmpeg_encoded
+    job        two short clips, Ray being there                              fixed_s
+    memory     a part of one long film, its process and ffmpeg's             peak_rss_mb
+    loader     shards -> batches                                             loader_gb_s, wait_p99_ms
+
+Files are those of the media pack beside the checkout, else drawn characters. Needs Ray for the row `job` alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
+import resource
+import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+from ..datasets.config import DataConfig
+from ..datasets.encoders import LocalEncoder, OpenEncoder
+from ..datasets.ffmpeg_child import ffmpeg_path
+from ..datasets.inputs import sources_of
+from ..datasets.making import MakePart
+from ..datasets.measuring import Codecs, Measure, fit, unpack_moments
+from ..datasets.parts import Item, Part
+from ..datasets.sources import source_to_json
+from ..datasets.synthetic import SyntheticConfig, write_corpus
+from ._data_decode import cpu_s, decode_ratio
+from ._loader import measure_loader
 
-from ..datasets.film_command import DecodeConfig
-from ..datasets.media_write import write_media
-from ._data_decode import Ratio, decode_ratio
-
-MEDIA = Path(__file__).resolve().parents[1].parent / "shared" / "media"
-LONG = ("ovi_1.mp4", "ovi_2.mp4", "bbb_8s.webm", "d07_vfr.mp4", "d21_60fps.mp4")
-SHORT = ("grid_bbaf2n.mpg", "grid_brbk7n.mpg", "grid_lwbsza.mpg", "d01_h264_aac.mp4", "d02_vp9_opus.webm", "d14_hevc10_opus.mkv")
-QUICK = 2  # files of each kind
-
-
-def files_of(folder: Path, scratch: Path) -> dict[str, list[Path]]:
-    """Clips of 5 s and more, and of 3 s: those of the folder, or such as are made in `scratch` where it is absent."""
-    if folder.is_dir():
-        return {"long": [folder / name for name in LONG], "short": [folder / name for name in SHORT]}
-    made: dict[str, list[Path]] = {"long": [], "short": []}
-    for kind, seconds in (("long", 5), ("short", 3)):
-        for suffix in ("mp4", "webm"):
-            t, y, x = np.ogrid[: seconds * 25, :288, :360]
-            planes = [128 + 100 * np.sin((x * y + 40 * t * (n + 1)) / (600 + 90 * n)) for n in range(3)]
-            sound = 0.3 * np.sin(np.arange(seconds * 44100) / 20)
-            path = scratch / f"{kind}.{suffix}"
-            write_media(path, np.stack(np.broadcast_arrays(*planes), -1).astype(np.uint8), 25, sound, 44100)
-            made[kind].append(path)
-    return made
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """Height and width.
-
-    Raises:
-        ValueError: not two positive numbers with an x between them.
-    """
-    sides = text.split("x")
-    if len(sides) != 2 or not all(side.isdecimal() and int(side) > 0 for side in sides):
-        raise ValueError(f"--size={text!r}: write height x width in pixels, as in 192x336")
-    return int(sides[0]), int(sides[1])
+PACK = Path(__file__).resolve().parents[2] / "shared" / "media"
+LONG = ("bbb_8s.webm", "d07_vfr.mp4", "d21_60fps.mp4", "ovi_1.mp4", "ovi_2.mp4", "ovi_3.mp4")
+SHORT = ("d01_h264_aac.mp4", "d02_vp9_opus.webm", "d14_hevc10_opus.mkv", "grid_bbaf2n.mpg", "grid_lbax4n.mpg", "grid_lwbsza.mpg")
+TARGETS = {
+    "vs_ffmpeg": ("at least", 0.75),
+    "vs_ffmpeg_short": ("at least", 0.60),
+    "vs_ffmpeg_encoded": ("at least", 0.60),
+    "fixed_s": ("at most", 8.0),
+    "peak_rss_mb": ("at most", 1500.0),
+    "loader_gb_s": ("at least", 1.0),
+    "wait_p99_ms": ("at most", 1.0),
+}
 
 
-def print_table(ratios: dict[str, Ratio]) -> None:
-    print(f"{'clips':<8}{'of ffmpeg':>12}{'of its CPU':>12}{'s a file':>10}{'probe':>8}")
-    for kind, ratio in ratios.items():
-        print(f"{kind:<8}{ratio.of_ffmpeg:>12.2f}{ratio.of_ffmpeg_cpu:>12.2f}{ratio.seconds:>10.3f}{100 * ratio.probe_share:>7.0f}%")
-
-
-def main(arguments: list[str]) -> int:
-    """See the module docstring; prints one JSON object as the last line with --json."""
-    parser = argparse.ArgumentParser(prog="mutual-forcing bench data", description="How fast media become pixels and sound.")
-    parser.add_argument("--quick", action="store_true", help="few files and rounds: a minute, and no figure to quote")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--media", type=Path, default=MEDIA, help="folder of the media pack (default: ../shared/media, or made clips)")
-    parser.add_argument("--size", default="192x336", help="height x width of the pictures")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args(arguments)
-    height, width = size_of(options.size)
-    for name in ("processes", "rounds"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name}={getattr(options, name)}: must be at least 1")
-    config = DecodeConfig(height=height, width=width)
-    with tempfile.TemporaryDirectory() as scratch:
-        files = files_of(options.media, Path(scratch))
-        if options.quick:
-            files = {kind: paths[:QUICK] for kind, paths in files.items()}
-        rounds = min(options.rounds, 2) if options.quick else options.rounds
-        ratios = {kind: decode_ratio(paths, config, options.processes, rounds) for kind, paths in files.items()}
-    print_table(ratios)
-    if options.json:
-        figures = {"vs_ffmpeg": ratios["long"].of_ffmpeg, "vs_ffmpeg_short": ratios["short"].of_ffmpeg}
-        figures |= {"vs_ffmpeg_cpu": ratios["long"].of_ffmpeg_cpu, "vs_ffmpeg_short_cpu": ratios["short"].of_ffmpeg_cpu}
-        print(json.dumps({"name": "data", "size": options.size, "processes": options.processes, **figures}))
+def main(words: Sequence[str]) -> int:
+    """Run the rows that are asked for; exits 0 whatever the figures are."""
+    parser = argparse.ArgumentParser(prog="mutual-forcing bench data", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rows", default="decode,encode,job,memory,loader", help="which rows, by commas")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and a shorter film: figures are rougher")
+    parser.add_argument("--json", action="store_true", help="one JSON line")
+    parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1), help="of ffmpeg, and of ours")
+    given = parser.parse_args(words)
+    rows = {"decode": _decode, "encode": _encode, "job": _job, "memory": _memory, "loader": _loader}
+    if unknown := sorted(set(given.rows.split(",")) - rows.keys()):
+        raise ValueError(f"--rows: {unknown[0]!r} is unknown; choose from {', '.join(rows)}")
+    found: dict[str, Any] = {"quick": given.quick, "processes": given.processes}
+    with tempfile.TemporaryDirectory(prefix="bench-data-") as scratch:
+        long, short, found["media"] = _files(Path(scratch))
+        for name, row in rows.items():
+            if name in given.rows.split(","):
+                found |= row(long, short, given.processes, given.quick, Path(scratch))
+                if not given.json:
+                    print(f"{name}: done", file=sys.stderr)
+    found["load"] = os.getloadavg()[0]
+    print(json.dumps(found) if given.json else _table(found))
     return 0
 
 
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+def _files(scratch: Path) -> tuple[list[Path], list[Path], str]:
+    """Films of 5 s and more, films of 3 s, and where they are from."""
+    if all((PACK / name).is_file() for name in (*LONG, *SHORT)):
+        return [PACK / name for name in LONG], [PACK / name for name in SHORT], "media pack"
+    made = []
+    for seconds in (6.0, 3.0):
+        write_corpus(SyntheticConfig(6, seconds, 256, 256, seed=1), folder := scratch / f"{seconds:g}")
+        made.append(sorted(p for p in folder.iterdir() if p.suffix in (".mp4", ".mkv", ".webm")))
+    return made[0], made[1], "drawn characters"
+
+
+def _decode(long: Sequence[Path], short: Sequence[Path], processes: int, quick: bool, scratch: Path) -> dict[str, Any]:
+    config, rounds = _config().decoding, 3 if quick else 7
+    far, near = (decode_ratio(files, config, processes, rounds) for files in (long, short))
+    return {"vs_ffmpeg": far.of_ffmpeg, "vs_ffmpeg_short": near.of_ffmpeg, "decode_long": asdict(far), "decode_short": asdict(near)}
+
+
+def _encode(long: Sequence[Path], short: Sequence[Path], processes: int, quick: bool, scratch: Path) -> dict[str, Any]:
+    config = _config()
+    work = partial(_part, config, _codecs(config, long))
+    found = decode_ratio(long, config.decoding, processes, 3 if quick else 7, work)
+    return {"vs_ffmpeg_encoded": found.of_ffmpeg, "encode_long": asdict(found)}
+
+
+def _part(config: DataConfig, codecs: Codecs, path: Path, scratch: str) -> tuple[float, float]:
+    """One source as a part: all that `data prepare` does with it after the first look."""
+    import torch
+
+    torch.set_num_threads(1)
+    before, out = cpu_s(), Path(scratch) / str(os.getpid())
+    out.mkdir(exist_ok=True)
+    (source,) = sources_of([str(path)])
+    receipt = MakePart(config, LocalEncoder(OpenEncoder(*codecs)), str(out)).make(Part("0", (Item(source, "bench", 4),)))
+    assert receipt.clips, receipt.outcomes
+    return cpu_s() - before, 0.0
+
+
+def _job(long: Sequence[Path], short: Sequence[Path], processes: int, quick: bool, scratch: Path) -> dict[str, Any]:
+    """Two drawn characters, prepared three times into new folders: the first also starts Ray's workers, which a cluster has."""
+    import ray
+
+    from ..datasets.pipeline import prepare
+    from ..datasets.progress import silent
+
+    write_corpus(SyntheticConfig(2, 2.2, 64, 64, seed=1), media := scratch / "job-media")
+    ray.init(num_cpus=processes, include_dashboard=False, log_to_driver=False)
+    try:
+        spent = []
+        for number in range(3):
+            began = time.perf_counter()
+            prepare(replace(_config(), media=str(media), clip_chunks=2), scratch / f"job-{number}", silent)
+            spent.append(time.perf_counter() - began)
+    finally:
+        ray.shutdown()
+    return {"fixed_s": spent[0], "fixed_warm_s": min(spent[1:])}
+
+
+def _memory(long: Sequence[Path], short: Sequence[Path], processes: int, quick: bool, scratch: Path) -> dict[str, Any]:
+    """A long film, as large as training has it, in a process of its own: what that and ffmpeg held at most. A film of a tenth beside it
+    tells whether memory grows with length."""
+    config = replace(_config(), width=336, height=192)
+    codecs, minutes = _codecs(config, long[-2:]), 2.0 if quick else 20.0
+    peaks = {}
+    for name, length in (("tenth_rss_mb", minutes / 10), ("peak_rss_mb", minutes)):
+        film = scratch / f"{name}.mp4"
+        again = [ffmpeg_path(), "-nostdin", "-v", "error", "-stream_loop", "-1", "-i", str(long[-1])]
+        subprocess.run([*again, "-t", str(60 * length), "-c", "copy", str(film)], check=True)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            peaks[name] = pool.apply(_held, (config, codecs, film, str(scratch)))
+        film.unlink()
+    return peaks | {"film_minutes": minutes}
+
+
+def _held(config: DataConfig, codecs: Codecs, path: Path, scratch: str) -> float:
+    _part(config, codecs, path, scratch)
+    return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
+
+
+def _loader(long: Sequence[Path], short: Sequence[Path], processes: int, quick: bool, scratch: Path) -> dict[str, Any]:
+    found = measure_loader(scratch, 2 if quick else 4, 2.0 if quick else 10.0)
+    return {"loader_gb_s": found.loader_gb_s, "wait_p50_ms": found.wait_p50_ms, "wait_p99_ms": found.wait_p99_ms}
+
+
+def _config() -> DataConfig:
+    """The demo's sizes, without rules: every clip is encoded."""
+    config = DataConfig(media="bench", min_chunks=1)
+    return replace(config, filters=replace(config.filters, min_rms_db=-300.0, min_luma=0.0, max_still=1.0, max_clipped=1.0))
+
+
+def _codecs(config: DataConfig, files: Sequence[Path]) -> Codecs:
+    rows = [Measure(config)({"source": source_to_json(sources_of([str(path)])[0]), "starts": "[]"}) for path in files[:2]]
+    return fit(config, [unpack_moments(row["moments"]) for row in rows])
+
+
+def _table(found: dict[str, Any]) -> str:
+    lines = [f"{'figure':<20} {'':>8}  target"]
+    for name, (sense, target) in TARGETS.items():
+        if name in found:
+            lines.append(f"{name:<20} {found[name]:>8.3g}  {sense} {target:g}")
+    return "\n".join(lines)
