@@ -22,7 +22,7 @@ ERRORS = {"503": ("503 Slow Down", "SlowDown"), "denied": ("403 Forbidden", "Acc
 @dataclass
 class Fault:
     """What happens to the next `times` requests of this method whose path contains `part`. short: half of the answer comes, then the
-    connection ends; wrong: a bit in the middle of the answer is another.
+    connection ends; wrong: a bit of every thousandth byte of the answer is another.
     """
 
     kind: Kind
@@ -68,8 +68,9 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
             return backend(environ, start)
         if fault.kind in ("short", "wrong"):
             content = b"".join(backend(environ, start))
-            half = len(content) // 2
-            return [content[:half]] if fault.kind == "short" else [content[:half], bytes([content[half] ^ 8]), content[half + 1 :]]
+            if fault.kind == "short":
+                return [content[: len(content) // 2]]
+            return [bytes(x ^ 8 if at % 1009 == 500 else x for at, x in enumerate(content))]
         if fault.kind == "reset":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)  # in the middle of what it sends
             _reset(environ)
