@@ -19,7 +19,7 @@ from .clip_table import ClipRow, Found
 from .sources import Source, source_to_json
 from .statistics import LatentStatistics, Statistics
 from .storage import sha256_file
-from .store import Store, write_bytes
+from .store import Store, is_remote, write_bytes
 
 FEWEST = 32  # parts that even a small dataset has, so that many processes make it
 SHARD_BYTES = 128 << 20
@@ -153,11 +153,7 @@ def finished(store: Store, part: Part, there: dict[str, int]) -> Receipt | None:
 
 def _is_right(store: Store, shard: ShardEntry) -> bool:
     """S3 keeps what it was given whole, and to fetch it only to look would cost more than to make it: there the size is enough."""
-    return is_far(store) or sha256_file(store.fetch(shard.file)) == shard.sha256
-
-
-def is_far(store: Store) -> bool:
-    return store.uri.startswith("s3://")
+    return is_remote(store.uri) or sha256_file(store.fetch(shard.file)) == shard.sha256
 
 
 def write_receipt(store: Store, part: Part, receipt: Receipt) -> None:
