@@ -1,7 +1,7 @@
 """From a part's sources to its shards: decode, cut, judge, encode, write. One process, one film at a time, one clip in memory at a time.
 
-film.read -> Clip -> judge -> encoder.encode -> ClipRecord -> PartWriter -> shard
-                      \\-> LeftOut, with the reason                            \\-> receipt, at the end
+SourceClips:  film.read -> Clip -> judge -> encoder.encode -> ClipRecord -> MakePart:   PartWriter -> shard, and a receipt at the end
+                                    \\-> LeftOut, with the reason          \\-> streaming.py: straight to the trainers
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import inf
@@ -46,11 +46,20 @@ UNDER_WAY = 1  # clips that an encoder has while the next is decoded
 
 
 @dataclass
-class _Tally:
-    """What a part adds up to besides its clips."""
+class Tally:
+    """What clips add up to besides themselves."""
 
     statistics: Statistics
     quality: list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Made:
+    """A clip that was made: its record, its length in chunks, its fingerprint (empty: not asked for)."""
+
+    record: ClipRecord
+    chunks: int
+    fingerprint: str
 
 
 class MakePart:
@@ -64,7 +73,7 @@ class MakePart:
         return {"part": part.name, "receipt": self.make(part).to_json()}
 
     def make(self, part: Part) -> Receipt:
-        tally = _Tally({}, [])
+        tally = Tally({}, [])
         with store_of(self._uri) as store:
             writer = PartWriter(store, part)
             outcomes = tuple(self._outcome(item, writer, tally) for item in part.items)
@@ -73,31 +82,52 @@ class MakePart:
             write_receipt(store, part, receipt)
         return receipt
 
-    def _outcome(self, item: Item, writer: PartWriter, tally: _Tally) -> Outcome:
-        source = item.source
+    def _outcome(self, item: Item, writer: PartWriter, tally: Tally) -> Outcome:
+        own = Tally({}, list(tally.quality))
+        clips = SourceClips(self._config, self._encoder, item, own)
+        for made in clips:
+            writer.add(made.record, made.chunks, made.fingerprint)
+        outcome = clips.outcome
+        if outcome.reason:
+            writer.reject()
+        else:
+            writer.accept(outcome.timing)
+            tally.statistics, tally.quality = merged(tally.statistics, own.statistics), own.quality
+        return outcome
+
+
+class SourceClips:
+    """The clips of a source, one at a time, as they are decoded; after the last, `outcome` says what came of it. A refusal may come after
+    clips have been given: whoever wants all or none must wait for the end.
+
+    tally: is added to; the first clip of a tally is decoded again, to see what the codecs lose. done: ids of clips that are not wanted.
+    """
+
+    def __init__(self, config: DataConfig, encoder: ClipEncoder, item: Item, tally: Tally | None = None, done: Container[str] = ()) -> None:
+        self._config, self._encoder, self._item, self._tally, self._done = config, encoder, item, tally, done
+        self._passed_over = 0
+        self.outcome = Outcome(item.source.name)
+
+    def __iter__(self) -> Iterator[Made]:
+        source = self._item.source
         try:
             with ExitStack() as stack:
                 try:
                     path = stack.enter_context(at_hand(source, stack.enter_context(Scratch())))
                     text = text_of(source)
                 except OSError as error:  # of the source alone: a full disk below this must end the job
-                    return Outcome(source.name, UNREAD, f"cannot be read ({error.strerror or error})")
+                    self.outcome = Outcome(source.name, UNREAD, f"cannot be read ({error.strerror or error})")
+                    return
                 except ValueError as error:
                     raise Refused("text", str(error)) from error
-                own = _Tally({}, list(tally.quality))
-                outcome = self._made(item, path, text, writer, own)
-                writer.accept(outcome.timing)
-                tally.statistics, tally.quality = merged(tally.statistics, own.statistics), own.quality
-                return outcome
+                yield from self._made(path, text)
         except MediaError as error:
-            writer.reject()
-            return Outcome(source.name, error.stage, error.reason, error.said)
+            self.outcome = Outcome(source.name, error.stage, error.reason, error.said)
         except Refused as error:
-            writer.reject()
-            return Outcome(source.name, error.stage, str(error))
+            self.outcome = Outcome(source.name, error.stage, str(error))
 
-    def _made(self, item: Item, path: Path, text: Sidecar, writer: PartWriter, tally: _Tally) -> Outcome:
-        config, source = self._config, item.source
+    def _made(self, path: Path, text: Sidecar) -> Iterator[Made]:
+        config, source, tally = self._config, self._item.source, self._tally
         found = probe(path, needs_video="video" in config.modalities)
         require(found, config)
         try:
@@ -105,22 +135,23 @@ class MakePart:
         except ValueError as error:
             raise Refused("text", str(error)) from error
         made, left_out = 0, list[LeftOut]()
-        reel = Reel(path, found, config, source.spans, item.starts)
+        reel = Reel(path, found, config, source.spans, self._item.starts)
         for (clip, judged), latents in self._encoded(self._good(reel, left_out), left_out):
-            if not tally.quality:
-                tally.quality += self._encoder.judge(_batch(clip.frames), _batch(clip.audio), latents)
-            record = self._record(item, clip, text_at(text, clip.span), latents, judged.found)
-            tally.statistics = merged(tally.statistics, statistics_of(record.video, record.audio))
-            writer.add(record, clip.chunks, judged.fingerprint)
+            record = self._record(clip, text_at(text, clip.span), latents, judged.found)
+            if tally is not None:
+                if not tally.quality:
+                    tally.quality += self._encoder.judge(_batch(clip.frames), _batch(clip.audio), latents)
+                tally.statistics = merged(tally.statistics, statistics_of(record.video, record.audio))
+            yield Made(record, clip.chunks, judged.fingerprint)
             made += 1
         seen = reel.seen
-        if not made and not left_out:
+        if not made and not left_out and not self._passed_over:
             raise Refused("filter", too_short(seen.frames, config))
-        if not made:
+        if not made and left_out:
             raise Refused("filter", left_out[0].reason)
         rules = Counter(rule_of(clip.reason) for clip in left_out)
         note = "; ".join([*seen.notes, *(f"{count} of its clips left out: {rule}" for rule, count in rules.items())])
-        return Outcome(
+        self.outcome = Outcome(
             source.name,
             note=note,
             clips=made,
@@ -135,6 +166,9 @@ class MakePart:
     def _good(self, reel: Reel, left_out: list[LeftOut]) -> Iterator[Good]:
         """The clips that no rule refuses; the others are left out with the reason."""
         for clip in reel:
+            if clip_id(self._item.content, clip.start_s, clip.chunks) in self._done:
+                self._passed_over += 1
+                continue
             judged = judge(clip, self._config)
             if judged.reason:
                 left_out.append(LeftOut(clip.start_s, judged.reason))
@@ -164,7 +198,8 @@ class MakePart:
         while waiting:
             yield from first()
 
-    def _record(self, item: Item, clip: Clip, text: Sidecar, latents: Latents, found: Found) -> ClipRecord:
+    def _record(self, clip: Clip, text: Sidecar, latents: Latents, found: Found) -> ClipRecord:
+        item = self._item
         video, audio = (None if x is None else x[0] for x in latents)
         caption, words = text_of_clip(text, clip, self._config)
         return ClipRecord(
