@@ -22,7 +22,7 @@ from .scenes import SceneConfig
 from .synthetic import LIMITS
 from .transcribe import TranscribeConfig
 
-NOT_SHAPING = ("media", "prepared", "mix", "cache_gb", "pool", "encoders", "pretrained", "transcribe", "caption")
+NOT_SHAPING = ("media", "stream_shuffle", "prepared", "mix", "cache_gb", "pool", "encoders", "pretrained", "transcribe", "caption")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class DataConfig:
     mix: other prepared datasets that training draws from too, "URI=WEIGHT" each, where the run's own weighs 1. cache_gb: above 0, shards of
     prepared datasets in S3 stay there and are read by ranges, of which a machine keeps so many 10^9 bytes; 0: they are fetched first.
 
+    stream_sources: above 0, training does not wait for a dataset: only so many sources are prepared before it (codecs are fitted to them,
+    and some are held out), and clips of the others go to training as they are decoded, mixed among stream_shuffle of them.
+
     modalities: of a clip; sources that lack one are refused. width, height in pixels; clip_chunks: chunks of a clip; min_chunks: of the
     shorter clips at the end of a source or scene (0: there are none); stride_chunks: from the start of a clip to the start of the next
     (0: clip_chunks, without overlap). held_out_share: share of sources kept from training (at least one); codec_fit_sources: how many
@@ -55,6 +58,8 @@ class DataConfig:
     prepared: str = ""
     mix: tuple[str, ...] = ()
     cache_gb: float = 0.0
+    stream_sources: int = 0
+    stream_shuffle: int = 64
     synthetic_count: int = 64
     synthetic_seconds: float = 5.2
     modalities: tuple[str, ...] = MODALITIES
@@ -89,6 +94,14 @@ class DataConfig:
         for name in ("min_chunks", "stride_chunks"):
             if not 0 <= getattr(self, name) <= self.clip_chunks:
                 raise ValueError(f"data.{name}={getattr(self, name)}: must be from 0 to data.clip_chunks={self.clip_chunks}")
+        if self.stream_sources < 0 or self.stream_sources == 1:
+            raise ValueError(
+                f"data.stream_sources={self.stream_sources}: one to train on and one to hold out are needed; give 0 (off) or 48"
+            )
+        if self.stream_sources and (self.prepared or self.mix):
+            raise ValueError(f"data.stream_sources={self.stream_sources}: clips come from data.media; leave data.prepared and data.mix out")
+        if not 1 <= self.stream_shuffle <= 100_000:
+            raise ValueError(f"data.stream_shuffle={self.stream_shuffle}: must be clips, from 1 to 100000")
         if not self.modalities or set(self.modalities) - set(MODALITIES) or len(set(self.modalities)) < len(self.modalities):
             raise ValueError(f"data.modalities={self.modalities}: name one or both of {', '.join(MODALITIES)}")
         if not self.inputs or not all(self.inputs):
@@ -184,7 +197,8 @@ class DataConfig:
         """All settings that shape clips, as plain data: two datasets may hold clips of one another where these are equal."""
         tree = asdict(self)
         drawn = () if self.is_synthetic else ("synthetic_count", "synthetic_seconds")
-        return {f.name: _plain(tree[f.name]) for f in fields(self) if f.name not in (*NOT_SHAPING, *drawn)}
+        streamed = () if self.stream_sources else ("stream_sources",)  # datasets of earlier releases have no such setting
+        return {f.name: _plain(tree[f.name]) for f in fields(self) if f.name not in (*NOT_SHAPING, *drawn, *streamed)}
 
 
 def first_difference(there: dict[str, Any], here: dict[str, Any], name: str = "data") -> str:

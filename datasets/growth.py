@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ..model.noise import position_seed
 from .account import UNREAD, SourceLine
 from .inputs import sources_of
 from .sources import Source, file_of
@@ -47,6 +48,16 @@ def listed(inputs: Sequence[str], lines: Iterable[SourceLine]) -> list[Source]:
     if known.keys() <= here and all(known.get(source.path, source.name) == source.name for source in found):
         return found
     return sources_of(inputs, known)
+
+
+def first_of(sources: Sequence[Source], count: int, seed: int, account: Mapping[str, SourceLine]) -> list[Source]:
+    """The sources that are prepared before training takes the others as they come: those of the account, or at first so many (0: all),
+    drawn by their names."""
+    if not count:
+        return list(sources)
+    if account:
+        return [source for source in sources if source.name in account]
+    return sorted(sorted(sources, key=lambda s: position_seed(seed, "stream", s.name))[:count], key=lambda s: s.name)
 
 
 def _is_there(where: str) -> bool:

@@ -4,7 +4,7 @@ A segment is written with every checkpoint and covers the updates since the one 
 segments tells is the same, whatever was tried and lost in between. Every 64th covers those of the segments before it too, as far as they
 are small, and names the one before these: a chain stays short. No segment is ever changed: an older checkpoint may name it. The first line
 is the header; each other line is an update: its step, its clips in the order of their positions, whether the weights moved (1) or the
-step was skipped (0), and which versions of the weights made its rollouts.
+step was skipped (0), which versions of the weights made its rollouts, and of clips that come as they are decoded, in which pass.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ FULL = 16 * 2**20  # bytes above which segments stay apart
 @dataclass(frozen=True)
 class Update:
     """One optimizer step: the ids of its clips in the order of their positions, whether it was applied, and where it read rollouts the
-    lowest and the highest version of the weights that made them.
+    lowest and the highest version of the weights that made them. passes: where clips come as they are decoded, how often all of them had
+    been gone through before, for each clip.
     """
 
     step: int
     clips: tuple[str, ...]
     applied: bool
     rollout: tuple[int, int] | None = None
+    passes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,13 +134,21 @@ def _parsed(content: bytes, where: str) -> tuple[Head | None, list[Update]]:
 
 def _line(update: Update) -> dict[str, Any]:
     line = {"step": update.step, "clips": update.clips, "applied": int(update.applied)}
-    return line if update.rollout is None else line | {"rollout": update.rollout}
+    line |= {} if update.rollout is None else {"rollout": update.rollout}
+    return line | ({"passes": update.passes} if update.passes else {})
 
 
 def _update(line: Any) -> Update:
     low, high = line.get("rollout") or (None, None)
     versions = None if low is None or high is None else (int(low), int(high))
-    return Update(int(line["step"]), tuple(map(str, line["clips"])), bool(line["applied"]), versions)
+    passes = tuple(int(n) for n in line.get("passes", ()))
+    return Update(int(line["step"]), tuple(map(str, line["clips"])), bool(line["applied"]), versions, passes)
+
+
+def consumed(updates: Sequence[Update]) -> tuple[int, frozenset[str]]:
+    """Where training on clips that come as they are decoded stands: the pass that it is in, and the clips of that pass it has had."""
+    last = max((n for u in updates for n in u.passes), default=0)
+    return last, frozenset(clip for u in updates for clip, n in zip(u.clips, u.passes, strict=False) if n == last)
 
 
 def faults(

@@ -30,7 +30,7 @@ from .clip_table import read_clips, write_clips
 from .commit import described, line_of
 from .config import DataConfig, first_difference
 from .encoders import clip_encoder
-from .growth import TWIN, Again, growth, listed
+from .growth import TWIN, Again, first_of, growth, listed
 from .inputs import sources_of
 from .lock import locked
 from .look import Look, Looked, Row, looked_of
@@ -84,7 +84,7 @@ def require_unchanged(config: DataConfig, out: Path) -> None:
     elif not config.is_synthetic:
         manifest = open_manifest(out / MANIFEST)
         account = {line.path: line for line in read_account(out / manifest.account)}
-        found = growth(listed(config.inputs, account.values()), account, None)
+        found = growth(first_of(listed(config.inputs, account.values()), config.stream_sources, config.seed, account), account, None)
         same = not found.added and not found.changed and not found.gone
         if not same or first_difference(manifest.settings, config.shaping()):
             raise ValueError(
@@ -130,7 +130,8 @@ class _Job:
             if self._config.is_synthetic:
                 self._clear(before)
                 return before  # characters follow from the settings alone
-        sources = listed(self._inputs(), account.values())
+        every = listed(self._inputs(), account.values())
+        sources = first_of(every, self._config.stream_sources, self._config.seed, account)
         found = growth(sources, account, again)
         scribes = identities(self._config)
         if before is not None:

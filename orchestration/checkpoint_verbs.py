@@ -126,7 +126,10 @@ def audit(run: Annotated[str, typer.Argument(help="Run folder.")], as_json: Json
         for r in records:
             for fault in r["faults"]:
                 typer.echo(printable(f"{r['stage']}: {fault}"))
-        if not wrong:
+        streamed = [r["stage"] for r in records if "different" in r]
+        if streamed and not wrong:
+            typer.echo(f"{', '.join(streamed)}: clips came as they were decoded, in passes; none is held out")
+        if not wrong and len(streamed) < len(records):
             typer.echo("every clip of every epoch was trained on exactly once")
 
     run_verb(work, debug)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from safetensors.torch import save_file
 
-from ..datasets.ledger import faults, head_of, read_chain
+from ..datasets.ledger import Update, consumed, faults, head_of, read_chain
 from ..datasets.loader import LatentDataset
 from ..datasets.lock import locked
 from ..datasets.storage import local_path, make_folder, sha256_file, write_json
@@ -152,6 +153,9 @@ def audited(run: str) -> list[dict[str, Any]]:
             continue
         updates = read_chain(store, head_of(last.manifest["ledger"]))
         clips = sum(len(u.clips) for u in updates)
+        if any(u.passes for u in updates):
+            records.append(_streamed(updates, last.step, stage, frozenset(dataset.manifest.held_out)))
+            continue
         order = dataset.stage(config.seed, stage.name, stage.batch, stage.modalities)
         ids, wanted = order.ids, (order.at(p)[0] for p in range(clips))
         records.append(
@@ -168,6 +172,24 @@ def audited(run: str) -> list[dict[str, Any]]:
     if not records:
         raise ValueError(f"run {run!r}: no stage has a checkpoint yet, so there is nothing to audit")
     return records
+
+
+def _streamed(updates: Sequence[Update], step: int, stage: StageConfig, held_out: frozenset[str]) -> dict[str, Any]:
+    """Of a stage whose clips came as they were decoded: no order tells which should have come."""
+    clips = [clip for u in updates for clip in u.clips]
+    found = list(faults(updates, step, stage.batch, (), epochs=False))
+    found += [f"{clip}: is held out, and was trained on" for clip in sorted(held_out & set(clips))]
+    found += [f"step {u.step}: the passes of its clips are not known" for u in updates if len(u.passes) != len(u.clips)]
+    return {
+        "stage": stage.name,
+        "steps": step,
+        "of": stage.steps,
+        "clips": len(clips),
+        "epochs": float(consumed(updates)[0]),
+        "different": len(set(clips)),
+        "skipped": [u.step for u in updates if not u.applied],
+        "faults": found,
+    }
 
 
 def _max_age(config: RunConfig, stage: StageConfig) -> int | None:

@@ -32,6 +32,7 @@ from .rollout_pool import NoRollouts, RolloutClient, start_pool
 from .root_cause import causes
 from .session import kept_signals
 from .spool_watcher import Say, SpoolWatcher
+from .streams import Streams, open_streams, passes_of
 
 
 def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None], say: Say) -> None:
@@ -98,9 +99,27 @@ def _fit_once(
     say: Say,
     restarts: int,
 ) -> None:
-    workers, name = config.workers, f"fit-{time.time_ns()}"  # the same name would silently resume
-    storage = make_folder("run", run_dir / "ray")
-    trainer = TorchTrainer(
+    name, storage = f"fit-{time.time_ns()}", make_folder("run", run_dir / "ray")  # the same name would silently resume
+    with open_streams(config, loop, todo, progress, warn) as streams:
+        trainer = _trainer(config, loop, run_dir, rollouts, streams, restarts, name)
+        with SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
+            trainer.fit()
+    for attempt in storage.glob("fit-*"):  # the notes of interrupted ones help nobody any more
+        if attempt.name != name:
+            shutil.rmtree(attempt, ignore_errors=True)
+
+
+def _trainer(
+    config: RunConfig,
+    loop: TrainLoopConfig,
+    run_dir: Path,
+    rollouts: RolloutClient | NoRollouts,
+    streams: Streams,
+    restarts: int,
+    name: str,
+) -> TorchTrainer:
+    workers = config.workers
+    return TorchTrainer(
         _worker,
         train_loop_config={
             "loop": loop,
@@ -108,7 +127,10 @@ def _fit_once(
             "use_gpu": workers.use_gpu,
             "run": run_dir.name,
             "restarts": restarts,
+            "passes": passes_of(streams, config.data.stream_shuffle) if streams.datasets else None,
         },
+        datasets=dict(streams.datasets),
+        dataset_config=streams.options,
         # Objects and metrics are gathered on the CPU, whatever gradients travel by.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if workers.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -118,18 +140,13 @@ def _fit_once(
         ),
         run_config=ray.train.RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=str(run_dir / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),  # `fit` decides
             worker_runtime_env={
                 "env_vars": {"OMP_NUM_THREADS": str(workers.threads), "DS_ACCELERATOR": "cuda" if workers.use_gpu else "cpu"}
             },
         ),
     )
-    with SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
-        trainer.fit()
-    for attempt in storage.glob("fit-*"):  # the notes of interrupted ones help nobody any more
-        if attempt.name != name:
-            shutil.rmtree(attempt, ignore_errors=True)
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -139,7 +156,7 @@ def _worker(settings: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of that number; rollout actors may have the first ones
     observer = Exporter(settings["run"], settings["restarts"])
-    process = Process(context.get_world_rank(), context.get_world_size(), str(device), observer, noticed)
+    process = Process(context.get_world_rank(), context.get_world_size(), str(device), observer, noticed, settings["passes"])
     train_stages(settings["loop"], settings["rollouts"], process)
 
 

@@ -106,10 +106,11 @@ def short_of(config: RunConfig, have: Mapping[str, float], grown: bool = False) 
         each = [
             (workers.count, of_worker.get(kind, 0.0), "workers"),
             ((pool.most if grown else pool.size) if pool else 0, of_actor.get(kind, 0.0), "rollout actors"),
+            (1 if config.data.stream_sources else 0, 1.0 if kind == "CPU" else 0.0, "process that decodes (data.stream_sources)"),
         ]
         parts = [f"{count} {who} x {amount:g}" for count, amount, who in each if count * amount]
         held = [(count, amount) for count, amount, _ in each]
-        total, there = _gpus(*held) if kind == "GPU" else sum(count * amount for count, amount in held), have.get(kind, 0.0)
+        total, there = _gpus(*held[:2]) if kind == "GPU" else sum(count * amount for count, amount in held), have.get(kind, 0.0)
         if total > there:
             remedy = "lower workers.count" + (f" or rollouts.{'max_actors' if grown else 'actors'}" if of_actor.get(kind) else "")
             said.append(f"{kind}: {total:g} are reserved ({' + '.join(parts)}), {there:g} are there; {remedy}")

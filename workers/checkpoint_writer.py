@@ -181,7 +181,7 @@ class CheckpointWriter:
             for role in list(tensors):
                 name = f"{role}.{self._rank:05d}.safetensors"
                 files[name] = self._put(f"{folder}/{name}", tensors.pop(role)) | {"role": role}
-            updates = [[u.step, u.clips, int(u.applied), u.rollout] for u in self._updates]
+            updates = [[u.step, u.clips, int(u.applied), u.rollout, u.passes] for u in self._updates]
             if self._gave_up:
                 self._store.remove(f"{folder}/{_failed(self._rank)}")
                 self._gave_up = False
@@ -278,13 +278,14 @@ def _copied(pieces: Sequence[Piece], with_moments: bool) -> dict[str, Tensor]:
     }
 
 
-def _merged(ranks: Sequence[Sequence[tuple[int, list[str], int, list[int] | None]]], first: int, end: int) -> list[Update]:
+def _merged(ranks: Sequence[Sequence[tuple[int, list[str], int, list[int] | None, list[int]]]], first: int, end: int) -> list[Update]:
     """Updates `first` to `end` of all ranks: a step's clips in the order of the ranks, which is that of their positions."""
     parts: dict[int, list[Update]] = {step: [] for step in range(first, end)}
     for updates in ranks:
-        for step, clips, applied, rollout in updates:
+        for step, clips, applied, rollout, passes in updates:
             if step in parts:
-                parts[step].append(Update(step, tuple(clips), bool(applied), None if rollout is None else (rollout[0], rollout[1])))
+                versions = None if rollout is None else (rollout[0], rollout[1])
+                parts[step].append(Update(step, tuple(clips), bool(applied), versions, tuple(passes)))
     assert all(len(of) == len(ranks) for of in parts.values()), "every rank tells of every update since the last commit"
     return [_whole(step, of) for step, of in parts.items()]
 
@@ -293,7 +294,8 @@ def _whole(step: int, of: Sequence[Update]) -> Update:
     """One update of the parts that the ranks tell of."""
     versions = [u.rollout for u in of if u.rollout is not None]
     rollout = (min(low for low, _ in versions), max(high for _, high in versions)) if versions else None
-    return Update(step, tuple(clip for u in of for clip in u.clips), all(u.applied for u in of), rollout)
+    clips, passes = tuple(clip for u in of for clip in u.clips), tuple(n for u in of for n in u.passes)
+    return Update(step, clips, all(u.applied for u in of), rollout, passes)
 
 
 def _failed(rank: int) -> str:

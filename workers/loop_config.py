@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from ..datasets.store import Store, store_of
+from ..datasets.streamed_clips import Passes
 from ..datasets.transfer import DataSource
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
@@ -107,7 +108,7 @@ def unobserved(stage: str, step: int, metrics: dict[str, float]) -> None:
 @dataclass(frozen=True)
 class Process:
     """One of the processes that train together. device: its own; observer: who hears of every step, on rank 0; notice: whether a machine is
-    about to go away.
+    about to go away; passes: where stages without rollouts get their clips from, instead of the dataset.
     """
 
     rank: int
@@ -115,6 +116,7 @@ class Process:
     device: str = "cpu"
     observer: Observer = unobserved
     notice: Notice = no_notice
+    passes: Passes | None = None
 
 
 class RolloutSource(Protocol):

@@ -14,11 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ..datasets.ledger import Update, head_of
+from ..datasets.ledger import Update, consumed, head_of, read_chain
 from ..datasets.loader import LatentDataset
 from ..datasets.order import rank_positions
 from ..datasets.prefetch import Ahead
 from ..datasets.store import Store
+from ..datasets.streamed_clips import StreamedClips
 from ..model.ema import ema_decay, ema_update
 from ..model.health import GradientMeter, few_health
 from ..model.lora import LoraAdapter
@@ -93,6 +94,7 @@ class StageRun:
         mutual, objective = stage.objective == "mutual", config.objective
         self._rolls = mutual and objective.needs_rollouts
         self._probed = self._probe_rollout()  # of the weights that the stage began with, before those of a checkpoint
+        self._streamed = self._stream(dataset, place, resumed)
         saved = {} if resumed is None else {role: resumed.source(role) for role in resumed.manifest["roles"]}
         if saved:
             self._ema.load_state_dict(saved["ema"].weights())
@@ -149,6 +151,8 @@ class StageRun:
                 done += 1
                 if done == self._stage.steps or self._noticed or (every and done % every == 0):
                     self._save(done)
+        if self._streamed is not None:
+            self._streamed.close()
         self._writer.finish()
         if self._spool is not None:
             self._spool.close()
@@ -219,7 +223,8 @@ class StageRun:
         if skipped:
             log.warning("step skipped: a loss or a gradient was not finite")
         versions = None if rollout is None else (rollout.version_low, rollout.version_high)
-        self._updates.append(Update(step, batch.sample_ids, not values["skipped"], versions))
+        passes = self._streamed.passes(batch.positions) if self._streamed is not None else ()
+        self._updates.append(Update(step, batch.sample_ids, not values["skipped"], versions, passes))
         self._guard.see(step, metrics, skipped, batch, rollout)
 
     def _mutual(self, step: int, batch: AVBatch, rollout: Rollout | None, noise: PositionalNoise, rate: float) -> Metrics:
@@ -238,7 +243,15 @@ class StageRun:
 
     def _read(self, step: int) -> AVBatch:
         """This rank's clips of a step, in the stage's modalities."""
-        return self._clips.batch(rank_positions(step, self._stage.batch, self._rank, self._world))
+        positions = rank_positions(step, self._stage.batch, self._rank, self._world)
+        return self._clips.batch(positions) if self._streamed is None else self._streamed.batch(positions)
+
+    def _stream(self, dataset: LatentDataset, place: Place, resumed: Checkpoint | None) -> StreamedClips | None:
+        """Clips that come as they are decoded, where the run has such; who makes rollouts needs them by their positions."""
+        if place.process.passes is None or self._rolls:
+            return None
+        first = None if resumed is None else consumed(read_chain(place.store, head_of(resumed.manifest["ledger"])))[0]
+        return StreamedClips(dataset, self._stage.name, self._stage.modalities, place.process.passes, first)
 
     def _noise(self, batch: AVBatch, *use: str) -> PositionalNoise:
         return PositionalNoise([(self._config.seed, self._stage.name, *use, p) for p in batch.positions], self._device)
@@ -252,7 +265,8 @@ class StageRun:
         return roll_out(self._ema, batch.latents, batch.controls, batch.layout, objective, noise, version=0)
 
     def _probe_clips(self) -> tuple[AVBatch, PositionalNoise]:
-        batch = self._read(0).to(self._device)
+        positions = rank_positions(0, self._stage.batch, self._rank, self._world)
+        batch = self._clips.batch(positions).to(self._device)
         return batch, self._noise(batch, "probe")
 
     def _probe(self) -> Metrics:
