@@ -31,8 +31,8 @@ def ledger(run: Path) -> list[Update]:
 def test_a_killed_stream_goes_on_in_the_pass_that_it_was_in(tmp_path: Path) -> None:
     media, run = tmp_path / "media", tmp_path / "run"
     write_corpus(SyntheticConfig(20, 2.6, 32, 32, seed=3), media)
-    (media / "broken.mp4").write_bytes(b"no film")
     shutil.copy(sorted(media.glob("*.mp4"))[0], media / "copy.mp4")
+    (media / "broken.mp4").write_bytes(b"no film")
     words = (
         "train",
         "tiny",
