@@ -27,13 +27,18 @@ NOT_SHAPING = ("media", "stream_shuffle", "prepared", "mix", "cache_gb", "pool",
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Processes that prepare data, one CPU each: at most `max_workers`, 0: as many as the cluster has CPUs."""
+    """Processes that prepare data, one CPU each: at most `max_workers`, 0: as many as the cluster has CPUs. min_workers: above 0, a stage
+    holds as many from its beginning to its end, and a pool that grows with the work; 0: workers come and go with tasks.
+    """
 
     max_workers: int = 0
+    min_workers: int = 0
 
     def __post_init__(self) -> None:
         if self.max_workers < 0:
             raise ValueError(f"data.pool.max_workers={self.max_workers}: must be at least 1, or 0 for all CPUs")
+        if self.min_workers < 0 or (self.max_workers and self.min_workers > self.max_workers):
+            raise ValueError(f"data.pool.min_workers={self.min_workers}: must be from 0 (none are held) to data.pool.max_workers")
 
 
 @dataclass(frozen=True)

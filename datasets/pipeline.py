@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import ray.data
-from ray.data import TaskPoolStrategy
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from ..model.codecs.shape import is_pretrained
 from ..model.noise import position_seed
@@ -334,9 +334,24 @@ class _Job:
         # Enough blocks to keep all processes busy, few enough that each is worth a task.
         dataset = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * max(most, cpus))))
         self._progress(stage, 0, len(rows))
-        for done, row in enumerate(dataset.map(work, compute=TaskPoolStrategy(size=most), num_cpus=1).iter_rows()):
+        if least := min(pool.min_workers, most):
+            held = ActorPoolStrategy(min_size=least, max_size=most)
+            made = dataset.map(Held, fn_constructor_args=(work,), compute=held, num_cpus=1)
+        else:
+            made = dataset.map(work, compute=TaskPoolStrategy(size=most), num_cpus=1)
+        for done, row in enumerate(made.iter_rows()):
             yield row
             self._progress(stage, done + 1, len(rows))
+
+
+class Held:
+    """A stage's work in an actor: a pool with bounds asks for a class."""
+
+    def __init__(self, work: Callable[[Row], Row]) -> None:
+        self._work = work
+
+    def __call__(self, row: Row) -> Row:
+        return self._work(row)
 
 
 def draw_characters(config: DataConfig, store: Store, progress: Progress) -> Path:

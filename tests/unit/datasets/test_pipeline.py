@@ -14,7 +14,7 @@ from mutual_forcing.datasets import pipeline
 from mutual_forcing.datasets.account import SOURCES, SourceLine, read_account
 from mutual_forcing.datasets.audit import audit
 from mutual_forcing.datasets.clip_table import read_clips
-from mutual_forcing.datasets.config import DataConfig
+from mutual_forcing.datasets.config import DataConfig, PoolConfig
 from mutual_forcing.datasets.growth import Again
 from mutual_forcing.datasets.inputs import sources_of
 from mutual_forcing.datasets.loader import LatentDataset
@@ -265,6 +265,13 @@ def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):
         assert all(torch.equal(latent, same) for (_, latent), (_, same) in zip(one.latents.items(), two.latents.items(), strict=True))
     assert account(out) == account(job.out)
     assert read_clips(out / again.manifest.table) == read_clips(job.out / job.manifest.table)
+
+
+def test_workers_that_are_held_make_the_same_dataset(job: Job, tmp_path: Path) -> None:
+    held = run(replace(job.config, pool=PoolConfig(max_workers=2, min_workers=1)), tmp_path / "held")
+    assert held.manifest.contents() == job.manifest.contents()
+    with pytest.raises(ValueError, match=r"data.pool.min_workers=3"):
+        PoolConfig(max_workers=2, min_workers=3)
 
 
 def test_a_folder_without_usable_clips_is_refused_with_all_reasons(ray_cluster, tmp_path):
