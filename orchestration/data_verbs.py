@@ -14,7 +14,7 @@ from ..datasets.account import SourceLine, read_account
 from ..datasets.audit import Audit, audit
 from ..datasets.clip_table import read_clips
 from ..datasets.config import DataConfig
-from ..datasets.growth import Again, listed
+from ..datasets.growth import Again, first_of, listed
 from ..datasets.ledger import head_of, read_chain
 from ..datasets.loader import LatentDataset
 from ..datasets.manifest import MANIFEST, SHEET, Manifest, open_manifest, read_manifest
@@ -206,7 +206,8 @@ def _listed(manifest: Manifest, media: Sequence[str], lines: Sequence[SourceLine
     if manifest.synthetic and not media:
         return None
     try:
-        return listed(tuple(media) or manifest.inputs, lines)
+        found = listed(tuple(media) or manifest.inputs, lines)
+        return first_of(found, manifest.settings.get("stream_sources", 0), 0, {line.path: line for line in lines})
     except (ValueError, OSError):
         if media:
             raise
