@@ -25,7 +25,7 @@ from .prefixes import THREADS, Bucket, bucket_and_key, in_prefix, object_source
 from .scratch import Scratch
 from .sidecars import SIDECARS, is_text
 from .sources import LISTS, MAX_SOURCES, MEMBER, Source, file_of, in_folder, local_source
-from .store import is_remote
+from .store import NO_BUCKET, NoBucket, is_remote
 from .tars import BLOCK, SUFFIX, in_tar, is_tar
 
 
@@ -65,6 +65,8 @@ def _answered(text: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"input={text!r}: cannot be found ({error.strerror or error}); give a file, a folder, a list or s3://") from error
+    except NoBucket as error:
+        raise ValueError(f"input={text!r}: {NO_BUCKET}") from error
     except OSError as error:
         why = " ".join(str(error).split())[:300]
         raise ValueError(f"input={text!r}: cannot be read ({why}); check permissions, or bucket, credentials and network") from error

@@ -22,7 +22,12 @@ T = TypeVar("T")
 
 ATTEMPTS = 7  # of a request to S3, with 16 to 32 s of pauses between them
 INCURABLE = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError")  # of the client: another try changes nothing
+NO_BUCKET = "there is no such bucket; correct its name, or make it"
 FIRST_PAUSE = 0.5  # seconds before the second attempt; twice as long before each next one
+
+
+class NoBucket(OSError):
+    """There is no such bucket: an answer like that of an empty one, if it is taken for a missing object."""
 
 
 class Store(Protocol):
@@ -286,13 +291,15 @@ def tried(request: Callable[[], T], uri: str) -> T:
     """What S3 answers, at the latest to the last attempt; a missing object is an answer, the first time and the second.
 
     Raises:
-        OSError: it does not answer, or there is no such object (FileNotFoundError).
+        OSError: it does not answer, or there is no such object (FileNotFoundError), or no such bucket (NoBucket).
     """
     missing = 0
     for attempt in range(ATTEMPTS):
         try:
             return request()
         except OSError as error:
+            if _code(error) == "NoSuchBucket":
+                raise NoBucket(errno.ENXIO, NO_BUCKET, uri) from error
             missing += isinstance(error, FileNotFoundError)
             if missing > 1 or attempt + 1 == ATTEMPTS:
                 raise
@@ -301,3 +308,9 @@ def tried(request: Callable[[], T], uri: str) -> T:
                 raise OSError(errno.EIO, f"S3 does not answer ({type(error).__name__}: {error})", uri) from error
         time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")
+
+
+def _code(error: OSError) -> str:
+    """S3's own word for what is wrong; s3fs keeps it in the cause."""
+    answer = getattr(error.__cause__, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""

@@ -20,7 +20,7 @@ from .manifest import MANIFEST, SHARD, SHEET, Manifest, ShardEntry, open_manifes
 from .members import Member, digits_of, folder_of, members_of, write_members
 from .progress import Progress, silent
 from .storage import atomic_path, make_folder, sha256_file, user_cache
-from .store import Store, store_of
+from .store import NO_BUCKET, NoBucket, Store, store_of
 
 MAX_MANIFEST = 64 * 2**20  # bytes; a shard takes about 150 of them
 MAX_BESIDE = 2**30
@@ -197,6 +197,8 @@ def told(field: str, uri: str, absent: str = NO_DATASET) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"{field}={uri!r}: {absent}") from error
+    except NoBucket as error:
+        raise ValueError(f"{field}={uri!r}: {NO_BUCKET}") from error
     except OSError as error:
         why = " ".join(str(error).split())[:300]
         raise ValueError(

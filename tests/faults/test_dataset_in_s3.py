@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +18,13 @@ from mutual_forcing.datasets import transfer
 from mutual_forcing.datasets.account import read_account
 from mutual_forcing.datasets.adopt import adopt, taken_over
 from mutual_forcing.datasets.config import DataConfig
+from mutual_forcing.datasets.inputs import sources_of
 from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
 from mutual_forcing.datasets.progress import silent
 from mutual_forcing.datasets.scratch import AGE, PREFIX, Scratch
 from mutual_forcing.datasets.store import store_of, write_bytes
 from mutual_forcing.datasets.transfer import DataSource, dataset_here, fetch_dataset, send_dataset
-from mutual_forcing.orchestration.data_verbs import inspected
+from mutual_forcing.orchestration.data_verbs import inspected, prepared, requeued
 
 
 @pytest.fixture
@@ -216,6 +217,37 @@ def test_a_dataset_in_a_store_is_inspected_without_its_shards(s3: S3, config: Da
     assert [line.path for line in told.lines] == ["a.mp4"]
     with pytest.raises(ValueError, match=r"holds none .*data prepare"):
         inspected(f"{s3.uri}/nothing", silent)
+
+
+ASKED: dict[str, tuple[str, Callable[[str, Path], object]]] = {
+    "an input": ("input", lambda uri, folder: sources_of([uri])),
+    "a list": ("input", lambda uri, folder: sources_of([f"{uri}.csv"])),
+    "data prepare --out": ("--out", lambda uri, folder: prepared(CONFIG, uri, silent)),
+    "train --data": ("data.prepared", lambda uri, folder: adopt(replace(CONFIG, prepared=uri), folder / "out", silent)),
+    "data inspect": ("dataset", lambda uri, folder: inspected(uri, silent)),
+    "data requeue": ("dataset", lambda uri, folder: requeued(uri, "", "", [], silent)),
+}
+
+
+@pytest.mark.parametrize("how", ASKED)
+def test_a_bucket_that_is_not_there_is_no_empty_one(s3: S3, tmp_path: Path, how: str) -> None:
+    field, ask = ASKED[how]
+    with pytest.raises(ValueError, match=rf"^{field}='s3://no-bucket/x\S*': there is no such bucket; correct its name, or make it$"):
+        ask("s3://no-bucket/x", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", ASKED)
+def test_a_bucket_that_is_closed_is_no_empty_one(s3: S3, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "ATTEMPTS", 2)
+    s3.faults += [Fault("denied", method, "", 10**6) for method in ("GET", "HEAD", "PUT")]
+    field, ask = ASKED[how]
+    with pytest.raises(
+        ValueError, match=rf"^{field}='s3://\S*: cannot be read.*made to fail.*check .*bucket, credentials and network"
+    ) as told:
+        ask(s3.uri, tmp_path)
+    assert "\n" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_left_in_the_temporary_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
