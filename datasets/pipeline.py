@@ -65,10 +65,10 @@ def prepare(config: DataConfig, out: str | Path, progress: Progress = silent, gr
     if config.prepared:
         return adopt(config, Path(out), progress, config.cache_gb)
     _refuse_nesting(config, str(out))
-    if not config.is_synthetic:
-        sources_of(config.inputs)  # a mistyped folder must not make `out`
+    stands = config.is_synthetic or is_remote(str(out)) or local_path("data.out", out).exists()
+    sources = None if stands else sources_of(config.inputs)  # a mistyped folder must not make `out`
     with _opened(out) as store:
-        return _Job(config, store, progress).run(grow, again)
+        return _Job(config, store, progress, sources).run(grow, again)
 
 
 def require_unchanged(config: DataConfig, out: Path) -> None:
@@ -117,10 +117,10 @@ def _refuse_nesting(config: DataConfig, out: str) -> None:
 
 
 class _Job:
-    """One job: what it is of, and where it writes."""
+    """One job: what it is of, and where it writes. sources: what is listed, where that is known already."""
 
-    def __init__(self, config: DataConfig, store: Store, progress: Progress) -> None:
-        self._config, self._store, self._progress = config, store, progress
+    def __init__(self, config: DataConfig, store: Store, progress: Progress, sources: Sequence[Source] | None = None) -> None:
+        self._config, self._store, self._progress, self._sources = config, store, progress, sources
 
     def run(self, grow: bool, again: Again | None) -> Manifest:
         before, account = self._before(), dict[str, SourceLine]()
@@ -130,7 +130,7 @@ class _Job:
             if self._config.is_synthetic:
                 self._clear(before)
                 return before  # characters follow from the settings alone
-        every = listed(self._inputs(), account.values())
+        every = listed(self._inputs(), account.values()) if account or self._sources is None else self._sources
         sources = first_of(every, self._config.stream_sources, self._config.seed, account)
         found = growth(sources, account, again)
         scribes = identities(self._config)

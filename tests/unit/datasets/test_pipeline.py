@@ -4,13 +4,14 @@ import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from media_material import film, names, write_film
 
-from mutual_forcing.datasets import pipeline
+from mutual_forcing.datasets import growth, pipeline
 from mutual_forcing.datasets.account import SOURCES, SourceLine, read_account
 from mutual_forcing.datasets.audit import audit
 from mutual_forcing.datasets.clip_table import read_clips
@@ -23,6 +24,7 @@ from mutual_forcing.datasets.manifest import MANIFEST, SHEET, Manifest, read_man
 from mutual_forcing.datasets.media import write_media
 from mutual_forcing.datasets.pictures import decode_record
 from mutual_forcing.datasets.pipeline import prepare
+from mutual_forcing.datasets.sources import Source
 from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.datasets.synthetic import SyntheticConfig, make_character_clip, write_corpus
 from mutual_forcing.model.text import TextConfig
@@ -173,6 +175,26 @@ def test_a_rerun_reuses_what_is_there(job):
     assert again.manifest == job.manifest
     assert again.stages == ()
     assert {path: path.stat().st_mtime_ns for path in job.out.iterdir() if path.name != LOCK} == before
+
+
+def test_inputs_are_listed_once(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listings = []
+
+    def counted(*words: Any) -> list[Source]:
+        listings.append(words)
+        return sources_of(*words)
+
+    for module in (pipeline, growth):
+        monkeypatch.setattr(module, "sources_of", counted)
+    run(job.config, job.out, grow=True)
+    assert len(listings) == 1, "of a dataset that is there"
+    stopped(job, tmp_path / "data", monkeypatch)
+    assert len(listings) == 2, "of one that is not"
+    with pytest.raises(ValueError, match="cannot be found"):
+        run(replace(job.config, media=str(tmp_path / "missing")), tmp_path / "data")
+    with pytest.raises(ValueError, match="cannot be found"):
+        run(replace(job.config, media=str(tmp_path / "missing")), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_other_settings_are_refused_and_destroy_nothing(job):
