@@ -24,6 +24,7 @@ from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from ..model.codecs.shape import is_pretrained
 from ..model.noise import position_seed
+from ..model.types import MODALITIES
 from .account import SOURCES, SourceLine, read_account, write_account
 from .adopt import adopt, taken_over
 from .clip_table import read_clips, write_clips
@@ -121,6 +122,7 @@ class _Job:
 
     def __init__(self, config: DataConfig, store: Store, progress: Progress, sources: Sequence[Source] | None = None) -> None:
         self._config, self._store, self._progress, self._sources = config, store, progress, sources
+        self._pretrained = config.pretrained.only(config.modalities)
 
     def run(self, grow: bool, again: Again | None) -> Manifest:
         before, account = self._before(), dict[str, SourceLine]()
@@ -209,16 +211,16 @@ class _Job:
 
     def _codecs_of(self, before: Manifest) -> Codecs:
         """Those that the dataset was made with; settings may name other copies of pretrained ones."""
-        if found := describe_pretrained(self._config.pretrained):
+        if found := describe_pretrained(self._pretrained):
             made = {"video": before.video_codec or None, "audio": before.audio_codec or None}
-            require_same(self._config.pretrained, found, made, f"data.out={self._store.uri!r}")
+            require_same(self._pretrained, found, made, f"data.out={self._store.uri!r}")
         return before.video_codec, before.audio_codec
 
     def _codecs(self, used: Sequence[Source], looked: dict[str, Looked]) -> Codecs | None:
         """Pretrained codecs where the settings name them, embedded ones for the rest; None if no source can be used to fit these."""
         c = self._config
-        found = describe_pretrained(c.pretrained)
-        require_settings(c.pretrained, found, c.settings_of_codecs())
+        found = describe_pretrained(self._pretrained)
+        require_settings(self._pretrained, found, c.settings_of_codecs())
         if set(c.modalities) <= found.keys():
             return found.get("video", {}), found.get("audio", {})
         fitted = self._fit(used, looked)
@@ -262,9 +264,8 @@ class _Job:
         clear(self._store, {*keep, *kept, *(part.receipt for part in parts if part.name in receipts)})
         left = [part_row(part) for part in parts if part.name not in receipts]
         if left:
-            with clip_encoder(
-                codecs[0] or None, codecs[1] or None, self._config.pretrained, self._config.encoders, self._progress
-            ) as encoder:
+            video, audio = (codec if m in self._config.modalities and codec else None for m, codec in zip(MODALITIES, codecs, strict=True))
+            with clip_encoder(video, audio, self._pretrained, self._config.encoders, self._progress) as encoder:
                 for row in self._spread(left, MakePart(self._config, encoder, self._store.uri), "encode clips"):
                     receipts[row["part"]] = receipt_of(row["receipt"])
         return [receipts[part.name] for part in parts]
@@ -306,7 +307,7 @@ class _Job:
         write_clips(self._store, manifest.table, rows)
         if before is not None:
             write_bytes(self._store, f"manifest-{before.version}.json", before.to_json())
-        if set(manifest.modalities) == {"video", "audio"} and not any(is_pretrained(codec) for codec in codecs):
+        if set(manifest.modalities) == set(MODALITIES) and not any(is_pretrained(codec) for codec in codecs):
             draw_contact_sheet(self._store, manifest, rows, self._progress)
         there = self._store.names()
         if lost := [entry.file for entry in manifest.shards if there.get(entry.file) != entry.bytes]:

@@ -10,8 +10,8 @@ A pretrained codec's rates and channels stand in the same fields as the embedded
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from ..model.codecs.base import AudioCodec, VideoCodec
@@ -44,6 +44,10 @@ class PretrainedConfig:
     def folders(self) -> dict[str, str]:
         """The folder of each modality that has one."""
         return {name: folder for name in MODALITIES if (folder := getattr(self, name))}
+
+    def only(self, modalities: Collection[str]) -> PretrainedConfig:
+        """Without the folders of other modalities, which a dataset that lacks these never looks into."""
+        return replace(self, **{name: "" for name in MODALITIES if name not in modalities})
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,28 @@ def test_a_dataset_of_pretrained_latents(ray_cluster: str, tmp_path: Path) -> No
         prepare(replace(there, media=(str(media), str(_more(tmp_path)))), out, grow=True)
 
 
+def test_a_set_of_sound_alone_needs_no_network_of_pictures(ray_cluster: str, tmp_path: Path) -> None:
+    """Of both that are named one is not there: who opened it would end."""
+    media, nets, out = tmp_path / "media", tmp_path / "nets", tmp_path / "data"
+    write_corpus(SyntheticConfig(count=3, seconds=1.2, width=32, height=32, seed=3), media)
+    config = DataConfig(
+        media=str(media),
+        modalities=("audio",),
+        clip_chunks=2,
+        held_out_share=0.3,
+        timeline=Timeline(sample_rate=44100, audio_hop=2048),
+        audio_codec=MdctAudioConfig(hop=2048, channels=4),
+        pretrained=PretrainedConfig(str(nets / "none"), str(oobleck_folder(nets / "oobleck", NARROW_OOBLECK))),
+        encoders=PoolConfig(min_actors=1, max_actors=1),
+    )
+    manifest = prepare(config, out)
+    assert (manifest.clips, manifest.video_codec, manifest.audio_codec["kind"]) == (3, {}, "oobleck-audio")
+
+    # Earlier releases wrote down the codec of pictures too.
+    replace(manifest, video_codec=manifest.audio_codec | {"kind": "wan-video", "folder": str(nets / "none")}).write(out)
+    assert prepare(replace(config, media=(str(media), str(_more(tmp_path)))), out, grow=True).clips == 4
+
+
 def _more(tmp_path: Path) -> Path:
     write_corpus(SyntheticConfig(count=1, seconds=1.2, width=32, height=32, seed=8), tmp_path / "more")
     return tmp_path / "more"
