@@ -107,6 +107,13 @@ def described(
     )
 
 
+def counted_anew(before: Manifest, lines: Sequence[SourceLine], inputs: Sequence[str]) -> Manifest:
+    """The manifest of a dataset whose sources are `lines`, and to which no clip was added: the same version."""
+    used = sum(line.used for line in lines)
+    assert used == before.sources_used, "a source is used where it has clips"
+    return replace(before, inputs=tuple(dict.fromkeys((*before.inputs, *inputs))), sources_refused=len(lines) - used)
+
+
 def copies(made: Iterable[ClipRow], table: Iterable[ClipRow] = ()) -> dict[str, str]:
     """Clips made now that are copies of another one, with what they are copies of; of those with fingerprints. table: clips that were there
     before, of which none is dropped for a new one; of new ones the first by source and time stays, whoever finished first.

@@ -35,12 +35,11 @@ REMEDY = "remove this folder and prepare the data again"
 class Manifest:
     """What a dataset is.
 
-    settings: all that shaped its clips (`DataConfig.shaping`); inputs: what the user named; version: 1, or one more than the one that it
-    grew from; account, table: files of
-    its sources and clips. clip_chunks: of its longest clips. schema: columns of its shards, by their Arrow
-    types; statistics: of the latents, a mean and a standard deviation a channel. held_out: clip ids kept from training; held_out_below:
-    sources that are added are held out if they hash below it; dropped: clip ids that stand in shards and count no more, with the reason.
-    scribes: identities of the networks that wrote text where a source had none.
+    settings: all that shaped its clips (`DataConfig.shaping`); inputs: what the user named; version: 1, or one more than that whose clips
+    it has and more; account, table: files of its sources and clips. clip_chunks: of its longest clips. schema: columns of its shards, by
+    their Arrow types; statistics: of the latents, a mean and a standard deviation a channel. held_out: clip ids kept from training;
+    held_out_below: sources that are added are held out if they hash below it; dropped: clip ids that stand in shards and count no more,
+    with the reason. scribes: identities of the networks that wrote text where a source had none.
     clips, hours: of those that count.
     """
 
@@ -78,10 +77,10 @@ class Manifest:
             temporary.write_bytes(self.to_json())
 
     def grew_from(self, other: Manifest) -> bool:
-        """Whether it is a later version of that dataset: all that it has is in this one, and stands on the same side of the split."""
+        """Whether it is that dataset, or a later version: all that it has is in this one, and stands on the same side of the split."""
         same = self.settings == other.settings and (self.video_codec, self.audio_codec) == (other.video_codec, other.audio_codec)
         more = set(other.shards) <= set(self.shards) and set(other.held_out) <= set(self.held_out)
-        return same and more and self.version > other.version
+        return same and more and self.version >= other.version
 
     def contents(self) -> str:
         """Which clips it holds, as far as a manifest tells: the same however a cluster cut the shards, and wherever the sources lay."""

@@ -28,7 +28,7 @@ from ..model.types import MODALITIES
 from .account import SOURCES, SourceLine, read_account, write_account
 from .adopt import adopt, taken_over
 from .clip_table import read_clips, write_clips
-from .commit import described, line_of
+from .commit import counted_anew, described, line_of
 from .config import DataConfig, first_difference
 from .encoders import clip_encoder
 from .growth import TWIN, Again, first_of, growth, listed
@@ -294,6 +294,12 @@ class _Job:
                 f"all reasons: {below(self._store.uri, SOURCES)}"
             )
         ordered = [lines[name] for name in sorted(lines)]
+        if before is not None and not any(receipt.clips for receipt in receipts):
+            manifest = counted_anew(before, ordered, self._config.inputs)
+            if manifest != before:  # before the account: a source that does not stand there yet is new to the next job
+                write_bytes(self._store, MANIFEST, manifest.to_json())
+            write_account(self._store, manifest.account, ordered)
+            return manifest
         table = read_clips(self._store.fetch(before.table)) if before else []
         assert codecs is not None
         try:

@@ -67,6 +67,12 @@ def test_a_dataset_prepared_again_is_refused(tmp_path: Path, prepared: Path, con
     assert read_manifest(tmp_path / "data").clips == 3
 
 
+def test_a_dataset_whose_sources_alone_are_counted_anew_is_the_run_s(tmp_path: Path, prepared: Path, config: DataConfig) -> None:
+    made = adopt(config, tmp_path / "data", silent)
+    replace(made, sources_refused=3).write(prepared)
+    assert adopt(config, tmp_path / "data", silent) == made
+
+
 @pytest.mark.parametrize(
     ("place", "value"),
     [

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from media_material import film, names, write_film
 
 from mutual_forcing.datasets import growth, pipeline
-from mutual_forcing.datasets.account import SOURCES, SourceLine, read_account
+from mutual_forcing.datasets.account import SOURCES, UNREAD, SourceLine, read_account
 from mutual_forcing.datasets.audit import audit
 from mutual_forcing.datasets.clip_table import read_clips
 from mutual_forcing.datasets.config import DataConfig, PoolConfig
@@ -348,7 +349,8 @@ def test_a_dataset_grows_by_what_is_new(ray_cluster, tmp_path):
 
     (media / "bad.mp4").write_bytes(later.read_bytes())  # a better download: the same as another by chance
     third = prepare(config, out, lambda stage, _, total: made.update({stage: total}), grow=True)
-    assert (third.version, third.clips, made["look into sources"]) == (3, second.manifest.clips, 1)
+    assert (third.version, third.clips, made["look into sources"]) == (2, second.manifest.clips, 1), "no clip was added"
+    assert third == second.manifest
     assert {line.path: (line.reason, line.attempts) for line in account(out)}["bad.mp4"] == ("same content as later.mp4", 2)
     again = prepare(config, out, grow=True, again=Again(stage="filter", words="same content"))
     assert {line.path: line.attempts for line in account(out)} == {**dict.fromkeys(found, 1), "twin.webm": 2, "bad.mp4": 3}
@@ -357,6 +359,31 @@ def test_a_dataset_grows_by_what_is_new(ray_cluster, tmp_path):
     with pytest.raises(ValueError, match=r"'character-00000.mp4' is not what it was"):
         run(config, out, grow=True)
     assert read_manifest(out) == again
+
+
+def endless(path: Path) -> Path:
+    """A tar with a member that no disk here has room for; it takes none itself."""
+    member = tarfile.TarInfo("film.mp4")
+    member.size = 2 * shutil.disk_usage(path.parent).free
+    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT))
+    os.truncate(path, 512 + member.size)
+    return path
+
+
+def test_a_source_that_stays_unreadable_makes_no_versions(job: Job, tmp_path: Path) -> None:
+    out = shutil.copytree(job.out, tmp_path / "data")
+    grown = replace(job.config, media=(*job.config.inputs, str(endless(tmp_path / "large.tar"))))
+    for attempt in (1, 2, 3):
+        manifest = run(grown, out, grow=True).manifest
+        assert manifest == read_manifest(out)
+        assert manifest == replace(job.manifest, inputs=grown.inputs, sources_refused=len(REFUSED) + 1)
+        (line,) = [line for line in account(out) if line.path not in USED | set(REFUSED)]
+        assert (line.stage, line.attempts) == (UNREAD, attempt)
+        assert names(out) == files_of(job.manifest), "no account of another version"
+        assert audit(LocalStore(out), sources_of(grown.inputs)).faults == ()
+    run(grown, out, grow=True, again=Again(words="the file is empty"))
+    assert {line.path: line.attempts for line in account(out)} == {**dict.fromkeys(USED | set(REFUSED), 1), line.path: 4, "empty.mp4": 2}
+    assert read_manifest(out) == manifest
 
 
 def test_one_source_and_its_copy_are_one_source(ray_cluster, tmp_path):
