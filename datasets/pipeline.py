@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,12 +32,12 @@ from .config import DataConfig, first_difference
 from .encoders import clip_encoder
 from .growth import TWIN, Again, first_of, growth, listed
 from .inputs import sources_of
-from .lock import locked
 from .look import Look, Looked, Row, looked_of
 from .making import MakePart, part_row
 from .manifest import MANIFEST, Manifest, open_manifest, read_manifest
 from .measuring import Codecs, Measure, Measured, fit, unpack_moments
 from .notes import SurveyNotes
+from .outputs import opened, refuse_nesting
 from .parts import Item, Receipt, clear, finished, parts_of, receipt_of
 from .pictures import draw_contact_sheet
 from .pretrained_codecs import describe_pretrained, require_same, require_settings
@@ -48,7 +47,7 @@ from .scribing import identities
 from .share import leave_to_others
 from .sources import Source, source_to_json
 from .storage import local_path, make_folder
-from .store import Store, below, is_remote, store_of, write_bytes
+from .store import Store, below, is_remote, write_bytes
 from .synthetic import SyntheticConfig, write_corpus
 
 
@@ -65,11 +64,11 @@ def prepare(config: DataConfig, out: str | Path, progress: Progress = silent, gr
     """
     if config.prepared:
         return adopt(config, Path(out), progress, config.cache_gb)
-    _refuse_nesting(config, str(out))
+    refuse_nesting(config, str(out))
     stands = config.is_synthetic or is_remote(str(out)) or local_path("data.out", out).exists()
     sources = None if stands else sources_of(config.inputs)  # a mistyped folder must not make `out`
-    with _opened(out) as store:
-        return _Job(config, store, progress, sources).run(grow, again)
+    with opened(out, progress) as (store, require_ours):
+        return _Job(config, store, progress, require_ours, sources).run(grow, again)
 
 
 def require_unchanged(config: DataConfig, out: Path) -> None:
@@ -94,35 +93,14 @@ def require_unchanged(config: DataConfig, out: Path) -> None:
             )
 
 
-@contextmanager
-def _opened(out: str | Path) -> Iterator[Store]:
-    """The store to write to; a local folder is locked: what another process has begun there looks like what a killed one has left."""
-    if is_remote(str(out)):
-        with store_of(out) as store:
-            yield store
-        return
-    folder = make_folder("data.out", local_path("data.out", out))
-    with locked("dataset folder", folder), store_of(folder) as store:
-        yield store
-
-
-def _refuse_nesting(config: DataConfig, out: str) -> None:
-    for given in config.inputs:
-        if is_remote(given) and is_remote(out) and f"{out.rstrip('/')}/".startswith(f"{given.rstrip('/')}/"):
-            raise ValueError(f"data.out={out!r}: lies in data.media={given!r}, and would become its own source; choose another prefix")
-        if config.is_synthetic or is_remote(given) or is_remote(out):
-            continue
-        media = local_path("data.media", given)
-        if media.is_dir() and Path(out).resolve().is_relative_to(media.resolve()):
-            raise ValueError(f"data.out={out!r}: lies in data.media={given!r}, and would become its own source; choose another folder")
-
-
 class _Job:
-    """One job: what it is of, and where it writes. sources: what is listed, where that is known already."""
+    """One job: what it is of, and where it writes. require_ours: see `outputs.opened`; sources: what is listed, if that is known."""
 
-    def __init__(self, config: DataConfig, store: Store, progress: Progress, sources: Sequence[Source] | None = None) -> None:
+    def __init__(
+        self, config: DataConfig, store: Store, progress: Progress, require_ours: Callable[[], None], sources: Sequence[Source] | None
+    ) -> None:
         self._config, self._store, self._progress, self._sources = config, store, progress, sources
-        self._pretrained = config.pretrained.only(config.modalities)
+        self._pretrained, self._require_ours = config.pretrained.only(config.modalities), require_ours
 
     def run(self, grow: bool, again: Again | None) -> Manifest:
         before, account = self._before(), dict[str, SourceLine]()
@@ -294,6 +272,7 @@ class _Job:
                 f"all reasons: {below(self._store.uri, SOURCES)}"
             )
         ordered = [lines[name] for name in sorted(lines)]
+        self._require_ours()
         if before is not None and not any(receipt.clips for receipt in receipts):
             manifest = counted_anew(before, ordered, self._config.inputs)
             if manifest != before:  # before the account: a source that does not stand there yet is new to the next job
@@ -318,6 +297,7 @@ class _Job:
         there = self._store.names()
         if lost := [entry.file for entry in manifest.shards if there.get(entry.file) != entry.bytes]:
             raise OSError(f"{self._store.uri}: {lost[0]} is not there any more; does another job write there? give the command again")
+        self._require_ours()
         write_bytes(self._store, MANIFEST, manifest.to_json())
         return manifest
 

@@ -298,7 +298,7 @@ def tried(request: Callable[[], T], uri: str) -> T:
         try:
             return request()
         except OSError as error:
-            if _code(error) == "NoSuchBucket":
+            if code_of(error) == "NoSuchBucket":
                 raise NoBucket(errno.ENXIO, NO_BUCKET, uri) from error
             missing += isinstance(error, FileNotFoundError)
             if missing > 1 or attempt + 1 == ATTEMPTS:
@@ -310,7 +310,7 @@ def tried(request: Callable[[], T], uri: str) -> T:
     raise AssertionError("unreachable")
 
 
-def _code(error: OSError) -> str:
+def code_of(error: OSError) -> str:
     """S3's own word for what is wrong; s3fs keeps it in the cause."""
     answer = getattr(error.__cause__, "response", None)
     return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""

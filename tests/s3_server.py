@@ -15,14 +15,21 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-Kind = Literal["503", "denied", "missing", "reset", "slow", "short", "wrong"]
-ERRORS = {"503": ("503 Slow Down", "SlowDown"), "denied": ("403 Forbidden", "AccessDenied"), "missing": ("404 Not Found", "NoSuchKey")}
+Kind = Literal["503", "501", "denied", "missing", "reset", "lost", "careless", "slow", "short", "wrong"]
+CONDITIONS = ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH")
+ERRORS = {
+    "501": ("501 Not Implemented", "NotImplemented"),
+    "503": ("503 Slow Down", "SlowDown"),
+    "denied": ("403 Forbidden", "AccessDenied"),
+    "missing": ("404 Not Found", "NoSuchKey"),
+}
 
 
 @dataclass
 class Fault:
     """What happens to the next `times` requests of this method whose path contains `part`. short: half of the answer comes, then the
-    connection ends; wrong: a bit of every thousandth byte of the answer is another.
+    connection ends; wrong: a bit of every thousandth byte of the answer is another; lost: it is done, and the connection ends before the
+    answer; careless: it is done whatever its conditions are; 501: it is not done if it has any.
     """
 
     kind: Kind
@@ -71,6 +78,11 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
             if fault.kind == "short":
                 return [content[: len(content) // 2]]
             return [bytes(x ^ 8 if at % 1009 == 500 else x for at, x in enumerate(content))]
+        if fault.kind == "careless" or (fault.kind == "501" and not any(name in environ for name in CONDITIONS)):
+            return backend({name: value for name, value in environ.items() if name not in CONDITIONS}, start)
+        if fault.kind == "lost":
+            b"".join(backend(environ, lambda *_: None))
+            _reset(environ)
         if fault.kind == "reset":
             environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0) // 2)  # in the middle of what it sends
             _reset(environ)
