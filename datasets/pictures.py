@@ -14,11 +14,34 @@ from .contact_sheet import SheetClip, contact_sheet
 from .manifest import SHEET, Manifest
 from .pretrained_codecs import CodecPair, open_codecs
 from .progress import Progress, silent
-from .shards import ClipRecord, Shard
+from .shards import REMEDY, ClipRecord, Shard
 from .store import Store, is_remote
 
 SHEET_CLIPS = 8
 FAR_SHARDS = 2  # that are fetched for it where they lie in S3
+
+
+class Records:
+    """Clips of a dataset by their rows in its table, which may be a stranger's. A shard is fetched with the first row of it."""
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self._store, self._open = store, dict[str, Shard]()
+        self._named = {entry.file for entry in manifest.shards}
+
+    def at(self, row: ClipRow) -> ClipRecord:
+        """The record of a clip.
+
+        Raises:
+            ValueError: the table does not tell where it is, or its shard is damaged.
+        """
+        if row.shard not in self._named:
+            raise ValueError(f"clip {row.clip_id}: its shard {row.shard[:80]!r} is none of the manifest; {REMEDY}")
+        if row.shard not in self._open:
+            self._open[row.shard] = Shard(self._store.fetch(row.shard))
+        record = self._open[row.shard].row(row.row)
+        if record.clip_id != row.clip_id:
+            raise ValueError(f"clip {row.clip_id}: {record.clip_id} stands in its place, row {row.row} of {row.shard}; {REMEDY}")
+        return record
 
 
 def decode_record(record: ClipRecord, manifest: Manifest, title: str, codecs: CodecPair | None = None) -> SheetClip:
@@ -39,12 +62,10 @@ def draw_contact_sheet(store: Store, manifest: Manifest, rows: Sequence[ClipRow]
         near = {entry.file for entry in manifest.shards[:FAR_SHARDS]}
         rows = [row for row in rows if row.shard in near]
     picked = rows[:: max(1, ceil(len(rows) / SHEET_CLIPS))][:SHEET_CLIPS]
-    shards, clips, codecs = dict[str, Shard](), [], open_codecs(manifest.video_codec, manifest.audio_codec)
+    records, clips, codecs = Records(store, manifest), [], open_codecs(manifest.video_codec, manifest.audio_codec)
     for done, row in enumerate(picked):
         progress("draw contact sheet", done, len(picked))
-        if row.shard not in shards:
-            shards[row.shard] = Shard(store.fetch(row.shard))
-        record = shards[row.shard].row(row.row)
+        record = records.at(row)
         clips.append(decode_record(record, manifest, f"{Path(record.source).name} at {record.start_s:.2f} s", codecs))
     with store.writing(SHEET) as path:
         contact_sheet(clips, path)

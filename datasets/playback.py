@@ -15,11 +15,10 @@ from .ffmpeg_child import MediaError
 from .film import open_film
 from .manifest import Manifest
 from .media_write import write_media
-from .pictures import decode_record
+from .pictures import Records, decode_record
 from .pretrained_codecs import open_codecs
 from .probe import probe
 from .scratch import Scratch
-from .shards import Shard
 from .sources import Source
 from .store import Store
 
@@ -31,7 +30,7 @@ def play(store: Store, manifest: Manifest, config: DataConfig, clip: str, source
         ValueError: no clip, or several, have such an id, or the set has no pictures; `out` has no suffix of a film.
     """
     row = _row(read_clips(store.fetch(manifest.table)), clip)
-    record = Shard(store.fetch(row.shard)).row(row.row)
+    record = Records(store, manifest).at(row)
     if record.video is None or record.audio is None:
         raise ValueError(
             f"--clip={clip!r}: clips of this dataset hold {' and '.join(manifest.modalities)} alone; there is no film to write"

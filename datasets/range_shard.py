@@ -19,7 +19,7 @@ from .arrow_file import END, HEAD, Block, blocks_of, footer_size, rows_in
 from .manifest import ShardEntry
 from .piece_cache import PieceCache
 from .records import ClipRecord, checksum, fault_of, record_at, shapes_of
-from .shards import index_of, told
+from .shards import REMEDY, index_of, told
 from .store import Store
 
 TAIL = 64 * 2**10  # bytes that are read of the end at first
@@ -63,9 +63,9 @@ class RangeShard:
         return list(self.index.clip_ids)
 
     def row(self, index: int) -> ClipRecord:
-        """Raises ValueError where it is damaged, OSError where the store does not answer."""
+        """Raises ValueError where it is damaged or has no such row, OSError where the store does not answer."""
         if not 0 <= index < len(self):
-            raise IndexError(f"shard {self.uri}: has {len(self)} rows, no row {index}")
+            raise ValueError(f"shard {self.uri}: has {len(self)} rows, no row {index}; {REMEDY}")
         number = bisect_right(self._starts, index) - 1
         block, place = self._blocks[number], index - self._starts[number]
         name = f"{self._key}-{block.start}"

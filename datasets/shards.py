@@ -123,7 +123,7 @@ def told(shard: Path | str, what: str) -> Iterator[None]:
     """Whatever a damaged file makes of a reader, as one line that names the file."""
     try:
         yield
-    except (OSError, pa.ArrowException, ValueError, TypeError, KeyError, OverflowError, MemoryError) as error:
+    except (OSError, pa.ArrowException, ValueError, TypeError, LookupError, OverflowError, MemoryError) as error:
         why = " ".join(str(error).split())[:300]
         raise ValueError(f"shard {shard}: {what} ({why}); {REMEDY}") from error
 
@@ -157,9 +157,9 @@ class Shard:
         return list(self.index.clip_ids)
 
     def row(self, index: int) -> ClipRecord:
-        """Raises ValueError where it is damaged."""
+        """Raises ValueError where it is damaged, or has no such row: a table that names one may be a stranger's."""
         if not 0 <= index < len(self):
-            raise IndexError(f"shard {self._path}: has {len(self)} rows, no row {index}")
+            raise ValueError(f"shard {self._path}: has {len(self)} rows, no row {index}; {REMEDY}")
         number = bisect_right(self._starts, index) - 1
         with told(self._path, "damaged"):
             return record_at(self._batch(number), index - self._starts[number])

@@ -128,6 +128,9 @@ def test_ends_that_came_wrong_are_an_error(s3: S3, far: Member) -> None:
     rng, refused = np.random.default_rng(0), 0
     reference = RangeShard(store, entry, PieceCache(Path(os.environ["XDG_CACHE_HOME"]) / "a", 10**6))
     rows = [reference.row(i) for i in range(8)]
+    for index in (-1, 8):
+        with pytest.raises(ValueError, match=rf"has 8 rows, no row {index}; prepare"):
+            reference.row(index)
     ends = [*range(0, min(b.start for b in reference._blocks)), *range(max(b.start + b.size for b in reference._blocks), entry.bytes)]
     folder = Path(os.environ["XDG_CACHE_HOME"])
     for number, at in enumerate(rng.choice(ends, 200, replace=False)):

@@ -61,8 +61,9 @@ def test_any_clips_come_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactor
     assert all(same(shard.row(i), r) for i, r in enumerate(rows))
     assert shard.index.checksums == tuple(checksum(shard.row(i)) for i in range(len(rows)))
     assert shard.index.shapes == tuple(map(shapes_of, rows))
-    with pytest.raises(IndexError):
-        shard.row(len(rows))
+    for index in (-1, len(rows), 2**63):
+        with pytest.raises(ValueError, match=rf"a\.arrow: has {len(rows)} rows, no row {index}; prepare"):
+            shard.row(index)
 
 
 @given(rows=clips())
