@@ -12,7 +12,7 @@ import torch
 from .clip_table import ClipRow
 from .contact_sheet import SheetClip, contact_sheet
 from .manifest import SHEET, Manifest
-from .pretrained_codecs import CodecPair, open_codecs
+from .pretrained_codecs import CodecPair, PretrainedConfig, open_codecs
 from .progress import Progress, silent
 from .shards import REMEDY, ClipRecord, Shard
 from .store import Store, is_remote
@@ -56,13 +56,15 @@ def decode_record(record: ClipRecord, manifest: Manifest, title: str, codecs: Co
     return SheetClip(title, video[0].numpy(), audio[0].numpy(), t.fps, t.sample_rate, list(record.words))
 
 
-def draw_contact_sheet(store: Store, manifest: Manifest, rows: Sequence[ClipRow], progress: Progress = silent) -> None:
-    """A PNG of a few clips spread over the dataset, whose table is `rows`."""
+def draw_contact_sheet(
+    store: Store, manifest: Manifest, rows: Sequence[ClipRow], progress: Progress = silent, pretrained: PretrainedConfig | None = None
+) -> None:
+    """A PNG of a few clips spread over the dataset, whose table is `rows`. pretrained: other copies of its codecs, see `open_codecs`."""
     if is_remote(store.uri):  # whole shards are fetched for it
         near = {entry.file for entry in manifest.shards[:FAR_SHARDS]}
         rows = [row for row in rows if row.shard in near]
     picked = rows[:: max(1, ceil(len(rows) / SHEET_CLIPS))][:SHEET_CLIPS]
-    records, clips, codecs = Records(store, manifest), [], open_codecs(manifest.video_codec, manifest.audio_codec)
+    records, clips, codecs = Records(store, manifest), [], open_codecs(manifest.video_codec, manifest.audio_codec, pretrained)
     for done, row in enumerate(picked):
         progress("draw contact sheet", done, len(picked))
         record = records.at(row)

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from math import inf, isfinite
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -26,6 +26,8 @@ from ..workers.retention import CheckpointConfig
 from .mirror import RemoteConfig
 from .rollout_buffer import consumers_of, per_step_of
 from .rollouts_config import RolloutsConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -210,6 +212,18 @@ def with_settings(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
         ValueError: an unknown key (the nearest is suggested), a value of the wrong type, or one that the section refuses.
     """
     tree = asdict(config)
+    _set(tree, assignments)
+    return from_tree(tree)
+
+
+def with_data_settings(config: DataConfig, assignments: Sequence[str]) -> DataConfig:
+    """Apply `--set data.KEY=value` to the settings of a dataset alone; see `with_settings`."""
+    tree = {"data": asdict(config)}
+    _set(tree, assignments)
+    return _checked(tree["data"], DataConfig, "data.")
+
+
+def _set(tree: dict[str, Any], assignments: Sequence[str]) -> None:
     for assignment in assignments:
         key, found, text = assignment.partition("=")
         if not found:
@@ -219,19 +233,23 @@ def with_settings(config: RunConfig, assignments: Sequence[str]) -> RunConfig:
         except yaml.YAMLError as error:
             raise ValueError(f"--set {key}: {text!r} is not a YAML value ({str(error).splitlines()[0]})") from error
         _assign(tree, key.strip(), value)
-    return from_tree(tree)
 
 
 def from_tree(tree: dict[str, Any]) -> RunConfig:
     """Plain data (of `asdict`, JSON or YAML) -> a checked `RunConfig`."""
-    _refuse_unknown(tree, RunConfig, "")
+    return _checked(tree, RunConfig, "")
+
+
+def _checked(tree: dict[str, Any], kind: type[T], where: str) -> T:
+    """The record that plain data describes; `where` it stands in the settings, with a full stop at the end."""
+    _refuse_unknown(tree, kind, where)
     try:
-        return TypeAdapter(RunConfig).validate_python(tree)
+        return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(_place(tree, first["loc"]))
+        name = where + ".".join(_place(tree, first["loc"]))
         raise ValueError(
-            first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else f"{where}={first['input']!r}: {first['msg']}"
+            first["msg"].removeprefix("Value error, ") if first["type"] == "value_error" else f"{name}={first['input']!r}: {first['msg']}"
         ) from None
 
 

@@ -57,6 +57,7 @@ def requeue(
     stage: Annotated[str, typer.Option("--stage", help="Only those that this stage refused (list, text, probe, decode, filter ...).")] = "",
     reason: Annotated[str, typer.Option("--reason", help="Only those with these words in the reason.")] = "",
     media: Moved = None,
+    set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -67,7 +68,7 @@ def requeue(
         from .progress import Terminal
 
         with Terminal(console) as terminal:
-            told, tried = requeued(dataset, stage, reason, media or [], terminal.progress)
+            told, tried = requeued(dataset, stage, reason, media or [], terminal.progress, set_ or [])
         if not as_json:
             typer.echo(f"tried again: {tried} of {len(told.lines)} sources")
         show(told, as_json)
@@ -81,6 +82,7 @@ def inspect(
     clip: Annotated[str | None, typer.Option("--clip", help="Instead, write this clip as a film, next to its source.")] = None,
     out: Annotated[str, typer.Option("--out", help="Of --clip: the film to write (.mp4, .webm, .mkv).")] = "clip.mp4",
     media: Moved = None,
+    set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -91,10 +93,10 @@ def inspect(
         from .progress import Terminal
 
         if clip is not None:
-            print_record(played(dataset, clip, out, media or []), as_json)
+            print_record(played(dataset, clip, out, media or [], set_ or []), as_json)
             return
         with Terminal(console) as terminal:
-            told = inspected(dataset, terminal.progress)
+            told = inspected(dataset, terminal.progress, set_ or [])
         show(told, as_json)
 
     run_verb(run, debug)

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from ..datasets.account import SourceLine, read_account
 from ..datasets.audit import Audit, audit
 from ..datasets.clip_table import read_clips
-from ..datasets.config import DataConfig
+from ..datasets.config import DataConfig, first_difference
 from ..datasets.growth import Again, first_of, listed
 from ..datasets.ledger import head_of, read_chain
 from ..datasets.loader import LatentDataset
@@ -30,6 +30,7 @@ from ..datasets.store import Store, below, is_remote, store_of, write_bytes
 from ..datasets.transfer import fetch_dataset, told
 from ..model.types import MODALITIES
 from ..workers.checkpoint import newest
+from .config import with_data_settings
 from .data_page import PAGE, data_page
 from .run_record import loop_config, open_run
 from .session import ray_session
@@ -63,22 +64,23 @@ def prepared(config: DataConfig, out: str, progress: Progress) -> Told:
         return described(place)
 
 
-def requeued(uri: str, stage: str, words: str, media: Sequence[str], progress: Progress) -> tuple[Told, int]:
+def requeued(uri: str, stage: str, words: str, media: Sequence[str], progress: Progress, settings: Sequence[str] = ()) -> tuple[Told, int]:
     """Try refused sources of a dataset again: those that this stage refused, with these words in the reason; and how many these were.
-    media: where the inputs are now, if they moved.
+    media: where the inputs are now, if they moved; settings: see `config_of`.
 
     Raises:
         ValueError: there is no dataset, or none of its sources was refused so.
     """
     place, again = _place(uri), Again(stage, words)
     before = described(place)
+    config = config_of(before.manifest, media, settings)
     asked = sum(again.wants(line) for line in before.lines)
     if not asked:
         stages = Counter(line.stage for line in before.lines if not line.used)
         there = ", ".join(f"{name} ({count})" for name, count in stages.items()) or "none"
         raise ValueError(f"{uri!r}: no source was refused by --stage={stage!r} with --reason={words!r}; refused are, by stage: {there}")
     with told("dataset", uri), ray_session():
-        prepare(config_of(before.manifest, media), place, progress, grow=True, again=again)
+        prepare(config, place, progress, grow=True, again=again)
         return described(place), asked
 
 
@@ -88,8 +90,10 @@ def described(place: str) -> Told:
         return _described(store)
 
 
-def inspected(uri: str, progress: Progress) -> Told:
-    """A dataset, and a page about it beside it; a local one has its shards verified, and gets a new contact sheet."""
+def inspected(uri: str, progress: Progress, settings: Sequence[str] = ()) -> Told:
+    """A dataset, and a page about it beside it; a local one has its shards verified, and gets a new contact sheet. settings: see
+    `config_of`; they may name other copies of its codecs.
+    """
     place = _place(uri)
     if not is_remote(place):
         read_manifest(Path(place), progress=progress)
@@ -97,15 +101,16 @@ def inspected(uri: str, progress: Progress) -> Told:
         found = _described(store)
         rows = read_clips(store.fetch(found.manifest.table))
         if not is_remote(place) and set(found.manifest.modalities) == set(MODALITIES):
-            draw_contact_sheet(store, found.manifest, rows, progress)
+            codecs = config_of(found.manifest, settings=settings).pretrained
+            draw_contact_sheet(store, found.manifest, rows, progress, codecs)
         sheet = store.fetch(SHEET) if SHEET in store.names() else None
         page = data_page(found.manifest, found.lines, rows, sheet, Path(place).name or place)
         write_bytes(store, PAGE, page.encode())
         return replace(found, page=below(store.uri, PAGE))
 
 
-def played(uri: str, clip: str, out: str, media: Sequence[str]) -> dict[str, str]:
-    """Write a clip of a dataset as a film; what is seen in it.
+def played(uri: str, clip: str, out: str, media: Sequence[str], settings: Sequence[str] = ()) -> dict[str, str]:
+    """Write a clip of a dataset as a film; what is seen in it. settings: see `config_of`.
 
     Raises:
         ValueError: see `play`.
@@ -114,7 +119,7 @@ def played(uri: str, clip: str, out: str, media: Sequence[str]) -> dict[str, str
     with told("dataset", uri), store_of(place) as store:
         manifest = _manifest(store)
         lines = read_account(store.fetch(manifest.account))
-        shown = play(store, manifest, config_of(manifest, media), clip, _listed(manifest, media, lines), path)
+        shown = play(store, manifest, config_of(manifest, media, settings), clip, _listed(manifest, media, lines), path)
     return {"clip": shown, "file": str(path)}
 
 
@@ -175,18 +180,26 @@ def exported(uri: str, out: str, progress: Progress) -> dict[str, Any]:
         return {"clips": export_parquet(scratch, folder, progress), "folder": str(folder)}
 
 
-def config_of(manifest: Manifest, media: Sequence[str] = ()) -> DataConfig:
-    """The settings that a dataset was made with.
+def config_of(manifest: Manifest, media: Sequence[str] = (), settings: Sequence[str] = ()) -> DataConfig:
+    """The settings that a dataset was made with. settings: assignments to some that shape no clip, as `--set` has them: where networks are,
+    how many processes there may be.
 
     Raises:
-        ValueError: they are of another release.
+        ValueError: those of the dataset are of another release, or one that is assigned does shape clips, or names other inputs.
     """
     inputs = tuple(media) or manifest.inputs
     tree = manifest.settings | {"media": inputs[0] if len(inputs) == 1 else inputs}
     try:
-        return TypeAdapter(DataConfig).validate_python(tree)
+        made = TypeAdapter(DataConfig).validate_python(tree)
     except ValidationError as error:
         raise ValueError(f"dataset manifest: its settings are of another release ({error.errors()[0]['msg']}); prepare it again") from error
+    config = with_data_settings(made, settings)
+    for name in ("media", "prepared", "mix"):
+        if getattr(config, name) != getattr(made, name):
+            raise ValueError(f"--set data.{name}: a dataset that is there has its inputs; give --media if they are at another place now")
+    if differs := first_difference(made.shaping(), config.shaping()):
+        raise ValueError(f"--set: its clips are made already, of other settings ({differs}); leave it out, or prepare into another folder")
+    return config
 
 
 def _described(store: Store) -> Told:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from captioner_material import blip_folder
 from command_material import Said, command
 
 from mutual_forcing.datasets.clip_table import read_clips
@@ -58,3 +59,19 @@ def test_a_dataset_is_made_audited_mended_and_looked_at(tmp_path: Path) -> None:
     bad = answered(command("data", "audit", str(out)), 1)
     assert f"fault: {shard.name}: is not what the manifest says" in bad.out
     assert "the account does not add up" in bad.out
+
+
+def test_a_dataset_whose_captions_a_network_wrote_is_mended(tmp_path: Path) -> None:
+    media, out = tmp_path / "media", str(tmp_path / "data")
+    write_corpus(SyntheticConfig(count=3, seconds=1.2, width=32, height=32, seed=3), media)
+    better = shutil.copyfile(media / "character-00002.mkv", tmp_path / "better.mkv")
+    (media / "character-00002.mkv").write_bytes(b"cut off in the middle of nothing")
+    for sidecar in media.glob("character*.json"):
+        sidecar.unlink()
+    network = ("--set", f"data.caption.folder={blip_folder(tmp_path / 'blip')}", "--set", "data.caption.max_tokens=8")
+    answered(command("data", "prepare", str(media), "--recipe", "tiny", "--out", out, *network))
+    shutil.copyfile(better, media / "character-00002.mkv")
+    assert "text was written by other networks" in answered(command("data", "requeue", out), 1).errors[0]
+    assert "data.clip_chunks=" in answered(command("data", "requeue", out, *network, "--set", "data.clip_chunks=1"), 1).errors[0]
+    mended = json.loads(answered(command("data", "requeue", out, *network, "--json")).out)
+    assert (mended["version"], mended["yield"]) == (2, {"used": 3})
