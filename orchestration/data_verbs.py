@@ -69,10 +69,15 @@ def requeued(uri: str, stage: str, words: str, media: Sequence[str], progress: P
     media: where the inputs are now, if they moved; settings: see `config_of`.
 
     Raises:
-        ValueError: there is no dataset, or none of its sources was refused so.
+        ValueError: there is no dataset, none of its sources was refused so, or they follow from its settings.
     """
     place, again = _place(uri), Again(stage, words)
     before = described(place)
+    if before.manifest.synthetic:
+        raise ValueError(
+            f"{uri!r}: is of talking characters, which follow from its settings alone, so that trying again changes nothing; "
+            "prepare others into another folder, with another data.seed"
+        )
     config = config_of(before.manifest, media, settings)
     asked = sum(again.wants(line) for line in before.lines)
     if not asked:

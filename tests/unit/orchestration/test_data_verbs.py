@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from dataset_material import CONFIG, make_dataset
 
-from mutual_forcing.orchestration.data_verbs import config_of
+from mutual_forcing.datasets.account import SourceLine, write_account
+from mutual_forcing.datasets.progress import silent
+from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.orchestration.data_verbs import config_of, requeued
 
 
 def test_settings_that_shape_no_clip_may_be_given_anew(tmp_path: Path) -> None:
@@ -40,3 +43,12 @@ def test_others_are_refused_by_name(tmp_path: Path, given: str, reason: str) -> 
     with pytest.raises(ValueError, match=reason) as refused:
         config_of(make_dataset(tmp_path), (), [given])
     assert "\n" not in str(refused.value)
+
+
+def test_characters_are_not_tried_again(tmp_path: Path) -> None:
+    manifest = make_dataset(tmp_path)
+    replace(manifest, synthetic=True, sources_refused=1).write(tmp_path)
+    lines = [SourceLine("a.mp4", "used", clips=3), SourceLine("b.mp4", "refused", "filter", "silent")]
+    write_account(LocalStore(tmp_path), manifest.account, lines)
+    with pytest.raises(ValueError, match=r"talking characters, .* trying again changes nothing; prepare others into another folder"):
+        requeued(str(tmp_path), "", "", [], silent)
