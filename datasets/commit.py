@@ -114,6 +114,11 @@ def counted_anew(before: Manifest, lines: Sequence[SourceLine], inputs: Sequence
     return replace(before, inputs=tuple(dict.fromkeys((*before.inputs, *inputs))), sources_refused=len(lines) - used)
 
 
+def lost_clips(manifest: Manifest, lines: Iterable[SourceLine]) -> list[str]:
+    """Why clips of used sources do not count: a rule has left them out, or they are copies of others."""
+    return [*(clip.reason for line in lines for clip in line.left_out), *manifest.dropped.values()]
+
+
 def copies(made: Iterable[ClipRow], table: Iterable[ClipRow] = ()) -> dict[str, str]:
     """Clips made now that are copies of another one, with what they are copies of; of those with fingerprints. table: clips that were there
     before, of which none is dropped for a new one; of new ones the first by source and time stays, whoever finished first.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -78,3 +80,8 @@ def rule_of(reason: str) -> str:
     if text.startswith("clip at "):
         text = text.split(": ", 1)[-1]
     return "same content" if text.startswith("same content as ") else NUMBER.sub("n", text.split(":")[0].split(" (")[0])[:60]
+
+
+def yields(good: str, count: int, reasons: Iterable[str]) -> dict[str, int]:
+    """How many are `good`, and how many each rule has refused, the most first."""
+    return {good: count, **dict(Counter(map(rule_of, reasons)).most_common())}

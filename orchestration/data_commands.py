@@ -177,11 +177,11 @@ def show(told: Any, as_json: bool) -> None:
     """A dataset as it describes itself (`data_verbs.Told`)."""
     from ..datasets.account import UNREAD, records
 
-    manifest = told.manifest
+    manifest, (sources, clips) = told.manifest, _yields(told)
     if as_json:
         totals = {"clips": manifest.clips, "hours": manifest.hours, "version": manifest.version, **manifest.codec_quality}
-        answer = {**totals, "yield": _yields(told.lines), "sources": records(told.lines), "contact_sheet": told.sheet, "page": told.page}
-        typer.echo(json.dumps(answer))
+        about = {"sources": records(told.lines), "contact_sheet": told.sheet, "page": told.page}
+        typer.echo(json.dumps({**totals, "yield": sources, "clip_yield": clips, **about}))
         return
     table = Table(title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes")
     for name in ("path", "status", "clips", "seconds", "reason or note"):
@@ -192,7 +192,9 @@ def show(told: Any, as_json: bool) -> None:
     plain_console().print(table)
     if len(told.lines) > SHOWN:
         typer.echo(f"{len(told.lines) - SHOWN} more sources: --json lists all")
-    _show_yield(told.lines)
+    _show_yield("what became of the sources", sources)
+    if len(clips) > 1:
+        _show_yield("what became of the clips of used sources", clips)
     if unread := sum(line.stage == UNREAD for line in told.lines):
         typer.echo(f"{unread} sources could not be read, which says nothing of them: give `data prepare` again")
     known = (("video", "video_psnr_db", "PSNR"), ("audio", "audio_snr_db", "SNR"))
@@ -207,16 +209,17 @@ def _why(line: Any) -> str:
     return line.reason + (f" (ffmpeg: {line.said})" if line.said else "")
 
 
-def _yields(lines: Any) -> dict[str, int]:
-    """How many sources are used, and how many each rule has refused, the most first."""
-    from ..datasets.filters import rule_of
+def _yields(told: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Of the sources, and of the clips of used ones."""
+    from ..datasets.commit import lost_clips
+    from ..datasets.filters import yields
 
-    rules = Counter(rule_of(line.reason) for line in lines if not line.used)
-    return {"used": len(lines) - sum(rules.values()), **dict(rules.most_common())}
+    used, reasons = sum(line.used for line in told.lines), [line.reason for line in told.lines if not line.used]
+    return yields("used", used, reasons), yields("made", told.manifest.clips, lost_clips(told.manifest, told.lines))
 
 
-def _show_yield(lines: Any) -> None:
-    table = Table("what became of the sources", Column("files", justify="right"), Column("share", justify="right"))
-    for name, count in _yields(lines).items():
-        table.add_row(printable(name), str(count), f"{100 * count / len(lines):.1f} %")
+def _show_yield(title: str, counts: dict[str, int]) -> None:
+    table = Table(title, Column("count", justify="right"), Column("share", justify="right"))
+    for name, count in counts.items():
+        table.add_row(printable(name), str(count), f"{100 * count / sum(counts.values()):.1f} %")
     plain_console().print(table)

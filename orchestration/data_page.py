@@ -6,7 +6,6 @@ manifest, account of sources, table of clips (data_verbs.Told), contact sheet ->
 from __future__ import annotations
 
 import base64
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from markupsafe import Markup, escape
 
 from ..datasets.account import SourceLine
 from ..datasets.clip_table import ClipRow, measured
-from ..datasets.filters import rule_of
+from ..datasets.commit import lost_clips
+from ..datasets.filters import yields
 from ..datasets.histogram import Histogram, histogram
 from ..datasets.manifest import Manifest
 from ..model.types import MODALITIES
@@ -67,7 +67,7 @@ def data_page(manifest: Manifest, lines: Sequence[SourceLine], rows: Sequence[Cl
     )
     environment.filters.update(duration=duration)
     style = environment.get_template("report.css.j2").render()
-    left_out = [clip for line in lines for clip in line.left_out]
+    used, lost = sum(line.used for line in lines), lost_clips(manifest, lines)
     return environment.get_template("data.html.j2").render(
         policy=f"default-src 'none'; img-src data:; style-src {policy_hash(style)}",
         style=Markup(style),
@@ -75,8 +75,8 @@ def data_page(manifest: Manifest, lines: Sequence[SourceLine], rows: Sequence[Cl
         manifest=manifest,
         seconds=manifest.hours * 3600,
         size=_size(sum(entry.bytes for entry in manifest.shards)),
-        sources=bars([line.reason for line in lines if not line.used], len(lines), "used"),
-        clips=bars([clip.reason for clip in left_out], len(left_out) + len(rows), "made") if left_out else [],
+        sources=bars(yields("used", used, [line.reason for line in lines if not line.used])),
+        clips=bars(yields("made", manifest.clips, lost)) if lost else [],
         plots=plots(manifest, rows),
         statistics={name: (x["mean"], x["std"]) for name in MODALITIES if (x := manifest.statistics.get(name))},
         channels=channels,
@@ -92,11 +92,10 @@ def _size(size: int) -> str:
     )
 
 
-def bars(reasons: Sequence[str], total: int, good: str) -> list[Bar]:
-    """What was good and which rules refused the rest, the most first."""
-    rules = Counter(rule_of(reason) for reason in reasons)
-    counted = [(good, total - len(reasons), True), *((name, count, False) for name, count in rules.most_common())]
-    return [Bar(name, count, count / max(1, total), is_good) for name, count, is_good in counted]
+def bars(counts: dict[str, int]) -> list[Bar]:
+    """What was good, which comes first, and what the rules refused."""
+    total = max(1, sum(counts.values()))
+    return [Bar(name, count, count / total, not number) for number, (name, count) in enumerate(counts.items())]
 
 
 def plots(manifest: Manifest, rows: Sequence[ClipRow]) -> list[Plot]:

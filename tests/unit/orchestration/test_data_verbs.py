@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dataset_material import CONFIG, make_dataset
 
-from mutual_forcing.datasets.account import SourceLine, write_account
+from mutual_forcing.datasets.account import LeftOut, SourceLine, write_account
+from mutual_forcing.datasets.clip_table import CLIPS, read_clips
 from mutual_forcing.datasets.progress import silent
 from mutual_forcing.datasets.store import LocalStore
-from mutual_forcing.orchestration.data_verbs import config_of, requeued
+from mutual_forcing.orchestration.data_commands import show
+from mutual_forcing.orchestration.data_page import data_page
+from mutual_forcing.orchestration.data_verbs import Told, config_of, requeued
 
 
 def test_settings_that_shape_no_clip_may_be_given_anew(tmp_path: Path) -> None:
@@ -52,3 +56,28 @@ def test_characters_are_not_tried_again(tmp_path: Path) -> None:
     write_account(LocalStore(tmp_path), manifest.account, lines)
     with pytest.raises(ValueError, match=r"talking characters, .* trying again changes nothing; prepare others into another folder"):
         requeued(str(tmp_path), "", "", [], silent)
+
+
+def test_copies_stand_beside_what_rules_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_dataset(tmp_path)
+    first, copy, _ = (row.clip_id for row in read_clips(tmp_path / CLIPS))
+    quality = {"video_psnr_db": 30.0, "audio_snr_db": 10.0}
+    dropped = {copy: f"copy: of {first}, a.mp4 at 0.00 s"}
+    manifest = replace(made, clips=2, dropped=dropped, sources_refused=1, codec_quality=quality)
+    left_out = (LeftOut(9.0, "silent: -80 dB, at least -60 dB wanted"), LeftOut(12.0, "silent: -91 dB, at least -60 dB wanted"))
+    lines = (SourceLine("a.mp4", "used", clips=3, left_out=left_out), SourceLine("b.mp4", "refused", "decode", "damaged"))
+    told = Told(manifest, lines, "")
+    show(told, as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["clip_yield"] == {"made": 2, "silent": 2, "copy": 1}
+    assert answer["yield"] == {"used": 1, "damaged": 1}
+    show(told, as_json=False)
+    rows = {
+        tuple(word.strip(" %") for word in line.strip("│").split("│"))
+        for line in capsys.readouterr().out.splitlines()
+        if line.endswith("│")
+    }
+    assert {("made", "2", "40.0"), ("silent", "2", "40.0"), ("copy", "1", "20.0")} <= rows
+    page = data_page(manifest, lines, read_clips(tmp_path / CLIPS), None, "mine")
+    for name, count in answer["clip_yield"].items():
+        assert f'<td>{name}</td><td class="n">{count}</td>' in page
