@@ -323,7 +323,7 @@ class _Job:
         self._progress(stage, 0, len(rows))
         if least := min(pool.min_workers, most):
             held = ActorPoolStrategy(min_size=least, max_size=most)
-            made = dataset.map(Held, fn_constructor_args=(work,), compute=held, num_cpus=1)
+            made = dataset.map(Held, fn_constructor_args=(work,), compute=held, num_cpus=1)  # type: ignore[arg-type]
         else:
             made = dataset.map(work, compute=TaskPoolStrategy(size=most), num_cpus=1)
         for done, row in enumerate(made.iter_rows()):
