@@ -3,7 +3,7 @@
 One row a clip, all on the row's own clock in seconds:
 
     title, small caption
-    | frame | frame | frame | ...    the middle frame of each of `columns` equal spans of time
+    | frame | frame | frame | ...    the middle frame of each of `columns` equal spans of time; of sound alone, its spectrogram
     ~~~~~~~~ waveform ~~~~~~~~~~     the same spans, so a mouth stands above the sound it makes
        word    word   word           where the transcript says each word is spoken
     0.0 s        1.0        2.0
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, MultipleLocator
 from PIL import Image
 
+from .spectrogram import spectrogram
 from .storage import atomic_path
 
 MAX_CLIPS = 12
@@ -31,19 +32,19 @@ INK, SOFT, RULE, WAVE, PAPER = "#1b1f24", "#6a7380", "#d9dde2", "#1f6f78", "#fff
 
 # Heights in pixels: the sheet is laid out in whole pixels, so that frames keep crisp edges.
 MARGIN, GAP, SLOT = 32, 2, 128
-TITLE, WAVEFORM, WORDS, AXIS, ROW_SPACE = 30, 56, 24, 28, 24
+TITLE, WAVEFORM, WORDS, AXIS, ROW_SPACE, SPECTROGRAM = 30, 56, 24, 28, 24, 96
 DPI = 100
 
 
 @dataclass(frozen=True)
 class SheetClip:
-    """One row of a sheet. `frames` uint8 `[N,H,W,3]` at `fps`; `audio` float32 mono `[S]` in [-1,1] at `sample_rate`, or None.
+    """One row of a sheet. `frames` uint8 `[N,H,W,3]` at `fps`; `audio` float32 mono `[S]` in [-1,1] at `sample_rate`; one may be None.
 
     `words` are `(word, start, end)` in seconds on the clip's clock, whose zero is the first frame.
     """
 
     title: str
-    frames: np.ndarray
+    frames: np.ndarray | None
     audio: np.ndarray | None
     fps: float
     sample_rate: int
@@ -52,7 +53,9 @@ class SheetClip:
 
     @property
     def seconds(self) -> float:
-        return len(self.frames) / self.fps
+        if self.frames is not None:
+            return len(self.frames) / self.fps
+        return 0.0 if self.audio is None else len(self.audio) / self.sample_rate
 
 
 def contact_sheet(clips: Sequence[SheetClip], path: Path, columns: int = 12) -> None:
@@ -61,7 +64,7 @@ def contact_sheet(clips: Sequence[SheetClip], path: Path, columns: int = 12) -> 
     Raises ValueError for no clip, too many clips, or arrays of another shape or type, naming the clip.
     """
     _check(clips, columns)
-    frame_heights = [_frame_size(clip)[0] for clip in clips]
+    frame_heights = [_strip_height(clip) for clip in clips]
     row_heights = [TITLE + frame + WAVEFORM + WORDS + AXIS for frame in frame_heights]
     width = 2 * MARGIN + columns * SLOT
     height = 2 * MARGIN + sum(row_heights) + ROW_SPACE * (len(clips) - 1)
@@ -84,8 +87,11 @@ def _check(clips: Sequence[SheetClip], columns: int) -> None:
     if not 1 <= columns <= 64:
         raise ValueError(f"columns={columns}: use 1 to 64")
     for clip in clips:
-        if clip.frames.ndim != 4 or clip.frames.shape[-1] != 3 or clip.frames.dtype != np.uint8 or 0 in clip.frames.shape:
-            found = f"{clip.frames.dtype} {list(clip.frames.shape)}"
+        frames = clip.frames
+        if frames is None and (clip.audio is None or not clip.audio.size):
+            raise ValueError(f"clip {clip.title!r}: has neither frames nor sound; give one of the two")
+        if frames is not None and (frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or 0 in frames.shape):
+            found = f"{frames.dtype} {list(frames.shape)}"
             raise ValueError(f"clip {clip.title!r}: frames must be uint8 [N,H,W,3] with at least one frame, not {found}")
         if clip.audio is not None and clip.audio.ndim != 1:
             raise ValueError(f"clip {clip.title!r}: audio must be mono [S], not {list(clip.audio.shape)}")
@@ -93,9 +99,13 @@ def _check(clips: Sequence[SheetClip], columns: int) -> None:
             raise ValueError(f"clip {clip.title!r}: fps={clip.fps} and sample_rate={clip.sample_rate} must be positive")
 
 
-def _frame_size(clip: SheetClip) -> tuple[int, int]:
+def _strip_height(clip: SheetClip) -> int:
+    return SPECTROGRAM if clip.frames is None else _frame_size(clip.frames)[0]
+
+
+def _frame_size(frames: np.ndarray) -> tuple[int, int]:
     """Height and width in pixels at which a frame fills its slot; portrait pictures are limited to 1.5 slots."""
-    height, width = clip.frames.shape[1:3]
+    height, width = frames.shape[1:3]
     scale = min((SLOT - GAP) / width, 1.5 * SLOT / height)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
@@ -124,15 +134,24 @@ def _draw_title(figure: Figure, clip: SheetClip, top: float) -> None:
 
 
 def _draw_frames(figure: Figure, clip: SheetClip, top: float, frame_height: int, columns: int) -> None:
+    if clip.frames is not None:
+        strip = _frames(clip.frames, frame_height, columns)
+    else:
+        assert clip.audio is not None
+        strip = spectrogram(clip.audio, clip.sample_rate, columns * SLOT, frame_height)
+    bottom = round(figure.get_size_inches()[1] * DPI) - top - frame_height
+    figure.figimage(strip, MARGIN, bottom, origin="upper")
+
+
+def _frames(frames: np.ndarray, frame_height: int, columns: int) -> np.ndarray:
     """All of a clip's as one picture: axes of their own for each would take most of the time."""
-    centres = (np.arange(columns) + 0.5) * len(clip.frames) / columns
-    height, width = _frame_size(clip)
+    centres = (np.arange(columns) + 0.5) * len(frames) / columns
+    height, width = _frame_size(frames)
     strip = Image.new("RGB", (columns * SLOT, frame_height), PAPER)
     for column, index in enumerate(centres.astype(int)):
-        frame = Image.fromarray(clip.frames[index]).resize((width, height), Image.Resampling.LANCZOS)
+        frame = Image.fromarray(frames[index]).resize((width, height), Image.Resampling.LANCZOS)
         strip.paste(frame, (column * SLOT + (SLOT - width) // 2, (frame_height - height) // 2))
-    bottom = round(figure.get_size_inches()[1] * DPI) - top - frame_height
-    figure.figimage(np.asarray(strip), MARGIN, bottom, origin="upper")
+    return np.asarray(strip)
 
 
 def _draw_sound(figure: Figure, clip: SheetClip, top: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..model.types import MODALITIES
 from .clip_table import ClipRow
 from .contact_sheet import SheetClip, contact_sheet
 from .manifest import SHEET, Manifest
@@ -44,16 +45,25 @@ class Records:
         return record
 
 
+def codecs_of(manifest: Manifest, pretrained: PretrainedConfig | None = None) -> CodecPair:
+    """The codecs of what the dataset's clips hold; see `open_codecs`."""
+    video, audio = (
+        codec if modality in manifest.modalities and codec else None
+        for modality, codec in zip(MODALITIES, (manifest.video_codec, manifest.audio_codec), strict=True)
+    )
+    return open_codecs(video, audio, pretrained)
+
+
 def decode_record(record: ClipRecord, manifest: Manifest, title: str, codecs: CodecPair | None = None) -> SheetClip:
-    """A clip of the dataset, which has both modalities, as pictures and sound, decoded from its latents. codecs: those of the manifest,
+    """A clip of the dataset as pictures and sound, or the one of them that it has, decoded from its latents. codecs: those of the manifest,
     where they are open already.
     """
-    t, codecs = manifest.timeline, codecs or open_codecs(manifest.video_codec, manifest.audio_codec)
-    assert codecs.video is not None
-    assert codecs.audio is not None
-    video = codecs.video.decode(torch.from_numpy(record.get("video").astype(np.float32))[None])
-    audio = codecs.audio.decode(torch.from_numpy(record.get("audio").astype(np.float32))[None])
-    return SheetClip(title, video[0].numpy(), audio[0].numpy(), t.fps, t.sample_rate, list(record.words))
+    t, codecs = manifest.timeline, codecs or codecs_of(manifest)
+    frames, audio = (
+        None if x is None or codec is None else codec.decode(torch.from_numpy(x.astype(np.float32))[None])[0].numpy()
+        for x, codec in ((record.video, codecs.video), (record.audio, codecs.audio))
+    )
+    return SheetClip(title, frames, audio, t.fps, t.sample_rate, list(record.words))
 
 
 def draw_contact_sheet(
@@ -64,7 +74,7 @@ def draw_contact_sheet(
         near = {entry.file for entry in manifest.shards[:FAR_SHARDS]}
         rows = [row for row in rows if row.shard in near]
     picked = rows[:: max(1, ceil(len(rows) / SHEET_CLIPS))][:SHEET_CLIPS]
-    records, clips, codecs = Records(store, manifest), [], open_codecs(manifest.video_codec, manifest.audio_codec, pretrained)
+    records, clips, codecs = Records(store, manifest), [], codecs_of(manifest, pretrained)
     for done, row in enumerate(picked):
         progress("draw contact sheet", done, len(picked))
         record = records.at(row)

@@ -292,7 +292,7 @@ class _Job:
         write_clips(self._store, manifest.table, rows)
         if before is not None:
             write_bytes(self._store, f"manifest-{before.version}.json", before.to_json())
-        if set(manifest.modalities) == set(MODALITIES) and not any(is_pretrained(codec) for codec in codecs):
+        if not any(is_pretrained(codec) for codec in codecs):
             draw_contact_sheet(self._store, manifest, rows, self._progress)
         there = self._store.names()
         if lost := [entry.file for entry in manifest.shards if there.get(entry.file) != entry.bytes]:

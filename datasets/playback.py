@@ -1,4 +1,5 @@
-"""One clip as a film to be looked at: as it comes back from its latents, on the left its source if that is at hand."""
+"""One clip as a film to be looked at: as it comes back from its latents, on the left its source if that is at hand. Of sound alone, first
+the source is heard, then what comes back."""
 
 from __future__ import annotations
 
@@ -10,38 +11,47 @@ import numpy as np
 from .at_hand import at_hand
 from .clip_table import ClipRow, read_clips
 from .config import DataConfig
+from .contact_sheet import SheetClip
 from .cutting import only
 from .ffmpeg_child import MediaError
-from .film import open_film
+from .film import Cut, open_film
 from .manifest import Manifest
 from .media_write import write_media
-from .pictures import Records, decode_record
-from .pretrained_codecs import open_codecs
+from .panels import SOUND_FPS, one_after_the_other, side_by_side
+from .pictures import Records, codecs_of, decode_record
 from .probe import probe
 from .scratch import Scratch
 from .sources import Source
 from .store import Store
+
+SOURCE, LATENTS = "source", "from its latents"
 
 
 def play(store: Store, manifest: Manifest, config: DataConfig, clip: str, sources: Sequence[Source] | None, out: Path) -> str:
     """Write the clip whose id begins so; returns in a few words what is seen. sources: those of the dataset, None: they are not at hand.
 
     Raises:
-        ValueError: no clip, or several, have such an id, or the set has no pictures; `out` has no suffix of a film.
+        ValueError: no clip, or several, have such an id; `out` has no suffix of a film.
     """
     row = _row(read_clips(store.fetch(manifest.table)), clip)
     record = Records(store, manifest).at(row)
-    if record.video is None or record.audio is None:
-        raise ValueError(
-            f"--clip={clip!r}: clips of this dataset hold {' and '.join(manifest.modalities)} alone; there is no film to write"
-        )
-    codecs = open_codecs(manifest.video_codec, manifest.audio_codec, config.pretrained)
-    shown = decode_record(record, manifest, row.clip_id, codecs)
+    shown = decode_record(record, manifest, row.clip_id, codecs_of(manifest, config.pretrained))
     source = next((s for s in sources or () if s.name == row.source and not s.refused), None)
-    before = None if source is None else _source(source, config, row, len(shown.frames))
-    frames = shown.frames if before is None else np.concatenate([before, shown.frames], axis=2)
-    write_media(out, frames, shown.fps, shown.audio, shown.sample_rate)
-    return f"{row.source} at {row.start_s:.2f} s: " + ("from its latents" if before is None else "its source, and from its latents")
+    cut = None if source is None else _source(source, config, row.start_s, shown)
+    if shown.frames is not None:
+        panels = _panels(cut and cut.frames, shown.frames)
+        write_media(out, side_by_side(panels), shown.fps, shown.audio, shown.sample_rate)
+    else:
+        assert shown.audio is not None, "a clip has pictures or sound"
+        panels = _panels(cut and cut.audio, shown.audio)
+        frames, audio = one_after_the_other(panels, shown.sample_rate)
+        write_media(out, frames, SOUND_FPS, audio, shown.sample_rate)
+    both = f"its source, {'then' if shown.frames is None else 'and'} {LATENTS}"
+    return f"{row.source} at {row.start_s:.2f} s: " + (both if len(panels) > 1 else LATENTS)
+
+
+def _panels(before: np.ndarray | None, shown: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    return [*([] if before is None else [(SOURCE, before)]), (LATENTS, shown)]
 
 
 def _row(rows: Sequence[ClipRow], clip: str) -> ClipRow:
@@ -53,15 +63,15 @@ def _row(rows: Sequence[ClipRow], clip: str) -> ClipRow:
     raise ValueError(f"--clip={clip!r}: {there}; the table of clips lists them, among others {some}")
 
 
-def _source(source: Source, config: DataConfig, row: ClipRow, count: int) -> np.ndarray | None:
-    """The same pictures as the source has them; None where it cannot be read any more."""
+def _source(source: Source, config: DataConfig, start_s: float, shown: SheetClip) -> Cut | None:
+    """The same of the source, as far as the clip has it; None where it cannot be read any more, or gives less."""
     fps = config.timeline.fps
     try:
         with Scratch() as scratch, at_hand(source, scratch) as path:
-            found = only(probe(path), ("video",))
-            first = round(row.start_s * fps)
-            with open_film(path, found, config.decoding, row.start_s, (first + count) / fps) as film:
+            found = only(probe(path, needs_video=shown.frames is not None), ("audio",) if shown.frames is None else ("video",))
+            first, count = round(start_s * fps), round(shown.seconds * fps)
+            with open_film(path, found, config.decoding, start_s, (first + count) / fps) as film:
                 cut = film.read(first, count)
     except (MediaError, OSError):
         return None
-    return None if cut is None or cut.frames is None or len(cut.frames) < count else cut.frames
+    return None if cut is None or (cut.frames is not None and len(cut.frames) < count) else cut

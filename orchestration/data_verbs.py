@@ -28,7 +28,6 @@ from ..datasets.sources import Source
 from ..datasets.storage import local_path
 from ..datasets.store import Store, below, is_remote, store_of, write_bytes
 from ..datasets.transfer import fetch_dataset, told
-from ..model.types import MODALITIES
 from ..workers.checkpoint import newest
 from .config import with_data_settings
 from .data_page import PAGE, data_page
@@ -105,7 +104,7 @@ def inspected(uri: str, progress: Progress, settings: Sequence[str] = ()) -> Tol
     with told("dataset", uri), store_of(place) as store:
         found = _described(store)
         rows = read_clips(store.fetch(found.manifest.table))
-        if not is_remote(place) and set(found.manifest.modalities) == set(MODALITIES):
+        if not is_remote(place):
             codecs = config_of(found.manifest, settings=settings).pretrained
             draw_contact_sheet(store, found.manifest, rows, progress, codecs)
         sheet = store.fetch(SHEET) if SHEET in store.names() else None

@@ -12,6 +12,7 @@ from command_material import Said, command
 
 from mutual_forcing.datasets.clip_table import read_clips
 from mutual_forcing.datasets.media import probe
+from mutual_forcing.datasets.panels import GAP, LABEL, SIDE
 from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -52,7 +53,7 @@ def test_a_dataset_is_made_audited_mended_and_looked_at(tmp_path: Path) -> None:
     film = tmp_path / "clip.mp4"
     said = answered(command("data", "inspect", str(out), "--clip", row.clip_id, "--out", str(film)))
     assert "its source, and from its latents" in said.out
-    assert (probe(film).width, probe(film).height) == (64, 32)
+    assert (probe(film).width, probe(film).height) == (2 * SIDE + GAP, SIDE + LABEL)
 
     shard = next(out.glob("shard-*"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")

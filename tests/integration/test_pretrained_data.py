@@ -58,7 +58,9 @@ def test_a_dataset_of_pretrained_latents(ray_cluster: str, tmp_path: Path) -> No
     codecs = open_codecs(manifest.video_codec, manifest.audio_codec)
     assert codecs.video is not None
     np.testing.assert_array_equal(record.video, codecs.video.encode(torch.from_numpy(frames.copy())[None])[0].half().numpy())
-    assert decode_record(record, manifest, "", codecs).frames.shape[1:] == (32, 32, 3)
+    shown = decode_record(record, manifest, "", codecs).frames
+    assert shown is not None
+    assert shown.shape[1:] == (32, 32, 3)
     assert prepared_dataset(replace(config, prepared=str(out))).clips == 3
 
     moved = shutil.copytree(nets, tmp_path / "elsewhere")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from mutual_forcing.datasets.contact_sheet import MARGIN, MAX_CLIPS, SLOT, TITLE, WAVEFORM, SheetClip, contact_sheet
+from mutual_forcing.datasets.contact_sheet import MARGIN, MAX_CLIPS, SLOT, SPECTROGRAM, TITLE, WAVEFORM, SheetClip, contact_sheet
 
 FPS, RATE = 24, 16000
 
@@ -43,6 +43,18 @@ def test_a_burst_of_sound_stands_under_the_frame_of_its_time(tmp_path: Path) -> 
     assert abs(inked.max() - width * 2.5 / 4) <= 2
 
 
+def test_sound_alone_is_seen_as_a_spectrogram_above_its_wave(tmp_path: Path) -> None:
+    audio = np.zeros(4 * RATE, np.float32)
+    audio[2 * RATE : round(2.5 * RATE)] = np.tile(np.array([0.5, 0.5, -0.5, -0.5], np.float32), RATE // 8)
+    sheet = drawn([clip_of(4, frames=None, audio=audio, words=[("ma", 2.0, 2.5)])], tmp_path / "sheet.png")
+    width, light = 12 * SLOT, sheet[MARGIN + TITLE : MARGIN + TITLE + SPECTROGRAM, MARGIN : MARGIN + 12 * SLOT].sum(axis=(0, 2))
+    heard = np.flatnonzero(light > 0.5 * light.max())
+    assert abs(heard.min() - width * 2 / 4) <= 8
+    assert abs(heard.max() - width * 2.5 / 4) <= 8
+    wave = np.flatnonzero(sheet[MARGIN + TITLE + SPECTROGRAM + 6 + (WAVEFORM - 6) // 4].sum(axis=-1) < 2.5) - MARGIN
+    assert abs(wave.min() - width * 2 / 4) <= 2
+
+
 def test_words_shade_their_spans_and_words_outside_the_clip_change_nothing(tmp_path: Path) -> None:
     plain = drawn([clip_of(2)], tmp_path / "plain.png")
     spoken = drawn([clip_of(2, words=[("ma", 0.5, 1.0)])], tmp_path / "spoken.png")
@@ -76,6 +88,7 @@ def test_clips_of_different_shape_and_a_clip_without_sound_share_a_sheet(tmp_pat
         ([clip_of(1, frames=np.zeros((0, 8, 8, 3), np.uint8))], "at least one frame"),
         ([clip_of(1, audio=np.zeros((2, 100), np.float32))], "mono"),
         ([clip_of(1, fps=0)], "fps=0"),
+        ([clip_of(1, title="empty", frames=None, audio=None)], "'empty': has neither frames nor sound"),
     ],
 )
 def test_unusable_clips_are_refused_and_nothing_is_left_behind(tmp_path: Path, clips: list[SheetClip], message: str) -> None:

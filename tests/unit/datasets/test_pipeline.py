@@ -164,6 +164,7 @@ def test_latents_give_back_the_character_and_its_words(job):
         drawn = make_character_clip(CLIPS, index)
         record = records[f"character-{index:05d}", 1.0]
         shown = decode_record(record, job.manifest, "")
+        assert shown.frames is not None
         reference = drawn.frames[24:49].astype(np.float64)
         assert 10 * np.log10(255**2 / np.mean((shown.frames[: len(reference)] - reference) ** 2)) > 22
         assert record.caption == drawn.caption
