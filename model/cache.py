@@ -71,6 +71,16 @@ class KVCache:
         if chunk != FIRST_FRAME_CHUNK:
             self._chunks.append((chunk, turned))
 
+    def keep(self, clips_B: Tensor) -> None:
+        """The keys and values of some of the clips alone."""
+
+        def kept(layers: list[KeysValues]) -> list[KeysValues]:
+            return [(k[clips_B], v[clips_B]) for k, v in layers]
+
+        if self._sink is not None:
+            self._sink = self._sink[0], kept(self._sink[1])
+        self._chunks = deque(((chunk, kept(layers)) for chunk, layers in self._chunks), maxlen=self._window)
+
 
 class Window:
     """What a chunk reads: the past, and the chunk itself, whose keys and values every evaluation writes anew.

@@ -28,9 +28,10 @@ class PositionalNoise:
         self._keys = list(keys)
         self._device = device
 
-    def clips(self, which: slice) -> PositionalNoise:
+    def clips(self, which: slice | Sequence[int]) -> PositionalNoise:
         """The draws of some of the clips."""
-        return PositionalNoise(self._keys[which], self._device)
+        keys = self._keys[which] if isinstance(which, slice) else [self._keys[clip] for clip in which]
+        return PositionalNoise(keys, self._device)
 
     def _draw(self, tag: tuple[int | str, ...], one: Callable[[torch.Generator], Tensor]) -> Tensor:
         rows = [one(torch.Generator().manual_seed(position_seed(*key, *tag))) for key in self._keys]

@@ -32,7 +32,7 @@ WARM = 2  # passes before one is recorded: what is compiled, loaded or tuned at 
 
 @dataclass(frozen=True)
 class Moving:
-    """What every pass over the chunk in progress shares. whole: its text is the stream's, of which no part was taken."""
+    """What every pass over the chunk in progress shares. whole: its text is all of the first that the stream had."""
 
     chunk: int
     shapes: tuple[torch.Size, ...]

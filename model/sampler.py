@@ -98,7 +98,87 @@ def _spread(times_B1: AV, x: AV) -> AV:
     return x.map(lambda y, t: t.to(y.dtype).view(-1, *[1] * (y.dim() - 1)), times_B1)
 
 
-@torch.no_grad()
+class Generation:
+    """B clips in the making: each `next_chunk` gives the latents of the chunk that follows. Memory does not grow once the window is full.
+
+    The arguments are those of `generate`. Raises as it does.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        net: AVTransformer,
+        controls: Controls,
+        first_frame_BFCHW: Tensor | None,
+        audio_like_BTC: tuple[int, int] | None,
+        config: SamplerConfig,
+        noise: PositionalNoise,
+        past: Sequence[AV] = (),
+    ) -> None:
+        _check_given(controls, first_frame_BFCHW, audio_like_BTC, past)
+        modalities = tuple(m for m, given in zip(MODALITIES, (first_frame_BFCHW, audio_like_BTC), strict=True) if given is not None)
+        self._net, self._config, self._noise = net, config, noise
+        self._first, self._audio = first_frame_BFCHW, audio_like_BTC
+        self._twice = config.mode == "multi" and config.guidance != 1.0
+        self._controls, self._controls_changed = controls, False
+        self._stream = net.start(self._texts(), modalities)
+        self._mover = _ChunkMover(self._stream, config, noise)
+        self._grid = few_grid(config.moves).tolist()
+        self._made: AV | None = None
+        if first_frame_BFCHW is not None:
+            self._mover.commit(AV(video=first_frame_BFCHW), FIRST_FRAME_CHUNK)
+        for chunk, clean in enumerate(past):  # all of them: through the layers, keys in the window depend on chunks before it
+            self._mover.commit(clean, chunk)
+        self.chunk = len(past)
+
+    @torch.no_grad()
+    def next_chunk(self) -> AV:
+        """The latents of chunk `chunk`, which then counts one more."""
+        self._settle()
+        chunk = self.chunk
+        x = self._noise.normal_like(_empty_chunk(self._net, chunk, self._first, self._audio), "chunk", chunk)
+        for i in range(self._config.moves):
+            x = self._mover.move(x, self._grid[i], self._grid[i + 1], chunk, i)
+        self._made, self.chunk = x, chunk + 1
+        return x
+
+    def control(self, controls: Controls) -> None:
+        """Other text from the next chunk on: what is made already stays as it was under the text before, in what is remembered too.
+
+        Raises:
+            ValueError: the controls are of another number of clips.
+        """
+        if len(controls.words_time_BW2) != len(self._controls.words_time_BW2):
+            raise ValueError(f"controls: of {len(controls.words_time_BW2)} clips, {len(self._controls.words_time_BW2)} are in the making")
+        self._controls, self._controls_changed = controls, True
+
+    @torch.no_grad()
+    def keep(self, clips: Sequence[int]) -> None:
+        """Go on with some of the clips alone, in this order; each goes on as it would have, but for rounding."""
+        self._settle()
+        batch = len(self._controls.words_time_BW2)
+        assert clips, "some clip goes on"
+        assert all(0 <= clip < batch for clip in clips), (clips, batch)
+        self._controls = self._controls.clips(clips)
+        self._noise = self._noise.clips(clips)
+        self._first = None if self._first is None else self._first[list(clips)]
+        self._audio = None if self._audio is None else (len(clips), self._audio[1])
+        self._stream.keep([*clips, *(clip + batch for clip in clips if self._twice)], self._texts())
+        self._mover = _ChunkMover(self._stream, self._config, self._noise)
+
+    def _settle(self) -> None:
+        """The last chunk becomes the past, under the text that it was made with; then other text counts."""
+        if self._made is not None:
+            self._mover.commit(self._made, self.chunk - 1)
+            self._made = None
+        if self._controls_changed:
+            self._stream.control(self._texts())
+            self._controls_changed = False
+
+    def _texts(self) -> Controls:
+        return self._controls.cat(self._controls.unconditional()) if self._twice else self._controls
+
+
 def generate(
     net: AVTransformer,
     controls: Controls,
@@ -113,41 +193,25 @@ def generate(
 
     first_frame_BFCHW: the clean first latent [B, 1, C, H, W], or None to generate audio alone; audio_like_BTC: (B, C) of the audio
     latents, or None to generate video alone. past: clean chunks 0, 1, ... that are there already; the clip goes on after them, up to
-    chunk `chunks`. Memory does not grow once the network's window is full.
+    chunk `chunks`.
 
     Raises:
         ValueError: the first frame or the past is not finite, counts of clips differ, or latents are of another codec than the network's.
     """
-    given = [
-        ("first frame", first_frame_BFCHW),
-        *((f"past chunk {k}, {name}", x) for k, clean in enumerate(past) for name, x in clean.items()),
-    ]
+    clips = Generation(net, controls, first_frame_BFCHW, audio_like_BTC, config, noise, past)
+    while clips.chunk < chunks:
+        yield clips.next_chunk()
+
+
+def _check_given(controls: Controls, first_frame: Tensor | None, audio_like: tuple[int, int] | None, past: Sequence[AV]) -> None:
+    given = [("first frame", first_frame), *((f"past chunk {k}, {name}", x) for k, clean in enumerate(past) for name, x in clean.items())]
     for what, latents in given:
         if latents is not None and not bool(latents.isfinite().all().cpu()):
             raise ValueError(f"{what}: its latents are not all finite; encode it again")
     texts = len(controls.words_time_BW2)
-    for what, clips in (
-        ("first frame", None if first_frame_BFCHW is None else len(first_frame_BFCHW)),
-        ("audio", audio_like_BTC and audio_like_BTC[0]),
-    ):
+    for what, clips in (("first frame", None if first_frame is None else len(first_frame)), ("audio", audio_like and audio_like[0])):
         if clips not in (None, texts):
             raise ValueError(f"{what}: of {clips} clips, the controls are of {texts}; give each clip its own")
-    modalities = tuple(m for m, given in zip(MODALITIES, (first_frame_BFCHW, audio_like_BTC), strict=True) if given is not None)
-    multi = config.mode == "multi" and config.guidance != 1.0
-    stream = net.start(controls.cat(controls.unconditional()) if multi else controls, modalities)
-    mover = _ChunkMover(stream, config, noise)
-    if first_frame_BFCHW is not None:
-        mover.commit(AV(video=first_frame_BFCHW), FIRST_FRAME_CHUNK)
-    for chunk, clean in enumerate(past):  # all of them: through the layers, keys in the window depend on chunks before it
-        mover.commit(clean, chunk)
-    grid = few_grid(config.moves).tolist()
-    for chunk in range(len(past), chunks):
-        x = noise.normal_like(_empty_chunk(net, chunk, first_frame_BFCHW, audio_like_BTC), "chunk", chunk)
-        for i in range(config.moves):
-            x = mover.move(x, grid[i], grid[i + 1], chunk, i)
-        yield x
-        if chunk + 1 < chunks:
-            mover.commit(x, chunk)
 
 
 def _empty_chunk(net: AVTransformer, chunk: int, first_frame: Tensor | None, audio_like: tuple[int, int] | None) -> AV:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -25,7 +27,24 @@ class Stream:
         self.text = {name: net.text(name, controls) for name in modalities}
         self.cache = KVCache(net.config.window, float(net.timeline.chunk))
         self.moving: Moving | None = None
-        self._recorder = Recorder(self._evaluated, net.config.depth) if net.execution.graphs else None
+        self._first_text = True  # what is recorded may read it where it lies
+        self._recorder = self._new_recorder()
+
+    @torch.no_grad()
+    def control(self, controls: Controls) -> None:
+        """Other text for the chunks that follow; the past stays what it was read as."""
+        self._words_time_BW2 = controls.words_time_BW2.cpu()
+        self.text = {name: self._net.text(name, controls) for name in self.text}
+        self.moving, self._first_text = None, False
+
+    def keep(self, clips: Sequence[int], controls: Controls) -> None:
+        """Go on with some of the clips alone, whose text is `controls`."""
+        self.cache.keep(sent(torch.tensor(clips), self._net.like.device))
+        self.control(controls)
+        self._recorder = self._new_recorder()
+
+    def _new_recorder(self) -> Recorder | None:
+        return Recorder(self._evaluated, self._net.config.depth) if self._net.execution.graphs else None
 
     @torch.no_grad()
     def commit(self, clean: AV, chunk: int) -> None:
@@ -100,9 +119,10 @@ class Stream:
             rows, columns = grid(x_m, self._net.config.patch)
             expect(name, x_m, len(spots[name].tokens) // (rows * columns), f"chunk {chunk}")
         tokens, sink, text = joint(spots), self.cache.sink(chunk), self._spoken_near(chunk)
+        whole = text is self.text and self._first_text
         window = Window(self.cache, None if sink is None else self._net.planner.rotation(sink, self._net.like), once)
         turn = self._net.planner.rotation(tokens, self._net.like)
-        return Moving(chunk, shapes, tokens, self._net.seats(spots, text), text, text is self.text, turn, window)
+        return Moving(chunk, shapes, tokens, self._net.seats(spots, text), text, whole, turn, window)
 
     def _spoken_near(self, chunk: int) -> dict[str, Text]:
         """The text with the words that a chunk can see in any clip: the cost of a chunk must not grow with the transcript."""

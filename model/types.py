@@ -8,7 +8,7 @@ Legend of dimension letters, used as suffixes of tensor names all over `model/`:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
@@ -104,9 +104,9 @@ class Controls:
         every = torch.ones(self.caption_BWL.shape[0], dtype=torch.bool, device=self.caption_BWL.device)
         return self.drop(every, every)
 
-    def clips(self, which: slice) -> Controls:
+    def clips(self, which: slice | Sequence[int]) -> Controls:
         """Those of some of the clips."""
-        return Controls(**{name: x[which] for name, x in self.tensors().items()})
+        return Controls(**{name: x[which if isinstance(which, slice) else list(which)] for name, x in self.tensors().items()})
 
     def tensors(self) -> dict[str, Tensor]:
         """What is there, by the name of its field."""
