@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from ..datasets.ledger import Update, consumed, faults, head_of, read_chain
 from ..datasets.loader import LatentDataset
 from ..datasets.lock import locked
+from ..datasets.manifest import MANIFEST
 from ..datasets.storage import local_path, make_folder, sha256_file, write_json
 from ..datasets.store import LocalStore, Store, below, is_remote, store_of
 from ..model.types import MODALITIES
@@ -17,11 +18,12 @@ from ..workers.checkpoint import Checkpoint, Found, found_in, newest
 from ..workers.loop_config import StageConfig
 from ..workers.retention import CheckpointConfig, abandoned, remove
 from .config import RunConfig, from_tree
+from .model_record import controls_of, dataset_of, record_of_run
 from .restore import remote_record
 from .run_folder import RUN
 from .run_record import loop_config, open_run
 
-FORMAT = "mutual-forcing weights 1"
+FORMAT, WEIGHTS = "mutual-forcing weights 2", "weights.json"
 
 
 def store_of_run(run: str) -> Store:
@@ -90,7 +92,8 @@ def _pruned(store: Store, config: CheckpointConfig, dry_run: bool) -> list[str]:
 
 
 def exported(run: str, out: str, stage: str, step: int, role: str, branch: str) -> dict[str, Any]:
-    """Write the weights of one network as safetensors, a file a branch, and weights.json with what they are; returns the latter.
+    """Write the weights of one network as safetensors, a file a branch, and weights.json with what they are; returns the latter. Of a run
+    folder here it tells the model too (`ModelRecord`): codecs, clock, licences, all that clips need.
 
     Raises:
         ValueError: there is no such checkpoint, role or branch, or the folder holds files.
@@ -120,9 +123,18 @@ def exported(run: str, out: str, stage: str, step: int, role: str, branch: str) 
         "network": checkpoint.manifest["network"],
         "checkpoint": checkpoint.uri,
         "files": files,
+        "model": _model(run),
     }
-    write_json(folder / "weights.json", record)
+    write_json(folder / WEIGHTS, record)
     return record | {"folder": str(folder)}
+
+
+def _model(run: str) -> dict[str, Any] | None:
+    path = None if is_remote(run) else local_path("run", run)
+    if path is None or not (path / RUN).is_file() or not (path / "data" / MANIFEST).is_file():
+        return None
+    config = open_run(path)
+    return record_of_run(config, path / "data", controls_of(dataset_of(path / "data"))).to_json()
 
 
 def _chosen(store: Store, stage: str, step: int) -> Checkpoint:
