@@ -14,7 +14,7 @@ from model_material import CHANNELS, CLOCK, TEXT, clip_noise, controls, foreign,
 from mutual_forcing.model.execution import ExecutionConfig
 from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.recording import Tape
-from mutual_forcing.model.sampler import SamplerConfig, generate
+from mutual_forcing.model.sampler import Generation, SamplerConfig, generate
 from mutual_forcing.model.text import Word, make_controls
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.types import AV, Controls
@@ -102,3 +102,29 @@ def test_a_recorded_stream_holds_no_more_when_it_gets_longer(monkeypatch: pytest
         counts.append(len(made))
     assert counts[1] == 0, "while the window fills nothing is recorded"
     assert 1 <= counts[12] == counts[-1] <= 8
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("config", [FEW, MULTI], ids=["few", "multi"])
+def test_text_that_changes_and_clips_that_leave_are_recorded_too(config: SamplerConfig, device: str) -> None:
+    """Other text, then the first again, then fewer clips; passes of one shape return after about five chunks."""
+    nets = [network(small_config(window=2)).to(device)]
+    nets.append(recorded(nets[0]))
+    text = controls().to(device)
+    other = make_controls(["a loud voice", "an old dog"], [[Word("so", 3.1, 3.4)], [Word("it", 3.0, 4.5)]], TEXT).to(device)
+    made = []
+    for net in nets:
+        first = latents(1).get("video")[:, :1].to(device)
+        noise = PositionalNoise([(7, "test", position) for position in range(2)], device)
+        clips, steps = Generation(net, text, first, (2, CHANNELS["audio"]), config, noise), []
+        for k in range(20):
+            if k in (6, 12):
+                clips.control(other if k == 6 else text)
+            if k == 16:
+                clips.keep([1])
+            steps.append(clips.next_chunk())
+        made.append(steps)
+    for k, (a, b) in enumerate(zip(*made, strict=True)):
+        assert b.batch == (2 if k < 16 else 1)
+        for name, x in a.items():
+            torch.testing.assert_close(b.get(name), x, rtol=1e-9, atol=1e-9, msg=lambda m, k=k, name=name: f"chunk {k}, {name}: {m}")
