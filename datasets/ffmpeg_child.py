@@ -22,14 +22,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
+from .ffmpeg_pipes import CHUNK_BYTES, Feed, Kept, Overrun, Sink, Whole, Words
 from .ffmpeg_program import MediaError, essence, ffmpeg_path
 
-__all__ = ["Child", "Ended", "Kept", "Limits", "MediaError", "Overrun", "Sink", "essence", "ffmpeg_path", "run_ffmpeg"]
+__all__ = ["Child", "Ended", "Feed", "Kept", "Limits", "MediaError", "Overrun", "Sink", "essence", "ffmpeg_path", "run_ffmpeg"]
 
-STDERR_BYTES = 64 * 1024
-CHUNK_BYTES = 1 << 20  # also the size of a pipe: the largest that needs no privilege
 GATHER_BYTES = CHUNK_BYTES // 4
 PATIENCE_S = 0.02  # between a closed pipe and the end of its process
 
@@ -59,65 +58,6 @@ class Ended:
     stopped: str | None
 
 
-class Sink(Protocol):
-    """Where the bytes of one pipe go."""
-
-    def room(self) -> memoryview:
-        """Where the next bytes may be written; empty: none are wanted now, and the child has to wait."""
-        ...
-
-    def took(self, count: int) -> None:
-        """So many bytes stand now at the beginning of what `room` gave."""
-        ...
-
-
-class Overrun(Exception):
-    """A sink has got more than it takes; says why the child is stopped."""
-
-
-class Kept:
-    """A sink that keeps all, up to `most` bytes: one more stops the child."""
-
-    def __init__(self, most: int) -> None:
-        self.data = bytearray()
-        self._most, self._scratch = most, memoryview(bytearray(min(CHUNK_BYTES, most + 1)))
-
-    def room(self) -> memoryview:
-        return self._scratch
-
-    def took(self, count: int) -> None:
-        self.data += self._scratch[:count]
-        if len(self.data) > self._most:
-            raise Overrun(f"wrote more than {self._most} bytes")
-
-
-class _Words:
-    """What the child says: the first `STDERR_BYTES` are kept, and every line is counted that matches one of the patterns."""
-
-    def __init__(self, patterns: Sequence[re.Pattern[str]]) -> None:
-        self.said, self.counts = bytearray(), [0] * len(patterns)
-        self._patterns, self._line, self._scratch = patterns, b"", memoryview(bytearray(4096))
-
-    def room(self) -> memoryview:
-        return self._scratch
-
-    def took(self, count: int) -> None:
-        data = bytes(self._scratch[:count])
-        self.said += data[: max(0, STDERR_BYTES - len(self.said))]
-        *lines, rest = (self._line + data).split(b"\n")
-        self._line = rest[:STDERR_BYTES]
-        self._count(lines)
-
-    def close(self) -> None:
-        self._count([self._line])
-        self._line = b""
-
-    def _count(self, lines: Sequence[bytes]) -> None:
-        text = b"\n".join(lines).decode(errors="replace")
-        for n, pattern in enumerate(self._patterns):
-            self.counts[n] += len(pattern.findall(text))
-
-
 class Child:
     """One ffmpeg child and its pipes; a context manager, after which its process group is gone. Not for two threads at once.
 
@@ -125,22 +65,25 @@ class Child:
         build: gets the child's descriptor numbers, one per feed and then one per sink, and returns the whole argument list
             (`pipe:N` names descriptor N).
         limits: what the child may use.
-        feeds: bytes for each pipe that the child reads.
+        feeds: bytes for each pipe that the child reads, or where they come from.
         sinks: for each pipe that the child writes, where its bytes go.
         watch: patterns to be counted in what it says.
+        wake: a descriptor from which a byte can be read when a feed has something new; the time until then counts for no limit.
     """
 
     def __init__(
         self,
         build: BuildArguments,
         limits: Limits,
-        feeds: Sequence[memoryview] = (),
+        feeds: Sequence[memoryview | Feed] = (),
         sinks: Sequence[Sink] = (),
         watch: Sequence[re.Pattern[str]] = (),
+        wake: int | None = None,
     ) -> None:
         self.stopped: str | None = None
+        self._wake = wake
         self._limits, self._spent_s, self._still_s, self._moved = limits, 0.0, 0.0, 0
-        self._words = _Words(watch)
+        self._words = Words(watch)
         pipes = [os.pipe() for _ in range(len(feeds) + len(sinks))]
         theirs = [read for read, _ in pipes[: len(feeds)]] + [write for _, write in pipes[len(feeds) :]]
         ours = [write for _, write in pipes[: len(feeds)]] + [read for read, _ in pipes[len(feeds) :]]
@@ -156,7 +99,8 @@ class Child:
             for descriptor in theirs:  # else the pipes never end
                 os.close(descriptor)
         assert self._process.stderr is not None
-        self._feeds = dict(zip(ours[: len(feeds)], feeds, strict=True))
+        given: list[Feed] = [Whole(feed) if isinstance(feed, memoryview) else feed for feed in feeds]
+        self._feeds = dict(zip(ours[: len(feeds)], given, strict=True))
         for descriptor in self._feeds:
             os.set_blocking(descriptor, False)
         self._sinks: dict[int, Sink] = dict(zip(ours[len(feeds) :], sinks, strict=True))
@@ -205,8 +149,10 @@ class Child:
             time.sleep(gather_s)
         stall_s = self._limits.wall_s if self._limits.stall_s is None else self._limits.stall_s
         patience = max(0.0, min(self._limits.wall_s - self._spent_s, stall_s - self._still_s))
-        ready = self._ready(patience)
-        took = time.monotonic() - began
+        self._end_feeds()
+        waits_for_us = self._wake is not None and self._hungry()
+        ready = self._ready(None if waits_for_us else patience)
+        took = 0.0 if waits_for_us else time.monotonic() - began
         self._spent_s += took
         self._still_s = 0.0 if ready else self._still_s + took
         if self._spent_s >= self._limits.wall_s:
@@ -216,6 +162,7 @@ class Child:
         else:
             try:
                 self._moved = sum([self._move(descriptor, room) for descriptor, room in ready])
+                self._end_feeds()
             except Overrun as error:
                 self.stop(str(error))
         if not self._open:
@@ -237,17 +184,34 @@ class Child:
         if self._process.returncode is None or self._open:
             self.stop(None)
 
-    def _ready(self, patience: float) -> list[tuple[int, memoryview]]:
+    def _end_feeds(self) -> None:
+        """Close the pipes into which nothing more will go: there is nothing, or the child has ended, for it says nothing any more."""
+        ended = not any(descriptor in self._sinks for descriptor in self._open)
+        for descriptor, feed in self._feeds.items():
+            if descriptor in self._open and (ended or feed.data() is None):
+                self._end(descriptor)
+
+    def _hungry(self) -> bool:
+        """Whether nothing waits to go into a pipe that is open."""
+        waiting = [len(feed.data() or b"") for descriptor, feed in self._feeds.items() if descriptor in self._open]
+        return bool(waiting) and not any(waiting)
+
+    def _ready(self, patience: float | None) -> list[tuple[int, memoryview]]:
         waiting, rooms = select.poll(), dict[int, memoryview]()
+        if self._wake is not None:
+            waiting.register(self._wake, select.POLLIN)
         for descriptor in self._open:
             if sink := self._sinks.get(descriptor):
                 rooms[descriptor] = sink.room()
                 if len(rooms[descriptor]):
                     waiting.register(descriptor, select.POLLIN)
-            else:
-                rooms[descriptor] = self._feeds[descriptor]
+            elif (data := self._feeds[descriptor].data()) is not None and len(data):
+                rooms[descriptor] = data
                 waiting.register(descriptor, select.POLLOUT)
-        return [(descriptor, rooms[descriptor]) for descriptor, _ in waiting.poll(1000 * patience)]
+        ready = [descriptor for descriptor, _ in waiting.poll(None if patience is None else 1000 * patience)]
+        if self._wake in ready:
+            os.read(self._wake, 4096)
+        return [(descriptor, rooms[descriptor]) for descriptor in ready if descriptor in rooms]
 
     def _move(self, descriptor: int, room: memoryview) -> int:
         if sink := self._sinks.get(descriptor):
@@ -257,14 +221,16 @@ class Child:
             else:
                 self._end(descriptor)
             return count
+        feed = self._feeds[descriptor]
         try:
-            rest = room[os.write(descriptor, room[:CHUNK_BYTES]) :]
+            count = os.write(descriptor, room[:CHUNK_BYTES])
         except BrokenPipeError:
-            rest = room[:0]  # the child has ended; its exit status and its words say why
-        self._feeds[descriptor] = rest
-        if not len(rest):
+            self._end(descriptor)  # the child has ended; its exit status and its words say why
+            return 0
+        feed.gave(count)
+        if feed.data() is None:
             self._end(descriptor)
-        return len(room) - len(rest)
+        return count
 
     def _end(self, descriptor: int) -> None:
         self._open.remove(descriptor)

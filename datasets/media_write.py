@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,9 @@ CONTAINERS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def write_media(path: Path, frames: np.ndarray, fps: float, audio: np.ndarray | None, sample_rate: int) -> None:
+def write_media(
+    path: Path, frames: np.ndarray, fps: float, audio: np.ndarray | None, sample_rate: int, tags: Mapping[str, str] | None = None
+) -> None:
     """Write one clip, in the container that the suffix of `path` names (.mp4, .webm or .mkv); the file appears whole or not at all.
 
     Args:
@@ -34,25 +36,22 @@ def write_media(path: Path, frames: np.ndarray, fps: float, audio: np.ndarray | 
         fps: frames a second.
         audio: float `[S]` mono in [-1, 1] (clipped), sample 0 at the time of frame 0, or None for a silent film without an audio stream.
         sample_rate: of `audio`, hertz.
+        tags: of the container, such as `comment`.
 
     Raises:
         MediaError: an array of another shape, an unknown suffix, or ffmpeg failed (no space, no permission).
     """
     path = Path(path).absolute()
-    kind = CONTAINERS.get(path.suffix.lower())
-    if kind is None:
-        raise MediaError("write", path, f"unknown container {path.suffix!r}: use one of {', '.join(CONTAINERS)}")
+    kind = container_of(path)
     _check(path, frames, fps, audio, sample_rate)
-    odd_h, odd_w = frames.shape[1] % 2, frames.shape[2] % 2
-    if odd_h or odd_w:
-        frames = np.pad(frames, ((0, 0), (0, odd_h), (0, odd_w), (0, 0)), mode="edge")
-    feeds = [_bytes(frames)]
+    frames = even_sides(frames)
+    feeds = [as_bytes(frames)]
     if audio is not None:
-        feeds.append(_bytes(np.clip(audio, -1.0, 1.0).astype("<f4")))
+        feeds.append(as_bytes(np.clip(audio, -1.0, 1.0).astype("<f4")))
     part = path.with_name(f".{secrets.token_hex(8)}.part{path.suffix.lower()}")
     size = f"{frames.shape[2]}x{frames.shape[1]}"
     try:
-        ended = run_ffmpeg(lambda pipes: _arguments(pipes, size, fps, sample_rate, kind, part), WRITE_LIMITS, feeds)
+        ended = run_ffmpeg(lambda pipes: _arguments(pipes, size, fps, sample_rate, kind, part, tags or {}), WRITE_LIMITS, feeds)
         if ended.returncode != 0 or not part.exists():
             raise MediaError("write", path, ended.stopped or "ffmpeg could not write this file", essence(ended.stderr))
         os.replace(part, path)
@@ -60,19 +59,60 @@ def write_media(path: Path, frames: np.ndarray, fps: float, audio: np.ndarray | 
         part.unlink(missing_ok=True)
 
 
-def _arguments(pipes: Sequence[int], size: str, fps: float, sample_rate: int, kind: dict[str, dict[str, Any]], part: Path) -> list[str]:
+def container_of(path: Path) -> dict[str, dict[str, Any]]:
+    """The options for a file of this name in a folder that exists.
+
+    Raises:
+        MediaError: an unknown suffix, or it cannot be written there.
+    """
+    kind = CONTAINERS.get(path.suffix.lower())
+    if kind is None:
+        raise MediaError("write", path, f"unknown container {path.suffix!r}: use one of {', '.join(CONTAINERS)}")
+    if path.is_dir():
+        raise MediaError("write", path, "a folder has this name: choose another")
+    if not path.parent.is_dir():
+        raise MediaError("write", path, f"its folder {path.parent} does not exist: make it first")
+    return kind
+
+
+def even_sides(frames: np.ndarray) -> np.ndarray:
+    """An odd side grows by one repeated row or column: 4:2:0 needs even ones."""
+    odd_h, odd_w = frames.shape[1] % 2, frames.shape[2] % 2
+    return np.pad(frames, ((0, 0), (0, odd_h), (0, odd_w), (0, 0)), mode="edge") if odd_h or odd_w else frames
+
+
+def picture(source: Any) -> Any:
+    """RGB of an input of ffmpeg-python -> what encoders take. The matrix is written into the file: players guess it from the picture size
+    otherwise, and guess differently.
+    """
+    source = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="accurate_rnd+full_chroma_int")
+    source = source.filter("format", "yuv420p")
+    return source.filter("setparams", colorspace="bt709", color_primaries="bt709", color_trc="bt709", range="tv")
+
+
+def tagged(arguments: list[str], tags: Mapping[str, str]) -> list[str]:
+    """ffmpeg's arguments, the last of which is the output, with tags for its container."""
+    told = [word for name, value in tags.items() for word in ("-metadata", f"{name}={value}")]
+    return [*arguments[:-1], *told, arguments[-1]]
+
+
+def _arguments(
+    pipes: Sequence[int],
+    size: str,
+    fps: float,
+    sample_rate: int,
+    kind: dict[str, dict[str, Any]],
+    part: Path,
+    tags: Mapping[str, str],
+) -> list[str]:
     source = ffmpeg.input(f"pipe:{pipes[0]}", f="rawvideo", pix_fmt="rgb24", s=size, framerate=f"{fps:g}")
-    # The matrix is written into the file: players guess it from the picture size otherwise, and guess differently.
-    picture = source.filter("scale", out_color_matrix="bt709", out_range="tv", flags="accurate_rnd+full_chroma_int")
-    picture = picture.filter("format", "yuv420p")
-    picture = picture.filter("setparams", colorspace="bt709", color_primaries="bt709", color_trc="bt709", range="tv")
     # bitexact: Matroska would otherwise carry random ids, and the same clip would be another file, with another hash, each time.
-    streams, options = [picture], kind["video"] | kind["file"] | {"threads": 1, "fflags": "+bitexact"}
+    streams, options = [picture(source)], kind["video"] | kind["file"] | {"threads": 1, "fflags": "+bitexact"}
     if len(pipes) > 1:
         streams.append(ffmpeg.input(f"pipe:{pipes[1]}", f="f32le", ar=sample_rate, ac=1))
         options |= kind["audio"]
     output = ffmpeg.output(*streams, f"file:{part}", **options)
-    return output.compile(cmd=[ffmpeg_path(), "-nostdin", "-v", "level+error", "-y", "-filter_complex_threads", "1"])
+    return tagged(output.compile(cmd=[ffmpeg_path(), "-nostdin", "-v", "level+error", "-y", "-filter_complex_threads", "1"]), tags)
 
 
 def _check(path: Path, frames: np.ndarray, fps: float, audio: np.ndarray | None, sample_rate: int) -> None:
@@ -84,11 +124,8 @@ def _check(path: Path, frames: np.ndarray, fps: float, audio: np.ndarray | None,
         raise MediaError("write", path, f"audio must be finite float [S] with S >= 1, got {audio.dtype} {list(audio.shape)}")
     if audio is not None and sample_rate <= 0:
         raise MediaError("write", path, f"sample_rate must be positive, got {sample_rate}")
-    if path.is_dir():
-        raise MediaError("write", path, "a folder has this name: choose another")
-    if not path.parent.is_dir():
-        raise MediaError("write", path, f"its folder {path.parent} does not exist: make it first")
 
 
-def _bytes(array: np.ndarray) -> memoryview:
+def as_bytes(array: np.ndarray) -> memoryview:
+    """The bytes of an array, in its order."""
     return np.ascontiguousarray(array).data.cast("B")
