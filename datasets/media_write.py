@@ -128,4 +128,4 @@ def _check(path: Path, frames: np.ndarray, fps: float, audio: np.ndarray | None,
 
 def as_bytes(array: np.ndarray) -> memoryview:
     """The bytes of an array, in its order."""
-    return np.ascontiguousarray(array).data.cast("B")
+    return np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")  # an empty view cannot be cast

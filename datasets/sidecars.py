@@ -66,6 +66,11 @@ def shared_words(spoken: str, start_s: float, end_s: float) -> TimedWords:
             f"transcript: words without times for {end_s - start_s:.0f} s; at most {MAX_SPOKEN_S:.0f} s: "
             "give words with start and end, or shorter spans"
         )
+    return spread_words(spoken, start_s, end_s)
+
+
+def spread_words(spoken: str, start_s: float, end_s: float) -> TimedWords:
+    """The same, however far apart they are."""
     return tuple(_shared(spoken.split(), start_s, end_s))
 
 

@@ -35,8 +35,8 @@ def run_verb(action: Any, debug: bool, kept: str = "nothing was finished; give t
     signal.signal(signal.SIGTERM, stop)
     try:
         action()
-    except KeyboardInterrupt:
-        console.print(Text.assemble(("stopped:", "red"), " ", kept), soft_wrap=True)
+    except KeyboardInterrupt as stopped:
+        console.print(Text.assemble(("stopped:", "red"), " ", printable(str(stopped) or kept)), soft_wrap=True)
         raise typer.Exit(code) from None
     except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
         if debug:
@@ -58,14 +58,14 @@ def _one_line(error: BaseException) -> str:
     return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
 
 
-def print_record(record: dict[str, Any], as_json: bool) -> None:
+def print_record(record: dict[str, Any], as_json: bool, to_stderr: bool = False) -> None:
     if as_json:
-        typer.echo(json.dumps(record))
+        typer.echo(json.dumps(record), err=to_stderr)
         return
-    rows = dict(_rows(record))
+    rows, terminal = dict(_rows(record)), plain_console(to_stderr)
     width = max(map(len, rows))
     for key, value in rows.items():  # lines, not a table: a terminal wraps a long path, a table would cut it
-        plain_console().print(Text.assemble((f"{key:<{width}}", "bold"), "  ", printable(value)), soft_wrap=True)
+        terminal.print(Text.assemble((f"{key:<{width}}", "bold"), "  ", printable(value)), soft_wrap=True)
 
 
 def _rows(record: dict[str, Any]) -> Iterator[tuple[str, str]]:

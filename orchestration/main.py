@@ -68,30 +68,46 @@ def train(
     raise typer.Exit(int(stands))
 
 
-@app.command(epilog="Example: mutual-forcing generate runs/demo --out clip.mp4 --seconds 5 --like 0")
+@app.command(
+    epilog='Example: mutual-forcing generate runs/demo --seconds 5 --caption "a calm voice" --transcript words.json --out clip.mp4'
+)
 def generate(
-    run: Annotated[str, typer.Argument(help="Run folder.")],
-    out: Annotated[str, typer.Option("--out", help="Video file to write (.mp4, .webm, .mkv).")],
-    like: Annotated[int, typer.Option("--like", help="Held-out clip that gives the first frame, caption and transcript.")] = 0,
-    text: Annotated[str | None, typer.Option("--text", help="Sidecar JSON with caption and transcript to use instead.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", help="Length of the clip.")] = 2.5,
+    checkpoint: Annotated[str, typer.Argument(help="Run folder, a folder below its checkpoints/, or one that `checkpoint export` made.")],
+    out: Annotated[str, typer.Option("--out", help="Video file to write (.mp4, .webm, .mkv), or - for standard output.")],
+    seconds: Annotated[float, typer.Option("--seconds", help="Length of the clip; of what is new with --continue.")] = 2.5,
+    caption: Annotated[str | None, typer.Option("--caption", help="Who and what is seen and heard.")] = None,
+    transcript: Annotated[
+        str | None, typer.Option("--transcript", help="Words with times (.json, .srt, .vtt), plain text (.txt), or the words themselves.")
+    ] = None,
+    text: Annotated[str | None, typer.Option("--text", help="Sidecar JSON with caption and transcript, instead of both.")] = None,
+    first_frame: Annotated[str | None, typer.Option("--first-frame", help="Picture to begin with (PNG, JPEG, WebP).")] = None,
+    like: Annotated[
+        int | None,
+        typer.Option("--like", help="Held-out clip that gives what nobody else gives [default: 0, without a first frame]."),
+    ] = None,
+    onward: Annotated[
+        str | None, typer.Option("--continue", help="Film to go on after; what is written holds it too, without its last part of a chunk.")
+    ] = None,
     mode: Annotated[str, typer.Option("--mode", help="few or multi.")] = "few",
     moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk [default: the run's].")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi [default: the run's].")] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Noise seed.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Noise seed: the same one gives the same clip on the same device.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Generate a clip from a trained run."""
+    """Generate a clip, written while it is made: Ctrl-C ends it, and the file is whole."""
 
     def work() -> None:
+        from .generating import STANDARD_OUTPUT, generate_clip
         from .progress import Terminal
-        from .runs import generate_clip
+        from .prompts import Wishes
 
+        wishes = Wishes(caption, transcript, text, first_frame, like, onward, seconds, seed, mode, moves, guidance)
         with Terminal(console) as terminal:
-            record = generate_clip(run, out, like, text, seconds, mode, moves, guidance, seed, set_ or [], terminal.progress, terminal.warn)
-        print_record(record, as_json)
+            record = generate_clip(checkpoint, out, wishes, set_ or [], device, terminal.progress, terminal.warn)
+        print_record(record, as_json, to_stderr=out == STANDARD_OUTPUT)
 
     run_verb(work, debug)
 

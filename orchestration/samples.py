@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from ..datasets.storage import make_folder, write_json
 from ..datasets.sync import SyncSummary, matched_and_shuffled
 from ..model.noise import PositionalNoise
 from ..model.sampler import SamplerConfig, few_mode, generate
-from ..model.text import Word, make_controls
 from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
 from ..workers.checkpoint import is_finished, stage_weights
@@ -155,12 +154,6 @@ def make_samples(generator: Generator, run_dir: Path, progress: Progress = silen
 
 def _tell(progress: Progress, stage: str, clips: int, chunks: int, made: int) -> None:
     progress(stage, made * clips, chunks * clips)
-
-
-def clip_controls(generator: Generator, caption: str, words: Sequence[tuple[str, float, float]]) -> Controls:
-    """Controls of one clip, with all its words: a clip may be longer than those of training."""
-    text = generator.config.model.text
-    return make_controls([caption], [[Word(*w) for w in words]], replace(text, max_words=max(text.max_words, len(words))))
 
 
 def _write_clip(folder: Path, i: int, record: ClipRecord, made: dict[str, list[Media]], dataset: LatentDataset) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from command_material import Running, Said, command
 
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
+from mutual_forcing.orchestration.generating import generate_clip
+from mutual_forcing.orchestration.prompts import Wishes
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_record import loop_config
-from mutual_forcing.orchestration.runs import generate_clip
 
 CONFIG = recipe("tiny")
 CHECK_PORTS = (sys.executable, "-c", "from mutual_forcing.orchestration.session import check_ports; check_ports()")
@@ -145,7 +146,7 @@ def run(tmp_path: Path) -> Path:
 def refusal(run: Path) -> str:
     clip = run / "clip.mp4"
     with pytest.raises(ValueError) as refused:  # noqa: PT011  the callers look at the text
-        generate_clip(str(run), str(clip), 0, None, 1.0, "few", 4, 1.0, 0)
+        generate_clip(str(run), str(clip), Wishes(seconds=1.0))
     assert not clip.exists()
     return str(refused.value)
 

@@ -205,6 +205,7 @@ def test_a_film_that_ends_early_is_whole_and_one_given_up_leaves_nothing(tmp_pat
     out = MediaStream(path, FORM)
     for piece in list(pieces(6))[:3]:
         out.push(*piece)
+    out.push(np.zeros((0, SIDE, SIDE, 3), np.uint8), np.zeros(LAG, np.float32))
     assert not path.exists()
     out.finish()
     assert len(decode(path, probe(path), DecodeConfig(FPS, SIDE, SIDE, RATE)).frames) == 37
