@@ -27,8 +27,8 @@ NOT_SHAPING = ("media", "stream_shuffle", "prepared", "mix", "cache_gb", "pool",
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Processes that prepare data, one CPU each: at most `max_workers`, 0: as many as the cluster has CPUs. min_workers: above 0, a stage
-    holds as many from its beginning to its end, and a pool that grows with the work; 0: workers come and go with tasks.
+    """Processes that prepare data, one CPU each. max_workers: at most so many (0: as many as the cluster has CPUs); min_workers: above 0, a
+    stage holds so many from its beginning to its end, as a pool that grows with the work (0: workers come and go with tasks).
     """
 
     max_workers: int = 0
@@ -43,20 +43,21 @@ class PoolConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Everything that shapes a dataset. media: folders, files, lists, s3:// prefixes (see sources.py), or "synthetic" for generated
-    talking characters. prepared: a folder (local, or s3://) that `data prepare` made, to be used instead of media; it must have the same
-    sizes, rates and codecs.
+    """Everything that shapes a dataset. media: folders, files, lists, s3:// prefixes (see sources.py), or "synthetic" for generated talking
+    characters. prepared: a folder (local, or s3://) that `data prepare` made, to be used instead of media; it must have the same sizes,
+    rates and codecs.
 
     mix: other prepared datasets that training draws from too, "URI=WEIGHT" each, where the run's own weighs 1. cache_gb: above 0, shards of
     prepared datasets in S3 stay there and are read by ranges, of which a machine keeps so many 10^9 bytes; 0: they are fetched first.
 
     stream_sources: above 0, training does not wait for a dataset: only so many sources are prepared before it (codecs are fitted to them,
-    and some are held out), and clips of the others go to training as they are decoded, mixed among stream_shuffle of them.
+    and some are held out), and clips of the others go to training as they are decoded. stream_shuffle: clips among which they are mixed.
 
-    modalities: of a clip; sources that lack one are refused. width, height in pixels; clip_chunks: chunks of a clip; min_chunks: of the
-    shorter clips at the end of a source or scene (0: there are none); stride_chunks: from the start of a clip to the start of the next
-    (0: clip_chunks, without overlap). held_out_share: share of sources kept from training (at least one); codec_fit_sources: how many
-    sources the embedded codecs are measured on.
+    synthetic_count, synthetic_seconds: how many talking characters are drawn, and how long each talks. seed: what they are drawn from, and
+    which sources are held out. modalities: of a clip; sources that lack one are refused. width, height: in pixels; clip_chunks:
+    chunks of a clip; min_chunks: of the shorter clips at the end of a source or scene (0: there are none); stride_chunks: from the start of
+    a clip to the start of the next (0: clip_chunks, without overlap). held_out_share: share of sources kept from training (at least one);
+    codec_fit_sources: how many sources the embedded codecs are measured on.
     """
 
     media: str | tuple[str, ...] = "synthetic"

@@ -36,7 +36,7 @@ ALL_SET = 0xFFFFFF
 
 @dataclass(frozen=True)
 class DuplicateConfig:
-    """refuse: whether a clip that is a copy of an earlier one is refused."""
+    """Copies. refuse: whether a clip that is a copy of an earlier one is refused."""
 
     refuse: bool = False
 

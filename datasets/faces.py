@@ -27,9 +27,10 @@ SMALLEST = 16  # pixels on the shorter side, below which nobody finds a face
 
 @dataclass(frozen=True)
 class FaceConfig:
-    """min_share: the share of the pictures looked at that must show a face; 0 turns the rule off. It needs the extra `faces`.
+    """Clips that show a face. min_share: the share of the pictures looked at that must show a face; 0 turns the rule off. It needs the
+    extra `faces`.
 
-    min_confidence: of one face, 0..1. every_s: seconds between two pictures that are looked at.
+    min_confidence: from which what is found counts as a face, 0..1. every_s: seconds between two pictures that are looked at.
     """
 
     min_share: float = 0.0

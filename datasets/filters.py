@@ -17,11 +17,11 @@ SAME = 0.2  # mean difference of two pictures, of 255, that an encoder makes of 
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """Bounds, each with the value that turns its rule off.
+    """Bounds outside of which a clip is left out.
 
-    min_rms_db: level of the sound in dB of full scale, below which it counts as silence (-300). min_luma: mean brightness of 255 (0).
-    max_still: share of pictures that are the one before (1). max_clipped: share of samples at full scale (1). min_side: pixels of the
-    shorter side of the source (0).
+    min_rms_db: lowest level of the sound in dB of full scale (-300: off). min_luma: lowest mean brightness, of 255 (0: off).
+    max_still: highest share of pictures that are the one before (1: off). max_clipped: highest share of samples at full scale (1: off).
+    min_side: fewest pixels of the shorter side of the source (0: off).
     """
 
     min_rms_db: float = -60.0

@@ -42,9 +42,11 @@ MOST_EVENTS = 64
 
 @dataclass(frozen=True)
 class LagConfig:
-    """max_av_lag_ms: a clip whose sound is surely further than this before or behind its pictures is refused; 0 turns the rule off.
+    """Clips whose sound is in time. max_av_lag_ms: a clip whose sound is surely further than this before or behind its pictures is refused;
+    0 turns the rule off.
 
-    measure: estimate the lag also where nothing is refused by it. min_confidence: what is sure, 0..1. Faces need the extra `faces`.
+    measure: estimate the lag also where nothing is refused by it. min_confidence: from which an estimate counts as sure, 0..1. Faces need
+    the extra `faces`.
     """
 
     max_av_lag_ms: float = 0.0

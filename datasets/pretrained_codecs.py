@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class PretrainedConfig:
-    """Folders of autoencoders that make the latents instead of the embedded codecs, by modality: a path, s3://BUCKET/FOLDER or
-    hf://OWNER/NAME@COMMIT/FOLDER. Empty: the embedded codec, or where a dataset is read, what its manifest names.
+    """Folders of autoencoders that make the latents instead of the embedded codecs.
 
-    dtype: that they compute in, float32 or bfloat16; part of what they are.
+    video, audio: of that modality: a path, s3://BUCKET/FOLDER or hf://OWNER/NAME@COMMIT/FOLDER; empty: the embedded codec, or where a
+    dataset is read, what its manifest names. dtype: that they compute in, float32 or bfloat16; part of what they are.
     """
 
     video: str = ""

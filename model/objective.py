@@ -36,7 +36,9 @@ FakeKind = Literal["full", "lora"]
 
 @dataclass(frozen=True)
 class DropConfig:
-    """Shares of clips that lose all text, the caption alone, the transcript alone: in flow matching only (method 4)."""
+    """Text that is taken away in flow matching, for guidance (method 4). all: share of clips that lose all text. caption: share that lose
+    the caption alone. transcript: share that lose the transcript alone.
+    """
 
     all: float = 0.10
     caption: float = 0.05
@@ -51,12 +53,12 @@ class DropConfig:
 
 @dataclass(frozen=True)
 class FewConfig:
-    """The few-step mode that is trained and rolled out. sampler: `ode` moves along the grid; `renoise` predicts the clean chunk at
-    every move and noises it again to the next time, so each of its moves is a jump to 0 (method 5.3).
+    """The few-step mode that is trained and rolled out. moves: evaluations a chunk. sampler: `ode` moves along the grid; `renoise` predicts
+    the clean chunk at every move and noises it again to the next time, so each of its moves is a jump to 0 (method 5.3).
 
     lr_ratio: learning rate, over the other weights', of the part of the time embedder that tells FEW from MULTI. It starts at zero: if it
-    learnt no faster than the weights that both modes share, those would take up the guided targets, MULTI would drift with them, and
-    the targets with MULTI.
+    learnt no faster than the weights that both modes share, those would take up the guided targets, MULTI would drift with them, and the
+    targets with MULTI.
     """
 
     moves: int = 4
@@ -99,7 +101,7 @@ class HistoryConfig:
 
 @dataclass(frozen=True)
 class ShortcutConfig:
-    """L_sc (method 5.2). weight within the distillation (paper: 2/3); sub_steps: guided MULTI Euler steps of the target;
+    """L_sc (method 5.2). weight: within the distillation (paper: 2/3); sub_steps: guided MULTI Euler steps of the target;
     guidance: their scale (paper: 5); to_zero_share: intervals that end at 0 instead of at the next grid time; fine_share: intervals of the
     grid with twice the moves, so that sampling with more of them gains something.
     """
@@ -119,7 +121,7 @@ class ShortcutConfig:
 
 @dataclass(frozen=True)
 class DmdConfig:
-    """L_dmd (method 5.3). weight within the distillation (paper: 1/3); guidance: scale of p_real; epsilon: added to the scale of the
+    """L_dmd (method 5.3). weight: within the distillation (paper: 1/3); guidance: scale of p_real; epsilon: added to the scale of the
     direction; exit_last_share: with `ode`, exit states of the last move at least this often; time_low, time_high: range of s.
     """
 
@@ -141,8 +143,8 @@ class DmdConfig:
 
 @dataclass(frozen=True)
 class FakeConfig:
-    """The fake-score model (method 5.4). kind: `full`, a copy with its own weights, or `lora`, an adapter of `rank` over the live
-    weights under stop-gradient; updates: for each update of theta; lr_ratio: its learning rate over theta's.
+    """The fake-score model (method 5.4). kind: `full`, a copy with its own weights, or `lora`, an adapter over the live
+    weights under stop-gradient; updates: for each update of theta; lr_ratio: its learning rate over theta's; rank: of the adapter.
     """
 
     kind: FakeKind = "full"
@@ -162,7 +164,8 @@ class FakeConfig:
 class ObjectiveConfig:
     """theta minimises w_fm L_fm + w_distil (shortcut.weight L_sc + dmd.weight L_dmd). A part of weight 0 is not computed.
 
-    time_sampling: raw time of flow matching. video_weight, audio_weight: of every loss. teacher: whose MULTI mode makes the ShortCut
+    time_sampling: raw time of flow matching. video_weight, audio_weight: of that modality in every loss. w_fm: weight of flow matching.
+    w_distil: weight of the distillation. teacher: whose MULTI mode makes the ShortCut
     target and p_real: the averaged weights, the live ones, or the `frozen` weights that the stage started from (an outside teacher).
     """
 

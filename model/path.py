@@ -17,7 +17,9 @@ from .types import AV, at_least_fp32
 
 @dataclass(frozen=True)
 class PathConfig:
-    """Time shift a modality: t = s * tau / (s * tau + 1 - tau); 1 leaves time as it is, above 1 spends more steps in the noise."""
+    """Time shift a modality: t = s * tau / (s * tau + 1 - tau). shift_video, shift_audio: s; 1 leaves time as it is, above 1 spends more
+    steps in the noise.
+    """
 
     shift_video: float = 1.0
     shift_audio: float = 1.0

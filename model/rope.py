@@ -17,9 +17,10 @@ from .types import at_least_fp32, sent
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Share of the rotary pairs given to time (the rest is halved between height and width) and wavelengths per axis.
+    """Rotary positions: how the pairs of a head are divided over the axes, and wavelengths per axis.
 
-    time_wavelengths in seconds, space_wavelengths in grid cells: shortest and longest, geometric in between.
+    time_share: share of the pairs given to time; the rest is halved between height and width. time_wavelengths: shortest and longest in
+    seconds, geometric in between. space_wavelengths: the same in grid cells.
     """
 
     time_share: float = 0.5

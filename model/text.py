@@ -22,7 +22,9 @@ class Word:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """Bounds on the text of a clip: what exceeds them is cut."""
+    """Bounds on the text of a clip: what exceeds them is cut. max_caption_words: of a caption. max_words: of a transcript in training.
+    max_bytes: of a word, in UTF-8.
+    """
 
     max_caption_words: int = 24
     max_words: int = 32

@@ -21,7 +21,9 @@ FIRST_FRAME_CHUNK = -1
 
 @dataclass(frozen=True)
 class Timeline:
-    """Rates of a run. fps in frames/s, sample_rate in samples/s, video_stride in frames and audio_hop in samples a latent."""
+    """Rates of a run. fps: frames/s. sample_rate: samples/s. video_stride: frames a latent. audio_hop: samples a latent. chunk_frames: of
+    the span that is generated at a time.
+    """
 
     fps: int = 24
     video_stride: int = 4

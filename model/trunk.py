@@ -34,8 +34,10 @@ from .types import AV, MODALITIES, Controls, sent
 class TransformerConfig:
     """Shape of the network. The branches may differ in width; depth, heads and head_dim are shared (joint attention).
 
-    patch: video latents are cut into patch x patch tokens. window: chunks of history a chunk sees, besides the sink. video, audio: what
-    that branch does as a pretrained network does it.
+    video_channels, audio_channels: of the latents, equal to the codec's. video_width, audio_width: features of a token in that branch.
+    depth: layers. heads: of attention. head_dim: features of a head, a multiple of 8. ffn_ratio: width of a feed-forward layer over the
+    branch's. patch: video latents are cut into patch x patch tokens. window: chunks of history a chunk sees, besides the sink.
+    word_lookahead_s: seconds after its end from which a chunk still sees words.
     """
 
     video_channels: int = 32

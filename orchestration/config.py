@@ -32,12 +32,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class WorkersConfig:
-    """count: Ray Train workers; threads: torch threads a process; use_gpu: a GPU for each of them, and NCCL between them; gpus: how much
-    of it the only worker takes where rollout actors are to have the rest (a machine with one GPU);
-    resource: a custom resource of the nodes that they may use, one unit each;
-    max_failures: restarts of the training within `failure_window_s` seconds, or without a new checkpoint between them, before the run
-    fails; step_deadline_s: seconds after which a step counts as hung (0 = never); max_bad_steps: steps in a row that may be skipped
-    because a loss or gradient is not finite.
+    """The processes that train.
+
+    count: how many of Ray Train's workers; threads: torch threads of each; use_gpu: a GPU for each of them, and NCCL between them; gpus:
+    how much of it the only worker takes where rollout actors are to have the rest (a machine with one GPU); resource: a custom resource of
+    the nodes that they may use, one unit each; max_failures: restarts of the training within `workers.failure_window_s`, or without a new
+    checkpoint between them, before the run fails; failure_window_s: seconds within which they are counted; step_deadline_s: seconds after
+    which a step counts as hung (0 = never); max_bad_steps: steps in a row that may be skipped because a loss or gradient is not finite.
     """
 
     count: int = 2
@@ -68,7 +69,11 @@ class WorkersConfig:
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    """Clips made for the report from held-out controls: how many, how many are shown, and how MULTI is sampled."""
+    """Clips made for the report from held-out controls.
+
+    clips: how many are made in each mode; shown: how many of them the report plays; multi_steps: Euler steps a chunk of MULTI;
+    multi_guidance: its scale (1 is none).
+    """
 
     clips: int = 12
     shown: int = 4
@@ -85,7 +90,10 @@ class SamplesConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A complete run: its name is its folder below `runs/`."""
+    """A complete run.
+
+    name: its folder below `runs/`; seed: of first weights, noise and the order of clips.
+    """
 
     name: str
     stages: tuple[StageConfig, ...]

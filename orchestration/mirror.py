@@ -41,8 +41,8 @@ Version = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class RemoteConfig:
-    """uri: s3://BUCKET/FOLDER, where a copy of the run is kept, and its checkpoints unless `checkpoint.uri` names another place. Another
-    machine with an empty run folder goes on from there. Empty: none.
+    """A run's copy in S3. uri: s3://BUCKET/FOLDER, where a copy of the run is kept, and its checkpoints unless `checkpoint.uri` names
+    another place. Another machine with an empty run folder goes on from there. Empty: none.
     """
 
     uri: str = ""

@@ -11,15 +11,15 @@ from typing import Any, Literal
 class RolloutsConfig:
     """The rollout pool.
 
-    actors: its size, or `auto`: between min_actors and max_actors, as many as keep the trainers busy for balance_s seconds on end.
-    max_age: optimizer steps a rollout may be old (0 = synchronous). publish_every: steps between two weight versions; weights: which ones.
-    transport: how weights travel: once to each node through Ray's object store, or by Ray's direct transport from the trainers' memory
-    into the actors' (`nixl`, for GPUs on both sides or on neither).
-    clips: of a request, generated together (0 = a worker's share of a step). buffer_mb: of finished rollouts that wait (0 = no bound).
-    threads, cpus, gpus: of an actor; gpus may be a fraction. resource: a custom resource of the nodes that actors may use, one unit each.
-    straggler: a request goes to another actor too after so many times what nearly all take. deadline_s: seconds after which one is late as
-    long as few have been served, and that an actor may take to start. max_failures: of actors one after the other, without a rollout
-    between them.
+    actors: its size, or `auto`: as many as keep the trainers busy. min_actors, max_actors: bounds of `auto`. balance_s: seconds on end for
+    which `auto` must see a need before it follows it. max_age: optimizer steps a rollout may be old (0 = synchronous). publish_every: steps
+    between two weight versions. weights: which ones make rollouts: the averaged ones or the live ones. transport: how weights travel: once
+    to each node through Ray's object store, or by Ray's direct transport from the trainers' memory into the actors' (`nixl`, for GPUs on
+    both sides or on neither). clips: of a request, generated together (0 = a worker's share of a step). buffer_mb: of finished rollouts
+    that wait (0 = no bound). threads: of an actor. cpus, gpus: of an actor, gpus in fractions too. resource: a custom resource of the nodes
+    that actors may use, one unit each. straggler: a request goes to another actor too after so many times what nearly all take. deadline_s:
+    seconds after which a request is late as long as few have been served, and that an actor may take to start. max_failures: of actors one
+    after the other, without a rollout between them, before the training ends.
     """
 
     actors: int | Literal["auto"] = 2

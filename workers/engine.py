@@ -26,7 +26,8 @@ from .train_step import Update
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """zero_stage 0-3; precision of weights and activations; micro_batch: clips a forward, whose gradients are added up (0: a worker's whole
+    """DeepSpeed. zero_stage: what workers share out: 0 nothing, 1 the optimizer's state, 2 gradients too, 3 weights too; precision: of
+    weights and activations; micro_batch: clips a forward, whose gradients are added up (0: a worker's whole
     share of the batch at once); offload: what a GPU does not keep: the optimizer's state and its updates (then they are the CPU's).
     """
 

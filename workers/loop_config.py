@@ -30,10 +30,13 @@ Objective = Literal["flow", "mutual"]
 
 @dataclass(frozen=True)
 class StageConfig:
-    """One stage: what is trained (`modalities`), on which objective, for how many optimizer steps of `batch` clips.
+    """One stage.
 
-    health_every: steps between two metered ones (0 = never): seconds within collectives, and in a mutual stage gradient norms by part,
-    the parts' shares of the time, and the health signals.
+    name: what it is called in `--set stages.NAME`, in files and in the report. steps: updates of the optimizer. batch: clips an update, of
+    all workers together. objective: flow matching on real clips, or the mutual objective on rollouts. modalities: what is trained; the
+    other branch stays out. ema: of the averaged weights, the share that they keep at each step. health_every: steps between two metered
+    ones (0 = never): seconds within collectives, and in a mutual stage gradient norms by part, the parts' shares of the time, and the
+    health signals.
     """
 
     name: str

@@ -16,8 +16,11 @@ ParameterGroups = Sequence[tuple[float, list[nn.Parameter]]]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW of one stage (the paper: lr 5e-5, betas 0.9/0.95, weight decay 0.02, clip 0.5). warmup and decay: shares of the stage
-    in which the rate rises linearly from 0 and falls linearly to `final_lr_share` of its peak.
+    """AdamW of one stage (the paper: lr 5e-5, betas 0.9/0.95, weight decay 0.02, clip 0.5).
+
+    lr: peak of the learning rate. beta1, beta2: of the moments. weight_decay: decoupled, over the learning rate (0 = off). clip: largest
+    norm of the gradient (0 = off). warmup: share of the stage in which the rate rises linearly from 0. decay: share of it in which
+    the rate falls linearly. final_lr_share: of the peak, where it ends.
     """
 
     lr: float = 5e-5

@@ -37,7 +37,9 @@ WAN_FILE = "diffusion_pytorch_model.safetensors"
 @dataclass(frozen=True)
 class InitConfig:
     """Where the first stage's weights come from, by branch: a stage of another run (RUN/checkpoints/STAGE, its averaged weights), for
-    the video also the transformer folder of a Wan network as diffusers writes it. Empty: random weights.
+    the video also the transformer folder of a Wan network as diffusers writes it.
+
+    video, audio: of that branch: a folder; empty: random weights.
     """
 
     video: str = ""

@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ProfileConfig:
-    """steps: how many are traced (0 = none); after: steps of a stage, or since it was resumed, before the first of them; stages: their
-    names (empty = all).
+    """Traces for perfetto. steps: of each stage that are traced (0 = none); after: steps of a stage, or since it was resumed, before the
+    first of them; stages: their names (empty = all).
     """
 
     steps: int = 0

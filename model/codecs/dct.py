@@ -26,7 +26,9 @@ COLOURS = 3
 
 @dataclass(frozen=True)
 class DctVideoConfig:
-    """Block of `spatial` x `spatial` pixels (2..16) by `temporal` frames (1..8); `channels` kept; `whitening` 0..1 (see selection)."""
+    """The block that is transformed, and what is kept of it. spatial: its side in pixels (2..16). temporal: its frames (1..8). channels:
+    coefficients that are kept. whitening: 0 leaves latents as spread as they are, 1 gives all channels the same spread.
+    """
 
     spatial: int = 8
     temporal: int = 4

@@ -29,7 +29,9 @@ from .serial import identity_of, read_integer, read_number, require_keys
 
 @dataclass(frozen=True)
 class MdctAudioConfig:
-    """`hop` samples a latent (even, 2..4096); `channels` kept of the `hop` coefficients; `whitening` 0..1 (see selection)."""
+    """The window that is transformed, and what is kept of it. hop: samples a latent (even, 2..4096). channels: coefficients that are kept,
+    of `hop`. whitening: 0 leaves latents as spread as they are, 1 gives all channels the same spread.
+    """
 
     hop: int = 512
     channels: int = 128
