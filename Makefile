@@ -35,8 +35,9 @@ test-browser: $(READY)  ## Tests that look at pages in a headless Chromium
 bench: $(READY)  ## A quick benchmark of the model, as one JSON line
 	@$(BIN)/mutual-forcing bench model --quick --json
 
-docs: $(READY)  ## Write the reference of the command line from the program itself
-	$(BIN)/typer mutual_forcing.orchestration.main utils docs --name mutual-forcing --output docs/commands.md
+docs: $(READY)  ## Build the documentation into build/docs/index.html; a broken link is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
+	@echo "build/docs/index.html"
 
 fmt: $(READY)  ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix
