@@ -94,20 +94,30 @@ def face_lag(frames: np.ndarray, audio: np.ndarray, fps: float, sample_rate: int
     """The lag between a mouth and the voice; None without a face in most pictures, without sound, and below 1.5 s."""
     if len(frames) < SHORTEST_S * fps or track.share < 0.5 or len(track.faces) < 2:
         return None
-    mouth = mouth_pictures(frames, track)
-    voice = np.gradient(voice_envelope(audio, sample_rate, fps, len(frames)))
-    darkness, contrast, moved = _mouth_tracks(mouth)
     reach = round(REACH_S * fps)
-    curves = [
-        _correlations(np.gradient(darkness), voice, reach),
-        _correlations(np.gradient(contrast), voice, reach),
-        _correlations(moved, np.abs(voice), reach),
-    ]
-    curve = np.mean(curves, axis=0)
+    curve = lag_curve(face_changes(frames, audio, fps, sample_rate, track), reach)
     if not curve.any():
         return None
     best = int(np.argmax(curve))
-    return Lag(1000 * (best - reach + _refine(curve, best)) / fps, _confidence(curve, best, len(frames), fps), "face")
+    return Lag(1000 * peak(curve) / fps, confidence(curve, best, len(frames), fps), "face")
+
+
+def face_changes(frames: np.ndarray, audio: np.ndarray, fps: float, sample_rate: int, track: FaceTrack) -> np.ndarray:
+    """What is seen of a mouth and what is heard, [3, 2, N]: three changes of the mouth, each with the change of the voice it follows."""
+    voice = np.gradient(voice_envelope(audio, sample_rate, fps, len(frames)))
+    darkness, contrast, moved = _mouth_tracks(mouth_pictures(frames, track))
+    return np.array([(np.gradient(darkness), voice), (np.gradient(contrast), voice), (moved, np.abs(voice))])
+
+
+def lag_curve(pairs: np.ndarray, reach: int) -> np.ndarray:
+    """Correlation of seen with heard at each lag [2 reach + 1], a mean over pairs [K, 2, N]; at lags above 0 what is heard comes late."""
+    return np.mean([_correlations(seen, heard, reach) for seen, heard in pairs], axis=0)
+
+
+def peak(curve: np.ndarray) -> float:
+    """Where the highest point of a curve [2 reach + 1] of lags is, in frames, between frames too."""
+    best = int(np.argmax(curve))
+    return best - len(curve) // 2 + _refine(curve, best)
 
 
 def mouth_pictures(frames: np.ndarray, track: FaceTrack) -> np.ndarray:
@@ -167,7 +177,7 @@ def _refine(curve: np.ndarray, best: int) -> float:
     return 0.5 * (before - after) / bend if bend < 0 else 0.0
 
 
-def _confidence(curve: np.ndarray, best: int, frames: int, fps: float) -> float:
+def confidence(curve: np.ndarray, best: int, frames: int, fps: float) -> float:
     """Probability that the lag is within a frame of `best`: of two Gaussian signals at each lag, against all other lags and none at all."""
     independent = INDEPENDENT * frames * min(1.0, 24 / fps)
     gain = np.exp(np.minimum(-0.5 * independent * np.log(1 - np.clip(curve, 0, 0.999) ** 2), MOST))

@@ -3,6 +3,7 @@
     EvalClip --cut(start, end)--> EvalClip of a window -> ClipMetric.of_clip          -> figures, or NotApplicable with its reason
     real clips, generated clips --cut--------------> SetMetric.of_sets                -> the same
                                                      FeatureMetric.features, .between -> the same, with intervals (bootstrap over clips)
+                                                     PeersMetric.keep, .of_each       -> figures of each clip next to the others
 
 A metric never makes a number up: where it does not apply (no sound, no face, clips too short) it raises `NotApplicable`.
 """
@@ -11,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from ...model.timeline import Layout
+from ...model.timeline import Layout, Timeline
 from ...model.types import AV
 
 Need = Literal["picture", "sound", "text", "reference"]
@@ -30,9 +31,9 @@ class EvalClip:
     """A clip, real or generated, or the part of one that lies in a window.
 
     frames: uint8 [N, H, W, 3], frame n shown at n / fps. samples: float32 [S] in [-1, 1], mono, sample s at s / sample_rate. words: (text,
-    start, end) in seconds. Metrics may use what follows, and must do without it: first, the first frame uint8 [H, W, 3] of the whole clip;
-    seams, the frames of this part with which a chunk begins, without frame 0 of the clip; latents [1, ...] of the whole clip, first frame
-    included, and the chunks of them that are wholly in this part; synthetic, whether it shows the drawn characters of `datasets.synthetic`.
+    start, end) in seconds. Metrics may use what follows, and must do without it. first: the first frame uint8 [H, W, 3] of the whole clip.
+    seams: the frames of this part with which a chunk begins, without frame 0 of the clip. latents: [1, ...] of the whole clip, first frame
+    included; layout: the chunks of them that are in this part. synthetic: whether it shows the drawn characters of `datasets.synthetic`.
     """
 
     id: str
@@ -61,6 +62,13 @@ class EvalClip:
         """How long its pictures are shown; of a clip without pictures, how long it sounds."""
         return len(self.frames) / self.fps if len(self.frames) else len(self.samples) / self.sample_rate
 
+    @classmethod
+    def of(cls, name: str, media: tuple[np.ndarray, np.ndarray], timeline: Timeline, chunks: int, **known: Any) -> EvalClip:
+        """A whole clip of `chunks` chunks from its pictures and sound, with its seams; known: the fields that are known besides."""
+        seams = tuple(timeline.frames(k) for k in range(1, chunks))
+        layout = Layout(timeline, chunks)
+        return cls(name, media[0], timeline.fps, media[1], timeline.sample_rate, seams=seams, layout=layout, **known)
+
     def cut(self, start: float, end: float) -> EvalClip:
         """The part from `start` to `end` seconds, on a clock of its own: words and seams are moved, words that reach out are cut.
 
@@ -84,7 +92,7 @@ class EvalClip:
         )
 
     def _chunks(self, first_frame: int, end_frame: int) -> Layout | None:
-        """The chunks whose frames are all among these; None where there is none."""
+        """The chunks of these frames; the last may lack one frame, by which windows of whole seconds miss its end. None without any."""
         if self.layout is None:
             return None
         t = self.layout.timeline
@@ -106,8 +114,9 @@ class About:
     needs: tuple[Need, ...] = ()
 
 
+@runtime_checkable
 class ClipMetric(Protocol):
-    """Figures of one clip. All names of `about` are in what `of_clip` returns."""
+    """Figures of one clip. Those names of `about` that `of_clip` leaves out do not apply to it."""
 
     @property
     def about(self) -> tuple[About, ...]: ...
@@ -117,6 +126,7 @@ class ClipMetric(Protocol):
         ...
 
 
+@runtime_checkable
 class SetMetric(Protocol):
     """Figures of generated clips against real ones, as distributions."""
 
@@ -125,6 +135,22 @@ class SetMetric(Protocol):
 
     def of_sets(self, real: Sequence[EvalClip], generated: Sequence[EvalClip]) -> dict[str, float]:
         """Raises: NotApplicable."""
+        ...
+
+
+@runtime_checkable
+class PeersMetric(Protocol):
+    """Figures of each clip that need the others of its set, such as how much better a mouth fits its own voice than theirs."""
+
+    @property
+    def about(self) -> tuple[About, ...]: ...
+
+    def keep(self, clip: EvalClip) -> Any:
+        """What is kept of one clip: little, since the clip itself is let go. Raises: NotApplicable."""
+        ...
+
+    def of_each(self, kept: Sequence[Any]) -> list[dict[str, float]]:
+        """Figures of each clip of a set; those that do not apply to one are left out of its own."""
         ...
 
 
