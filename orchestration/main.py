@@ -14,12 +14,14 @@ from rich.text import Text
 from .checkpoint_verbs import audit, checkpoint_app
 from .command import Debug, Json, Set, console, print_record, run_verb
 from .data_commands import data_app
+from .evaluation_command import evaluate
 from .progress import plain_console, printable
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and run Mutual Forcing models.")
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command(epilog="Example: mutual-forcing audit runs/demo")(audit)
+app.command(epilog="Example: mutual-forcing evaluate runs/demo --windows 0-5,5-15,15-25 --out runs/demo-evaluation")(evaluate)
 
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"

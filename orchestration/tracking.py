@@ -284,20 +284,15 @@ def register(run_dir: Path, folder: Path, name: str, tags: dict[str, str], figur
     try:
         client = MlflowClient(tracking_uri=uri)
         experiment = _experiment(lambda: client, run_dir)
-        nested = {"mlflow.parentRunId": parent} if parent and client.search_runs([experiment], f"attributes.run_id = '{parent}'") else {}
         hashes = {path.name: sha256_file(path) for path in sorted(folder.iterdir())}
         tags = {safe_name(k): safe_value(v) for k, v in (tags | {f"sha256.{file}": sha for file, sha in hashes.items()}).items()}
-        run_id, status = client.create_run(experiment, run_name=f"export {name}", tags=tags | nested).info.run_id, "FAILED"
-        try:
-            client.log_batch(run_id, metrics=[Metric(safe_name(k), v, int(time.time() * 1000), 0) for k, v in figures.items()])
+        with _beside(client, experiment, f"export {name}", tags, parent, figures) as run_id:
             _upload(client, run_id, folder, hashes)
             if not client.search_registered_models(f"name = '{name}'"):
                 client.create_registered_model(name)
             source = f"{client.get_run(run_id).info.artifact_uri}/{MODEL}"
             told = tags | {safe_name(k): f"{v:.6g}" for k, v in figures.items()}  # the page of a version shows its tags, and no metrics
-            version, status = client.create_model_version(name, source, run_id, tags=told).version, "FINISHED"
-        finally:
-            client.set_terminated(run_id, status)
+            version = client.create_model_version(name, source, run_id, tags=told).version
     except Exception as error:  # clients of stores raise anything
         cause = unreachable(error)
         why = f"cannot be reached ({cause})" if cause else f"failed ({first_line(error)})"
@@ -306,6 +301,45 @@ def register(run_dir: Path, folder: Path, name: str, tags: dict[str, str], figur
             "give the command again with another --out"
         ) from error
     return {"name": name, "version": str(version), "run_id": run_id, "tracking_uri": redacted(uri)}
+
+
+def log_evaluation(
+    run_dir: Path, parent: str | None, name: str, tags: dict[str, str], figures: dict[str, float], files: list[Path]
+) -> None:
+    """Log figures and files of an evaluation as a run of its own, nested in `parent` where the store knows it.
+
+    Raises:
+        ValueError: MLflow cannot be reached, or did not take it.
+    """
+    _quiet()
+    uri = tracking_uri(run_dir)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        tags = {safe_name(k): safe_value(v) for k, v in tags.items()}
+        with _beside(client, _experiment(lambda: client, run_dir), name, tags, parent, figures) as run_id, _long_calls():
+            for path in files:
+                client.log_artifact(run_id, str(path))
+    except Exception as error:  # clients of stores raise anything
+        cause = unreachable(error)
+        why = f"cannot be reached ({cause})" if cause else f"failed ({first_line(error)})"
+        raise ValueError(f"MLflow at {redacted(uri)} {why}") from error
+
+
+@contextmanager
+def _beside(
+    client: MlflowClient, experiment: str, name: str, tags: dict[str, str], parent: str | None, figures: dict[str, float]
+) -> Iterator[str]:
+    """A run of its own with these figures, nested in `parent` where the store knows it; FAILED if the block does not end well."""
+    nested = {"mlflow.parentRunId": parent} if parent and client.search_runs([experiment], f"attributes.run_id = '{parent}'") else {}
+    run_id, status = client.create_run(experiment, run_name=name, tags=tags | nested).info.run_id, "FAILED"
+    try:
+        metrics = [Metric(safe_name(k), v, int(time.time() * 1000), 0) for k, v in figures.items()]
+        for first in range(0, len(metrics), BATCH):
+            client.log_batch(run_id, metrics=metrics[first : first + BATCH])
+        yield run_id
+        status = "FINISHED"
+    finally:
+        client.set_terminated(run_id, status)
 
 
 def _upload(client: MlflowClient, run_id: str, folder: Path, hashes: dict[str, str]) -> None:

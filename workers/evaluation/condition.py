@@ -89,12 +89,19 @@ class Drift:
 class Seams:
     """Whether a clip flickers or clicks where a chunk begins: 1 where nothing is to be seen or heard of it.
 
-    seam_flicker: mean |change of brightness| over seams, over the mean within chunks. seam_click: RMS of the second difference of sound
+    seam_flicker: mean |change of brightness| over seams, over the mean where other latents begin (the codec may jump at all of them; where
+    they are not known, over the mean within chunks). seam_click: RMS of the second difference of sound
     within 5 ms of seams, over that at four places of every chunk that lie evenly between.
     """
 
     about = (
-        About("seam_flicker", "of that within chunks", False, "mutual-forcing seams 1 (32 pixels)", ("picture",)),
+        About(
+            "seam_flicker",
+            "of that at other latents",
+            False,
+            "mutual-forcing seams 1 (32 pixels, over other latents)",
+            ("picture",),
+        ),
         About("seam_click", "of that within chunks", False, "mutual-forcing seams 1 (5 ms, RMS of second differences)", ("sound",)),
     )
 
@@ -105,10 +112,10 @@ class Seams:
             raise NotApplicable("no chunk begins in it")
         figures = {}
         steps = np.abs(np.diff(_light(clip.frames), axis=0)).mean((1, 2))
-        at = np.zeros(len(steps), bool)
-        at[np.array(inside) - 1] = True
-        if at.sum() < len(at) and steps[~at].mean() > 0:
-            figures["seam_flicker"] = float(steps[at].mean() / steps[~at].mean())
+        stride = clip.layout.timeline.video_stride if clip.layout is not None else 1
+        seam, like = (np.isin(np.arange(1, len(clip.frames)), places) for places in (inside, _alike(inside, stride, len(clip.frames))))
+        if like.any() and steps[like].mean() > 0:
+            figures["seam_flicker"] = float(steps[seam].mean() / steps[like].mean())
         rough = np.square(np.diff(clip.samples.astype(np.float64), n=2)) if len(clip.samples) > 2 else np.zeros(0)
         apart = inside[1] - inside[0] if len(inside) > 1 else max(inside[0], 1)
         seams = _around(rough, [n / clip.fps for n in inside], clip.sample_rate)
@@ -146,6 +153,12 @@ class Faults:
 
 def _refused(frames: np.ndarray | None, samples: np.ndarray | None, rule: FilterConfig) -> float:
     return float(refuse_reason(frames, samples, rule) is not None)
+
+
+def _alike(seams: list[int], stride: int, frames: int) -> list[int]:
+    """Frames, but for the seams, with which a latent begins; where each chunk is a latent, all frames but the seams."""
+    every = set(range(1, frames)) - set(seams)
+    return sorted({n for n in every if (n - seams[0]) % stride == 0} or every)
 
 
 def _sound(clip: EvalClip) -> np.ndarray:

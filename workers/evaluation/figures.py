@@ -14,7 +14,7 @@ import numpy as np
 
 from .clip import About, ClipMetric, FeatureMetric, NotApplicable, PeersMetric
 from .gathering import Cell, Gathered, Metric, Window
-from .intervals import SET_DRAWS, Estimate, centred_estimate, mean_estimate, redraws
+from .intervals import LEAST, SET_DRAWS, Estimate, centred_estimate, mean_estimate, redraws
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,13 @@ class Figure:
     draws: tuple[float, ...] = ()
 
 
-def figures(own: Gathered, window: Window, reference: Gathered | None = None, per_clip: int = 0) -> dict[str, Figure]:
+def figures(
+    own: Gathered, window: Window, reference: Gathered | None = None, per_clip: int = 0, same: Gathered | None = None
+) -> dict[str, Figure]:
     """All figures of a set of clips in a window, by name.
 
-    reference: the real clips that distributions are compared with, all of each; per_clip: how many features of each clip are compared (0:
-    all), so that windows of different length hold equal counts.
+    reference: other real clips, all of each, that distributions of features are compared with; per_clip: how many features of each clip are
+    (0: all), so that windows of different length hold equal counts. same: the real clips of the same ids, for metrics of whole sets.
     """
     found: dict[str, Figure] = {}
     for m, metric in enumerate(own.metrics):
@@ -54,7 +56,7 @@ def figures(own: Gathered, window: Window, reference: Gathered | None = None, pe
         elif isinstance(metric, ClipMetric):
             found |= _of_values(metric, [{} if cell.why else cell.kept for cell in cells], cells)
         else:
-            found |= _of_sets(metric, cells, None if reference is None else reference.cells(reference.windows[0], m))
+            found |= _of_sets(metric, cells, None if same is None else same.cells(same.windows[0], m))
     return found
 
 
@@ -106,7 +108,7 @@ def _of_features(metric: FeatureMetric, cells: Sequence[Cell], real: Sequence[Ce
     except NotApplicable as reason:
         return _none(metric, str(reason))
     drawn: dict[str, list[float]] = {name: [] for name in values}
-    for numbers in redraws(len(mine), SET_DRAWS) if len(mine) > 1 else ():
+    for numbers in redraws(len(mine), SET_DRAWS) if len(mine) >= LEAST else ():
         for name, value in metric.between(reference, np.concatenate([mine[i] for i in numbers])).items():
             drawn[name].append(value)
     return {

@@ -14,11 +14,12 @@ import numpy as np
 DRAWS = 1000
 SET_DRAWS = 200  # of figures that are computed anew for each draw
 LEVEL = 0.95
+LEAST = 5  # clips, below which draws say nothing: with two, half of them hold one clip alone
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its interval at 95 %; the interval is NaN where fewer than two clips leave none."""
+    """A value with its interval at 95 %; the interval is NaN where fewer than 5 clips leave none."""
 
     value: float
     low: float
@@ -39,7 +40,7 @@ def mean_estimate(values: np.ndarray) -> Estimate:
     known = values[np.isfinite(values)]
     if not len(known):
         raise ValueError("no clip has a value")
-    if len(known) < 2:
+    if len(known) < LEAST:
         return Estimate(float(known.mean()), math.nan, math.nan)
     means = known[redraws(len(known))].mean(axis=1)
     low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))

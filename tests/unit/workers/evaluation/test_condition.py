@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from evaluation_material import FPS, RATE, character, clip, moving, noise
 
+from mutual_forcing.model.timeline import Timeline
 from mutual_forcing.workers.evaluation.clip import EvalClip, NotApplicable
 from mutual_forcing.workers.evaluation.condition import Drift, Faults, Motion, Seams, Sound
 
@@ -63,6 +64,15 @@ def test_a_jump_at_every_seam_is_flicker() -> None:
     assert Seams().of_clip(clip(elsewhere, seams=SEAMS))["seam_flicker"] < 1
     with pytest.raises(NotApplicable, match="no chunk begins"):
         Seams().of_clip(clip(smooth))
+
+
+def test_a_codec_that_jumps_at_every_latent_does_not_flicker_at_seams() -> None:
+    """Pictures that stand for a latent of four and then jump: at seams as elsewhere."""
+    clock = Timeline()
+    held = moving(1 + 8 * 12, speed=1)[[0, *(1 + 4 * (n // 4) for n in range(96))]]
+    whole = EvalClip.of("held", (held, noise(5)), clock, 8)
+    assert Seams().of_clip(whole)["seam_flicker"] == pytest.approx(1, abs=0.05)
+    assert Seams().of_clip(replace(whole, layout=None))["seam_flicker"] > 3, "which is what it would be over all pictures"
 
 
 def test_a_click_at_every_seam_is_heard() -> None:

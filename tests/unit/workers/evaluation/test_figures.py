@@ -135,11 +135,11 @@ class Means:
 
 def test_metrics_of_whole_sets_have_a_value_and_no_interval() -> None:
     real, made = ([clip(samples=np.full(100, v), name=str(i)) for i in range(2)] for v in (0.1, 0.3))
-    found = figures(gathered([Means()], made), WHOLE, gathered([Means()], real))["apart"]
+    found = figures(gathered([Means()], made), WHOLE, same=gathered([Means()], real))["apart"]
     assert found.estimate is not None
     assert found.estimate.value == pytest.approx(0.2)
     assert math.isnan(found.estimate.low)
-    alone = figures(gathered([Means()], made[:1]), WHOLE, gathered([Means()], real))["apart"]
+    alone = figures(gathered([Means()], made[:1]), WHOLE, same=gathered([Means()], real))["apart"]
     assert (alone.estimate, alone.why) == (None, "needs two clips")
     assert figures(gathered([Means()], made), WHOLE)["apart"].why == "there are no real clips to compare with"
 
@@ -160,7 +160,7 @@ def test_draws_are_centred_and_the_same_for_all() -> None:
     np.testing.assert_array_equal(redraws(7, 5), redraws(7, 9)[:5])
 
 
-@pytest.mark.parametrize("values", [[0.5], [0.5, math.nan]])
-def test_one_clip_has_no_interval(values: list[float]) -> None:
+@pytest.mark.parametrize("values", [[0.5], [0.5, math.nan], [0.4, 0.5, 0.5, 0.6]])
+def test_few_clips_have_no_interval(values: list[float]) -> None:
     found = mean_estimate(np.array(values))
     assert (found.value, math.isnan(found.low), math.isnan(found.high)) == (0.5, True, True)

@@ -1,0 +1,128 @@
+"""An evaluation as one page that needs no network: clips next to real ones, figures by window, differences, protocols.
+
+Evaluation + the files of its clips -> evaluation.html.j2 (report.css.j2, evaluation.css.j2) -> evaluation.html
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from ..datasets.storage import atomic_path
+from ..workers.evaluation.intervals import Estimate
+from .evaluation_charts import chart
+from .evaluation_result import Evaluation, Judged, verdict
+from .report import policy_hash
+from .report_embed import Take, embed
+
+ABOUT = (
+    *("stage", "mode", "moves", "guidance", "parameters", "evaluations_per_chunk", "evaluations_to_commit", "frames_per_s"),
+    *("clips_at_once", "device", "run"),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer of the strip under the title, about the first run."""
+
+    question: str
+    value: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class ShownClip:
+    """A clip with all its takes, ready to play."""
+
+    id: str
+    caption: str
+    words: str
+    takes: list[Take]
+
+
+def write_page(evaluation: Evaluation, folder: Path, name: str) -> None:
+    """Write it into the folder that holds the clips."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(significant=significant, bounded=lambda e: math.isfinite(e.low))
+    style = environment.get_template("report.css.j2").render() + environment.get_template("evaluation.css.j2").render()
+    windows = [run.windows for run in evaluation.runs]
+    drawn = [(about, chart(about.name, evaluation.real.get(about.name), windows)) for about in evaluation.metrics]
+    page = environment.get_template("evaluation.html.j2").render(
+        policy=f"default-src 'none'; img-src data:; media-src data:; style-src {policy_hash(style)}",
+        style=Markup(style),
+        settings=evaluation.settings,
+        names=[run.name for run in evaluation.runs],
+        runs=evaluation.runs,
+        windows=evaluation.windows,
+        metrics=evaluation.metrics,
+        real=evaluation.real,
+        facts=answers(evaluation),
+        clips=[_shown(folder, evaluation, i) for i in range(len(evaluation.clips))],
+        charts=[(about, drawing) for about, drawing in drawn if drawing is not None],
+        differences=evaluation.differences(),
+        degradations=[run.degradation() for run in evaluation.runs],
+        about_keys=[key for key in ABOUT if any(key in run.about for run in evaluation.runs)],
+        verdict=verdict,
+    )
+    with atomic_path(folder / name) as part:
+        part.write_text(page, encoding="utf-8", errors="replace")
+
+
+def significant(value: float) -> str:
+    """Three digits that tell something, with a minus that is one."""
+    text = f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return ("0" if float(text) == 0 else text).replace("-", "−")
+
+
+def answers(evaluation: Evaluation) -> list[Answer]:
+    """Is it in sync, does it look and sound real, does it hold up, what does a chunk cost: of the first run."""
+    run = evaluation.runs[0]
+    found = [
+        _next_to_real(evaluation, run, "sync_gap", "Is it in sync?", "above other clips' voices"),
+        _next_to_real(evaluation, run, "frechet_random_joint", "How far from real?", "Fréchet distance, 1 is one average clip"),
+        _held_up(run),
+    ]
+    if "evaluations_per_chunk" in run.about:
+        detail = (
+            f"network evaluations a chunk, and {run.about['evaluations_to_commit']} to keep it; {run.about['frames_per_s']:g} pictures/s"
+        )
+        found.append(Answer("What does it cost?", str(run.about["evaluations_per_chunk"]), detail))
+    return [answer for answer in found if answer is not None]
+
+
+def _next_to_real(evaluation: Evaluation, run: Judged, name: str, question: str, detail: str) -> Answer | None:
+    first = evaluation.windows[0]
+    figure, real = run.windows[first].get(name), evaluation.real.get(name)
+    if figure is None:
+        return None
+    if figure.estimate is None:
+        return Answer(question, "not known", figure.why)
+    beside = f"; real clips {significant(real.estimate.value)}" if real is not None and real.estimate is not None else ""
+    return Answer(question, significant(figure.estimate.value), f"{detail}, {first.name}{beside}")
+
+
+def _held_up(run: Judged) -> Answer | None:
+    apart: Estimate | None = run.degradation().get("frechet_random_joint")
+    if apart is None:
+        return None
+    windows = list(run.windows)
+    sign = "+" if apart.value > 0 else ""
+    interval = f" [{significant(apart.low)}, {significant(apart.high)}]" if math.isfinite(apart.low) else ""
+    return Answer(
+        "Does it hold up?", sign + significant(apart.value), f"of that distance from {windows[0].name} to {windows[-1].name}{interval}"
+    )
+
+
+def _shown(folder: Path, evaluation: Evaluation, number: int) -> ShownClip:
+    clip = evaluation.clips[number]
+    takes = [embed(folder, clip.real, "real")]
+    for run in evaluation.runs:
+        cost = run.about.get("evaluations_per_chunk")
+        takes.append(embed(folder, clip.made[run.name], run.name, f"{cost} evaluations a chunk" if cost else ""))
+    return ShownClip(clip.id, clip.caption, clip.words, takes)
