@@ -146,6 +146,11 @@ def _threshold(config: DataConfig, firsts: Mapping[str, str]) -> int:
     return (ranks[count - 1] + ranks[count]) // 2 + 1
 
 
+def is_held_out(config: DataConfig, first_clip: str, below: int) -> bool:
+    """Whether a source whose first clip this is lies below the bound of a dataset of these settings."""
+    return _rank(config, first_clip) < below
+
+
 def _rank(config: DataConfig, clip: str) -> int:
     return position_seed(config.seed, "held-out", clip)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import ceil, isfinite
@@ -21,6 +21,9 @@ from .timing import Timing
 
 LEFT_OUT = ("no pictures", "no sound", "its sound does not decode")  # notes of what a set is not of: else it would have been refused
 APART_S = 30.0  # pieces of a film that lie further apart are decoded for themselves
+
+
+Known = Callable[[float, int], bool]
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,20 @@ class Seen:
 
 
 class Reel:
-    """The clips of a source, to be gone through once; after that, `seen`.
+    """The clips of a source, to be gone through once; after that, `seen`, and how many were `passed_over` because `known` knows them by
+    their start in seconds and their chunks.
 
     Raises:
         MediaError: while it is gone through: the source does not decode, or is damaged beyond what is let pass.
     """
 
-    def __init__(self, path: Path, found: Probe, config: DataConfig, spans: Sequence[Span], starts: Sequence[int]) -> None:
+    def __init__(
+        self, path: Path, found: Probe, config: DataConfig, spans: Sequence[Span], starts: Sequence[int], known: Known = lambda *_: False
+    ) -> None:
         self._path, self._found, self._config = path, only(found, config.modalities), config
         self._offset_s = found.av_offset_s
         self._spans, self._starts = sorted(spans, key=lambda s: (s.start_s, s.end_s)), starts
+        self._known, self.passed_over = known, 0
         self.seen = Seen()
 
     def __iter__(self) -> Iterator[Clip]:
@@ -70,9 +77,18 @@ class Reel:
         begin_s, end_s = (spans[0].start_s, max(s.end_s for s in spans)) if spans else (0.0, None)
         with open_film(self._path, self._found, self._config.decoding, begin_s, end_s) as film:
             frames, end = film.end, film.end
+            stated = ceil((self._found.duration_s or 0.0) * t.fps)  # a plan goes a little beyond what the container states
+            plan = [clip for clip in self._plan(spans, frames) if clip[0] + t.frames(clip[1]) <= stated]
+            if plan and all(self._known(first / t.fps, chunks) for first, chunks, _ in plan):
+                self.passed_over += len(plan)
+                return  # without decoding any of it
             while True:
                 for first, chunks, span in self._plan(spans, frames):
                     if (first, chunks) in done:
+                        continue
+                    if self._known(first / t.fps, chunks):
+                        self.passed_over += 1
+                        done.add((first, chunks))
                         continue
                     cut = film.read(first, frames_of(chunks, t))
                     if (media := _trimmed(cut, chunks, t)) is None:

@@ -50,14 +50,14 @@ def listed(inputs: Sequence[str], lines: Iterable[SourceLine]) -> list[Source]:
     return sources_of(inputs, known)
 
 
-def first_of(sources: Sequence[Source], count: int, seed: int, account: Mapping[str, SourceLine]) -> list[Source]:
-    """The sources that are prepared before training takes the others as they come: those of the account, or at first so many (0: all),
-    drawn by their names."""
-    if not count:
-        return list(sources)
-    if account:
-        return [source for source in sources if source.name in account]
-    return sorted(sorted(sources, key=lambda s: position_seed(seed, "stream", s.name))[:count], key=lambda s: s.name)
+def first_of(sources: Sequence[Source], account: Mapping[str, SourceLine], stream_sources: int) -> list[Source]:
+    """All sources, or where training takes them as they come, those that were prepared before it."""
+    return [source for source in sources if not stream_sources or source.name in account]
+
+
+def drawn(sources: Sequence[Source], seed: int) -> list[Source]:
+    """Sources in an order that their names decide, without those that are refused from listing alone."""
+    return sorted((s for s in sources if not s.refused), key=lambda s: position_seed(seed, "stream", s.name))
 
 
 def _is_there(where: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter, deque
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import inf
@@ -100,12 +100,15 @@ class SourceClips:
     """The clips of a source, one at a time, as they are decoded; after the last, `outcome` says what came of it. A refusal may come after
     clips have been given: whoever wants all or none must wait for the end.
 
-    tally: is added to; the first clip of a tally is decoded again, to see what the codecs lose. done: ids of clips that are not wanted.
+    tally: is added to; the first clip of a tally is decoded again, to see what the codecs lose. done: ids of clips that are not wanted;
+    they are counted as `passed_over`, and a source of which no other is wanted is not decoded.
     """
 
-    def __init__(self, config: DataConfig, encoder: ClipEncoder, item: Item, tally: Tally | None = None, done: Container[str] = ()) -> None:
+    def __init__(
+        self, config: DataConfig, encoder: ClipEncoder, item: Item, tally: Tally | None = None, done: Collection[str] = ()
+    ) -> None:
         self._config, self._encoder, self._item, self._tally, self._done = config, encoder, item, tally, done
-        self._passed_over = 0
+        self.passed_over = 0
         self.outcome = Outcome(item.source.name)
 
     def __iter__(self) -> Iterator[Made]:
@@ -135,19 +138,20 @@ class SourceClips:
         except ValueError as error:
             raise Refused("text", str(error)) from error
         made, left_out = 0, list[LeftOut]()
-        reel = Reel(path, found, config, source.spans, self._item.starts)
+        reel = Reel(path, found, config, source.spans, self._item.starts, self._is_done)
         for (clip, judged), latents in self._encoded(self._good(reel, left_out), left_out):
             record = self._record(clip, text_at(text, clip.span), latents, judged.found)
             if tally is not None:
                 if not tally.quality:
                     tally.quality += self._encoder.judge(_batch(clip.frames), _batch(clip.audio), latents)
                 tally.statistics = merged(tally.statistics, statistics_of(record.video, record.audio))
+            self.passed_over = reel.passed_over
             yield Made(record, clip.chunks, judged.fingerprint)
             made += 1
-        seen = reel.seen
-        if not made and not left_out and not self._passed_over:
+        seen, made = reel.seen, made + reel.passed_over
+        if not made and not left_out:
             raise Refused("filter", too_short(seen.frames, config))
-        if not made and left_out:
+        if not made:
             raise Refused("filter", left_out[0].reason)
         rules = Counter(rule_of(clip.reason) for clip in left_out)
         note = "; ".join([*seen.notes, *(f"{count} of its clips left out: {rule}" for rule, count in rules.items())])
@@ -163,12 +167,12 @@ class SourceClips:
             timing=seen.timing,
         )
 
+    def _is_done(self, start_s: float, chunks: int) -> bool:
+        return bool(self._done) and clip_id(self._item.content, start_s, chunks) in self._done
+
     def _good(self, reel: Reel, left_out: list[LeftOut]) -> Iterator[Good]:
         """The clips that no rule refuses; the others are left out with the reason."""
         for clip in reel:
-            if clip_id(self._item.content, clip.start_s, clip.chunks) in self._done:
-                self._passed_over += 1
-                continue
             judged = judge(clip, self._config)
             if judged.reason:
                 left_out.append(LeftOut(clip.start_s, judged.reason))

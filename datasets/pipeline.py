@@ -30,7 +30,7 @@ from .clip_table import read_clips, write_clips
 from .commit import counted_anew, described, line_of
 from .config import DataConfig, first_difference
 from .encoders import clip_encoder
-from .growth import TWIN, Again, first_of, growth, listed
+from .growth import TWIN, Again, drawn, first_of, growth, listed
 from .inputs import sources_of
 from .look import Look, Looked, Row, looked_of
 from .making import MakePart, part_row
@@ -84,7 +84,7 @@ def require_unchanged(config: DataConfig, out: Path) -> None:
     elif not config.is_synthetic:
         manifest = open_manifest(out / MANIFEST)
         account = {line.path: line for line in read_account(out / manifest.account)}
-        found = growth(first_of(listed(config.inputs, account.values()), config.stream_sources, config.seed, account), account, None)
+        found = growth(first_of(listed(config.inputs, account.values()), account, config.stream_sources), account, None)
         same = not found.added and not found.changed and not found.gone
         if not same or first_difference(manifest.settings, config.shaping()):
             raise ValueError(
@@ -111,8 +111,7 @@ class _Job:
                 self._clear(before)
                 return before  # characters follow from the settings alone
         every = listed(self._inputs(), account.values()) if account or self._sources is None else self._sources
-        sources = first_of(every, self._config.stream_sources, self._config.seed, account)
-        found = growth(sources, account, again)
+        found = growth(first_of(every, account, self._config.stream_sources), account, again)
         scribes = identities(self._config)
         if before is not None:
             self._require_same(before, found.changed, () if grow else (*found.added, *found.gone))
@@ -125,11 +124,14 @@ class _Job:
             if not found.fresh or not grow:
                 self._clear(before)  # the job that wrote it may have been killed before it did
                 return before
-        looked = self._look(found.fresh, account)
-        looked, used = self._without_twins(found.fresh, looked, account)
+        if before is None and self._config.stream_sources:
+            fresh, looked = self._first_usable(every)
+        else:
+            fresh, looked = found.fresh, self._look(found.fresh, account)
+        looked, used = self._without_twins(fresh, looked, account)
         codecs = self._codecs_of(before) if before else self._codecs(used, looked)
         receipts = self._make(used, looked, codecs, before, scribes) if codecs else []
-        manifest = self._commit(found.fresh, looked, receipts, codecs, account, before, scribes)
+        manifest = self._commit(fresh, looked, receipts, codecs, account, before, scribes)
         self._clear(manifest)
         return manifest
 
@@ -157,6 +159,15 @@ class _Job:
         if not self._config.is_synthetic:
             return self._config.inputs
         return [str(draw_characters(self._config, self._store, self._progress))]
+
+    def _first_usable(self, sources: Sequence[Source]) -> tuple[list[Source], dict[str, Looked]]:
+        """The sources that are prepared before training takes the others as they come: drawn until so many seem to be of use."""
+        left, fresh, looked = drawn(sources, self._config.seed), list[Source](), dict[str, Looked]()
+        while left and (missing := self._config.stream_sources - sum(not looked[s.name].reason for s in fresh)) > 0:
+            asked, left = left[:missing], left[missing:]
+            looked |= self._look(asked, {})
+            fresh += asked
+        return fresh, looked
 
     def _look(self, sources: Sequence[Source], account: Mapping[str, SourceLine]) -> dict[str, Looked]:
         """What is found in each; what an earlier job found counts, unless the source is tried again."""

@@ -13,11 +13,12 @@ T = TypeVar("T")
 class Ahead(Generic[T]):
     """`make(number)` for one number after the other from `first` on, up to `end` exclusive; at most `depth` that were not taken are held.
 
-    `make` must give the same for a number whenever and in whichever thread it is called. What it raises, `take` raises.
+    `make` must give the same for a number whenever and in whichever thread it is called. What it raises, `take` raises. patient: the end
+    waits for what is being made, but not that of a block that an error ends.
     """
 
-    def __init__(self, make: Callable[[int], T], first: int, end: int, depth: int = 4, threads: int = 1) -> None:
-        self._make, self._next, self._end, self._depth = make, first, end, depth
+    def __init__(self, make: Callable[[int], T], first: int, end: int, depth: int = 4, threads: int = 1, patient: bool = True) -> None:
+        self._make, self._next, self._end, self._depth, self._patient = make, first, end, depth, patient
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
         self._made = deque[tuple[int, Future[T]]]()
         self._fill()
@@ -25,8 +26,8 @@ class Ahead(Generic[T]):
     def __enter__(self) -> Ahead[T]:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(wait=self._patient and kind is None)
 
     def take(self, number: int) -> T:
         """What `make` gives for this number. The next one is expected to be asked for next."""
@@ -40,10 +41,10 @@ class Ahead(Generic[T]):
         self._fill()
         return result
 
-    def close(self) -> None:
-        """Wait for what is being made, and drop it."""
+    def close(self, wait: bool = True) -> None:
+        """Drop what is made, and what is being made; wait for the latter."""
         self._forget()
-        self._pool.shutdown()
+        self._pool.shutdown(wait=wait, cancel_futures=True)
 
     def _fill(self) -> None:
         while len(self._made) < self._depth and self._next < self._end:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 
 import pyarrow as pa
 
@@ -12,17 +12,20 @@ from .loader import LatentDataset
 from .packed_clip import unpack_clip
 from .records import ClipRecord
 
-Passes = Callable[[str, bool], Generator[pa.Buffer, None, None]]
-"""Of a stage, this rank's share of the clips in a pass (all ranks have equally many): of all, or (True) of those that a resumed stage has
-not had in the pass that it was stopped in."""
+Passes = Callable[[str, frozenset[str]], Generator[pa.Buffer, None, None]]
+"""This rank's share of the clips of a stage in a pass, without those that a resumed stage has had in it; all ranks have equally many."""
 
 
 class StreamedClips:
-    """The clips of a stage on one rank, in the order in which they come. first: the pass that the stage is in, some of which it has had."""
+    """The clips of a stage on one rank, in the order in which they come. had: of a resumed stage, the pass that it is in, and which of its
+    clips it has had.
+    """
 
-    def __init__(self, dataset: LatentDataset, stage: str, modalities: Sequence[str], passes: Passes, first: int | None) -> None:
+    def __init__(
+        self, dataset: LatentDataset, stage: str, modalities: Sequence[str], passes: Passes, had: tuple[int, frozenset[str]] | None
+    ) -> None:
         self._dataset, self._stage, self._modalities, self._passes = dataset, stage, tuple(modalities), passes
-        self._number, self._resumed = first or 0, first is not None
+        self._number, self._had = had or (0, frozenset())
         self._clips, self._came = self._all(), dict[tuple[int, ...], tuple[int, ...]]()
 
     def batch(self, positions: Sequence[int]) -> AVBatch:
@@ -40,19 +43,19 @@ class StreamedClips:
         return self._came.pop(tuple(positions))
 
     def close(self) -> None:
-        """No more is wanted: what decodes for it ends."""
-        self._clips.close()
+        """No more is wanted: what decodes for it ends. Where a clip is being waited for in another thread, it ends with the process."""
+        with suppress(ValueError):  # "generator already executing"
+            self._clips.close()
 
     def _all(self) -> Generator[tuple[int, ClipRecord], None, None]:
-        rest = self._resumed
         while True:
-            some = False
-            with closing(self._passes(self._stage, rest)) as clips:
+            some = bool(self._had)
+            with closing(self._passes(self._stage, self._had)) as clips:
                 for packed in clips:
                     some = True
                     yield self._number, unpack_clip(packed)
-            if not some and not rest:
+            if not some:
                 raise ValueError(
-                    f"stage {self._stage!r}: data.media gave no clip a worker in a whole pass; streamed.jsonl in the run's data says why"
+                    f"stage {self._stage!r}: data.media gave no clip a worker in a whole pass; streamed.jsonl in the run's folder says why"
                 )
-            self._number, rest = self._number + 1, False
+            self._number, self._had = self._number + 1, frozenset()

@@ -224,7 +224,7 @@ def _listed(manifest: Manifest, media: Sequence[str], lines: Sequence[SourceLine
         return None
     try:
         found = listed(tuple(media) or manifest.inputs, lines)
-        return first_of(found, manifest.settings.get("stream_sources", 0), 0, {line.path: line for line in lines})
+        return first_of(found, {line.path: line for line in lines}, manifest.settings.get("stream_sources", 0))
     except (ValueError, OSError):
         if media:
             raise

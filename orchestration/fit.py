@@ -32,7 +32,7 @@ from .rollout_pool import NoRollouts, RolloutClient, start_pool
 from .root_cause import causes
 from .session import kept_signals
 from .spool_watcher import Say, SpoolWatcher
-from .streams import Streams, open_streams, passes_of
+from .streams import Plan, Streams, open_streams, passes_of, plan_streams
 
 
 def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None], say: Say) -> None:
@@ -44,6 +44,7 @@ def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progr
     failures: list[Failure] = []
     todo = {s.name: s.steps for s in loop.stages}
     most, window = config.workers.max_failures, config.workers.failure_window_s
+    plan = plan_streams(config, loop, _unfinished(loop, todo), progress, warn)
     rollouts = _rollouts(config, loop)
     try:
         while True:
@@ -52,7 +53,7 @@ def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progr
                 rollouts.close()
                 rollouts = _rollouts(config, loop)
             try:
-                return _fit_once(config, loop, run_dir, rollouts, todo, progress, warn, say, len(failures))
+                return _fit_once(config, loop, run_dir, rollouts, plan, todo, progress, warn, say, len(failures))
             except (TrainingFailedError, RayError) as error:  # the latter: of the controller, whose process is gone
                 found, taken = list(causes(error)), taken_back(error)
                 cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
@@ -93,6 +94,7 @@ def _fit_once(
     loop: TrainLoopConfig,
     run_dir: Path,
     rollouts: RolloutClient | NoRollouts,
+    plan: Plan | None,
     todo: dict[str, int],
     progress: Progress,
     warn: Callable[[str], None],
@@ -100,7 +102,7 @@ def _fit_once(
     restarts: int,
 ) -> None:
     name, storage = f"fit-{time.time_ns()}", make_folder("run", run_dir / "ray")  # the same name would silently resume
-    with open_streams(config, loop, todo, progress, warn) as streams:
+    with open_streams(plan, progress, warn) as streams:
         trainer = _trainer(config, loop, run_dir, rollouts, streams, restarts, name)
         with SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
             trainer.fit()
@@ -127,7 +129,7 @@ def _trainer(
             "use_gpu": workers.use_gpu,
             "run": run_dir.name,
             "restarts": restarts,
-            "passes": passes_of(streams, config.data.stream_shuffle) if streams.datasets else None,
+            "passes": passes_of(streams, config.data.stream_shuffle),
         },
         datasets=dict(streams.datasets),
         dataset_config=streams.options,

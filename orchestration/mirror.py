@@ -23,11 +23,12 @@ from pathlib import Path
 from ..datasets.manifest import MANIFEST
 from ..datasets.scratch import Scratch
 from ..datasets.store import Store, below, store_of
+from ..datasets.stream_account import STREAMED
 from ..datasets.transfer import send_dataset
 from ..workers.checkpoint_writer import one_line
 from .run_folder import RUN
 
-FILES = (RUN, "report.html")
+FILES = (RUN, "report.html", STREAMED)
 FOLDERS = ("metrics", "samples", "stacks", "bad-steps", "logs")
 WRITTEN_ONCE = "bad-steps/"  # large files that nobody changes: sent from where they are, and not again by the next command
 INTERVAL = 10.0  # seconds between two looks

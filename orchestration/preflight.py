@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from ..datasets.actor_pool import PoolConfig as EncodersConfig
 from ..datasets.adopt import prepared_dataset
 from ..datasets.inputs import sources_of
 from ..datasets.members import parse_mix
@@ -101,20 +102,37 @@ def short_of(config: RunConfig, have: Mapping[str, float], grown: bool = False) 
     workers, pool = config.workers, config.rollouts if _rolls(config) else None
     of_worker = reserved(workers)
     of_actor = {"CPU": pool.cpus, "GPU": pool.gpus} | ({pool.resource: 1.0} if pool.resource else {}) if pool is not None else {}
+    coders = encoders_of(config)
+    of_coder = {"CPU": coders.cpus, "GPU": coders.gpus} | ({coders.resource: 1.0} if coders.resource else {}) if coders is not None else {}
     said = []
-    for kind in sorted(of_worker.keys() | of_actor.keys()):
+    for kind in sorted(of_worker.keys() | of_actor.keys() | of_coder.keys()):
         each = [
             (workers.count, of_worker.get(kind, 0.0), "workers"),
             ((pool.most if grown else pool.size) if pool else 0, of_actor.get(kind, 0.0), "rollout actors"),
             (1 if config.data.stream_sources else 0, 1.0 if kind == "CPU" else 0.0, "process that decodes (data.stream_sources)"),
+            (coders.max_actors if coders else 0, of_coder.get(kind, 0.0), "encoders (data.encoders)"),
         ]
         parts = [f"{count} {who} x {amount:g}" for count, amount, who in each if count * amount]
         held = [(count, amount) for count, amount, _ in each]
-        total, there = _gpus(*held[:2]) if kind == "GPU" else sum(count * amount for count, amount in held), have.get(kind, 0.0)
+        coding = ceil(held[3][0] * held[3][1])  # beside training, on GPUs of their own
+        total = _gpus(*held[:2]) + coding if kind == "GPU" else sum(count * amount for count, amount in held)
+        there = have.get(kind, 0.0)
         if total > there:
             remedy = "lower workers.count" + (f" or rollouts.{'max_actors' if grown else 'actors'}" if of_actor.get(kind) else "")
             said.append(f"{kind}: {total:g} are reserved ({' + '.join(parts)}), {there:g} are there; {remedy}")
     return said
+
+
+def encoders_of(config: RunConfig) -> EncodersConfig | None:
+    """The pool of pretrained autoencoders that works beside training, where clips are encoded as they come."""
+    return config.data.encoders if config.data.stream_sources and config.data.pretrained.only(config.data.modalities).folders() else None
+
+
+def cpus_left(config: RunConfig, there: float) -> float:
+    """Of so many CPUs, those that training, rollouts and encoders do not reserve."""
+    pool, coders = config.rollouts, encoders_of(config)
+    taken = config.workers.count * reserved(config.workers)["CPU"] + (pool.most * pool.cpus if _rolls(config) else 0.0)
+    return there - taken - (coders.max_actors * coders.cpus if coders else 0.0)
 
 
 def _gpus(workers: tuple[int, float], actors: tuple[int, float]) -> float:

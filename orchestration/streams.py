@@ -1,6 +1,7 @@
 """What training takes its clips from while they are decoded: a dataset of Ray Data for each stage that streams, on what CPUs are left.
 
-open_streams   in the command: stages, sources, what the ledger says they have had -> datasets -> TorchTrainer
+plan_streams   once: sources, what is held out, which stages stream
+open_streams   an attempt: -> datasets -> TorchTrainer
 passes_of      in a worker: this rank's share of a pass, by `get_dataset_shard`
 """
 
@@ -17,108 +18,137 @@ import pyarrow as pa
 import ray
 import ray.train
 from ray.data import Dataset, ExecutionOptions, ExecutionResources
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..datasets.account import SourceLine, read_account
+from ..datasets.account import read_account
 from ..datasets.encoders import clip_encoder
 from ..datasets.growth import listed
-from ..datasets.ledger import consumed, head_of, read_chain
-from ..datasets.manifest import MANIFEST, open_manifest
+from ..datasets.manifest import MANIFEST, Manifest, open_manifest
 from ..datasets.pipeline import draw_characters
 from ..datasets.progress import Progress
+from ..datasets.sources import Source
 from ..datasets.store import store_of
+from ..datasets.stream_account import STREAMED, StreamAccount, Told
 from ..datasets.streamed_clips import Passes
-from ..datasets.streaming import STREAMED, StreamAccount, StreamSource, held_out_contents, stream
-from ..workers.checkpoint import newest
+from ..datasets.streaming import HeldOut, StreamSource, blocks, stream
 from ..workers.loop_config import TrainLoopConfig
 from .config import RunConfig
-from .preflight import reserved
+from .preflight import cpus_left
 
 BATCH = 8  # clips that a worker takes from Ray Data at once
 REST = "_rest"  # ends the name of a stage's dataset without the clips that it has had in the pass that it was stopped in
+PATIENCE = 30.0  # seconds for what is told at the end
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run streams: its sources, for these stages."""
+
+    config: RunConfig
+    manifest: Manifest
+    held_out: HeldOut
+    sources: tuple[Source, ...]
+    stages: tuple[str, ...]
+    account: Path
 
 
 @dataclass(frozen=True)
 class Streams:
-    """Datasets by the names of their stages, and how Ray Data is to run them."""
+    """Datasets by the names of their stages, and how Ray Data is to run them. account: of what came of sources."""
 
     datasets: Mapping[str, Dataset] = field(default_factory=dict)
     options: ray.train.DataConfig = field(default_factory=ray.train.DataConfig)
+    account: Any = None
 
 
-@contextmanager
-def open_streams(
+def plan_streams(
     config: RunConfig, loop: TrainLoopConfig, todo: Mapping[str, int], progress: Progress, warn: Callable[[str], None]
-) -> Iterator[Streams]:
-    """What the stages that are not finished take their clips from, for the time of the block; nothing where the run has a whole dataset. At
-    the end, sources that gave no clip are told.
+) -> Plan | None:
+    """What the stages that are not finished take their clips from; None where the run has a whole dataset.
 
     Raises:
-        ValueError: the dataset that was prepared first, or the ledger of a stage, cannot be read.
+        ValueError: the dataset that was prepared first cannot be read, or an input cannot be listed.
+        OSError: a store does not answer.
     """
     data = config.data
     stages = [s for s in config.stages if s.name in todo and not (s.objective == "mutual" and config.objective.needs_rollouts)]
     if not data.stream_sources or not stages:
-        yield Streams()
-        return
+        return None
     manifest = open_manifest(loop.data / MANIFEST)
-    held_out = held_out_contents(loop.data, manifest)
+    held_out = HeldOut.of(loop.data, manifest)
     account = {line.path: line for line in read_account(loop.data / manifest.account)}
     inputs = data.inputs if not data.is_synthetic else [str(draw_characters(data, store_of(loop.data), progress))]
-    sources = [s for s in listed(inputs, account.values()) if not (s.name in account and account[s.name].content in held_out)]
-    free = _left(config)
-    most = max(1, min(data.pool.max_workers or int(free), int(free)))
+    every = listed(inputs, account.values())
+    sources = [s for s in every if not (s.name in account and account[s.name].content in held_out.contents)]
+    if all(s.name in account or s.refused for s in every):
+        warn(
+            f"data.stream_sources={data.stream_sources}: all that can be used of data.media was prepared, and nothing is left to stream; "
+            "leave the setting out, or lower it"
+        )
     if by_position := [s.name for s in config.stages if s.name in todo and s not in stages]:
         warn(
             f"{by_position[0]}: rollouts are made of clips by their positions, so this stage trains on clips of the "
             f"{data.stream_sources} sources that were prepared first; raise data.stream_sources to have more of them"
         )
+    return Plan(config, manifest, held_out, tuple(sources), tuple(s.name for s in stages), loop.run_dir / STREAMED)
+
+
+@contextmanager
+def open_streams(plan: Plan | None, progress: Progress, warn: Callable[[str], None]) -> Iterator[Streams]:
+    """What an attempt takes its clips from, for the time of the block. At the end, sources that gave no clip are told."""
+    if plan is None:
+        yield Streams()
+        return
+    data, manifest = plan.config.data, plan.manifest
+    free = max(1.0, cpus_left(plan.config, ray.cluster_resources().get("CPU", 1.0)))
+    most = max(1, min(data.pool.max_workers or int(free), int(free)))
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    notes = StreamAccount.options(scheduling_strategy=here).remote(loop.data / STREAMED)  # type: ignore[attr-defined]
-    with clip_encoder(manifest.video_codec or None, manifest.audio_codec or None, data.pretrained, data.encoders, progress) as encoder:
-        datasets = dict[str, Dataset]()
-        for stage in stages:
-            last = newest(loop.checkpoints, stage.name)
-            done = frozenset[str]() if last is None else consumed(read_chain(loop.checkpoints, head_of(last.manifest["ledger"])))[1]
-            work = StreamSource(data, encoder, held_out, partial(_tell, notes))
-            datasets[stage.name] = stream(sources, data, work, most)
-            if done:
-                work = StreamSource(data, encoder, held_out, partial(_tell, notes), ray.put(done))
-                datasets[stage.name + REST] = stream(sources, data, work, most)
+    account: Any = StreamAccount.options(scheduling_strategy=here).remote(plan.account)  # type: ignore[attr-defined]
+    codecs = manifest.video_codec or None, manifest.audio_codec or None
+    with clip_encoder(*codecs, data.pretrained.only(data.modalities), data.encoders, progress) as encoder:
+        rows, datasets = blocks(plan.sources, data.seed), dict[str, Dataset]()
+        for stage in plan.stages:
+            for resumed in (False, True):
+                work = StreamSource(data, encoder, plan.held_out, account, stage, resumed)
+                datasets[stage + REST if resumed else stage] = stream(rows, work, data.clip_bytes, most)
         options = ExecutionOptions(resource_limits=ExecutionResources.for_limits(cpu=free))
         try:
-            yield Streams(datasets, ray.train.DataConfig(execution_options=options))
+            yield Streams(datasets, ray.train.DataConfig(execution_options=options), account)
         finally:
-            _told(notes, loop.data / STREAMED, warn)
+            _tell(account, plan.account, warn)
 
 
-def passes_of(streams: Streams, shuffle: int) -> Passes:
+def passes_of(streams: Streams, shuffle: int) -> Passes | None:
     """How a worker goes through them."""
-    return partial(_pass, frozenset(streams.datasets), shuffle)
+    return partial(_pass, streams.account, shuffle) if streams.datasets else None
 
 
-def _pass(known: frozenset[str], shuffle: int, stage: str, rest: bool) -> Generator[pa.Buffer, None, None]:
-    shard: Any = ray.train.get_dataset_shard(stage + REST if rest and stage + REST in known else stage)
+def _pass(account: Any, shuffle: int, stage: str, had: frozenset[str]) -> Generator[pa.Buffer, None, None]:
+    if had and ray.train.get_context().get_world_rank() == 0:  # Ray Data begins when all ranks are there
+        ray.get(account.resume.remote(stage, had))
+    shard: Any = ray.train.get_dataset_shard(stage + REST if had else stage)
     batches: Any = iter(shard.iter_batches(batch_size=BATCH, batch_format="pyarrow", local_shuffle_buffer_size=max(BATCH, shuffle)))
+    some = bool(had)
     with closing(batches):  # in the middle of a pass Ray Data would go on without it, and hold its CPUs
         for batch in batches:
+            some = True
             for clip in batch.column("clip"):
                 yield clip.as_buffer()
+    told: Told | None = None if some else ray.get(account.told.remote())
+    if told is not None and told.unread:
+        raise OSError(f"stage {stage!r}: no clip in a whole pass; {told.unread} of its sources could not be read; do their stores answer?")
 
 
-def _left(config: RunConfig) -> float:
-    """CPUs that training and rollouts leave free."""
-    pool, mutual = config.rollouts, any(s.objective == "mutual" for s in config.stages)
-    taken = config.workers.count * reserved(config.workers)["CPU"] + (pool.most * pool.cpus if mutual else 0.0)
-    return max(1.0, ray.cluster_resources().get("CPU", 1.0) - taken)
-
-
-def _tell(notes: Any, line: SourceLine) -> None:
-    notes.tell.remote(line)
-
-
-def _told(notes: Any, where: Path, warn: Callable[[str], None]) -> None:
-    used, refused = ray.get(notes.told.remote())
-    if refused:
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(refused.items()))
-        warn(f"of {used + sum(refused.values())} sources that were gone through, these gave no clip: {reasons}; see {str(where)!r}")
+def _tell(account: Any, where: Path, warn: Callable[[str], None]) -> None:
+    try:
+        told: Told = ray.get(account.told.remote(), timeout=PATIENCE)
+    except RayError as error:  # the attempt has failed with a cause of its own, or will be over anyway
+        warn(f"what came of the sources that were streamed is not known to the end ({type(error).__name__}); see {str(where)!r}")
+        return
+    if told.lost:
+        warn(f"{str(where)!r}: {told.lost} lines could not be written ({told.why}); make room")
+    if told.refused:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(told.refused.items()))
+        total = told.used + sum(told.refused.values())
+        warn(f"of {total} sources that were gone through, these gave no clip, or turned out to be damaged: {reasons}; see {str(where)!r}")

@@ -139,8 +139,9 @@ class StageRun:
         """
         every, done = self._config.checkpoint.every, self._first
         watched = Watchdog(self._config.run_dir / "stacks", self._rank, self._config.step_deadline_s)
-        self._ahead = Ahead(self._read, done, self._stage.steps, *self._depth)
-        with self._ahead, watched as watchdog:
+        still = self._streamed is None  # what is streamed may wait for other ranks, which wait for this one
+        self._ahead = Ahead(self._read, done, self._stage.steps, *self._depth, patient=still)
+        with watched as watchdog, self._ahead:
             if self._rolls:
                 self._publish(self._first)
             while done < self._stage.steps and not self._noticed:
@@ -250,8 +251,8 @@ class StageRun:
         """Clips that come as they are decoded, where the run has such; who makes rollouts needs them by their positions."""
         if place.process.passes is None or self._rolls:
             return None
-        first = None if resumed is None else consumed(read_chain(place.store, head_of(resumed.manifest["ledger"])))[0]
-        return StreamedClips(dataset, self._stage.name, self._stage.modalities, place.process.passes, first)
+        had = None if resumed is None else consumed(read_chain(place.store, head_of(resumed.manifest["ledger"])))
+        return StreamedClips(dataset, self._stage.name, self._stage.modalities, place.process.passes, had)
 
     def _noise(self, batch: AVBatch, *use: str) -> PositionalNoise:
         return PositionalNoise([(self._config.seed, self._stage.name, *use, p) for p in batch.positions], self._device)
