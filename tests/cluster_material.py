@@ -27,10 +27,12 @@ class Machines:
         self._patch = pytest.MonkeyPatch()
         self._folder = tempfile.TemporaryDirectory(prefix="mf-", ignore_cleanup_errors=True)  # short: sockets lie in it
         self._cluster: Any = None
+        self._others: set[psutil.Process] = set()
 
     def __enter__(self) -> Machines:
         from ray.cluster_utils import Cluster  # slow to import
 
+        self._others = set(psutil.Process().children(recursive=True))
         self._patch.setenv("RAY_TMPDIR", self._folder.name)  # or others on this machine would find this cluster
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "_system_config": NOTICED}
         self._cluster = Cluster(initialize_head=True, head_node_args=head)
@@ -39,7 +41,7 @@ class Machines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        started = psutil.Process().children(recursive=True)
+        started = set(psutil.Process().children(recursive=True)) - self._others
         try:
             self._cluster.shutdown()
         finally:

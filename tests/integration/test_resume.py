@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from processes_material import run_processes
 from run_material import untrained_run
 from s3_server import s3_server
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
@@ -134,7 +135,7 @@ def trained(
     heard_after: int | None = None,
 ) -> None:
     (run / "rendezvous").unlink(missing_ok=True)
-    spawn(worker, (str(run), world, settings, dies_at, dying, patient, heard_after), nprocs=world)
+    run_processes(worker, (str(run), world, settings, dies_at, dying, patient, heard_after), world)
 
 
 def figures(run: Path) -> dict[str, list[dict[str, Any]]]:
@@ -269,6 +270,7 @@ def test_another_number_of_workers_and_another_zero_stage_take_up_the_same_batch
             assert [a[k] for k in shared] == pytest.approx([b[k] for k in shared], rel=2e-3, abs=2e-4), shared
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_costs_its_steps_and_nothing_else(
     run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]]
 ) -> None:

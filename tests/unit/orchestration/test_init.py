@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_material import save_stage
+from processes_material import run_processes
 from run_material import untrained_run
 from torch import Tensor
-from torch.multiprocessing.spawn import spawn
 from wan_material import TINY, State, random_state, wan_folder
 
 from mutual_forcing.datasets.store import store_of
@@ -215,7 +215,7 @@ def one_worker(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_a_run_trains_on_from_the_stage_of_another(tmp_path: Path) -> None:
-    spawn(one_worker, (str(tmp_path),), nprocs=1)
+    run_processes(one_worker, (str(tmp_path),), 1)
     loop = loop_config(recipe("tiny"), tmp_path)
     first, second = (
         {role: stage_weights(store_of(tmp_path / run / "checkpoints"), stage, loop.architecture(), role) for role in ("ema", "live")}

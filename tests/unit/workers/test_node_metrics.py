@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import pytest
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from processes_material import run_processes
 
 from mutual_forcing.workers.node_metrics import EVERY, NodeMetrics
 
@@ -22,10 +21,9 @@ def worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_every_node_reports_once_and_at_the_same_steps(tmp_path: Path) -> None:
     """Three ranks on two nodes; on one of them the run's folder cannot be seen."""
-    spawn(worker, (str(tmp_path),), nprocs=len(NODES))
+    run_processes(worker, (str(tmp_path),), len(NODES))
     wanted = {f"system/left/{name}" for name in READINGS} | {f"system/right.example.org/{name}" for name in READINGS[:2]}
     first, *others = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(len(NODES)))
     assert [set(readings) for readings in first] == [wanted if step in (0, EVERY) else set() for step in range(EVERY + 2)]

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from processes_material import run_processes
 from step_material import material
-from torch.multiprocessing.spawn import spawn
 
 from mutual_forcing.model.objective import ObjectiveConfig
 from mutual_forcing.model.trunk import TransformerConfig
@@ -81,7 +81,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_waiting_for_a_slower_rank_is_time_within_collectives(tmp_path: Path) -> None:
-    spawn(worker, (str(tmp_path),), nprocs=2)
+    run_processes(worker, (str(tmp_path),), 2)
     early, late = (float((tmp_path / str(rank)).read_text()) for rank in (0, 1))
     assert early >= 0.8 * LATE
     assert late < 0.2 * LATE

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 from bad_step_material import bad_step
-from torch.multiprocessing.spawn import spawn
+from processes_material import run_processes
 
 from mutual_forcing.workers.bad_step import FOLDER, bad_step_path, read_bad_step
 from mutual_forcing.workers.checkpoint import Weights
@@ -53,11 +53,10 @@ CASES: dict[str, tuple[list[Metrics], list[tuple[str, ...]]]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_ranks_to_blame_save_and_all_stop(tmp_path: Path, case: str) -> None:
     metrics, blamed = CASES[case]
-    spawn(worker, (str(tmp_path), metrics), nprocs=WORLD)
+    run_processes(worker, (str(tmp_path), metrics), WORLD)
     origin = bad_step().header.origin
     files = [bad_step_path(tmp_path, replace(origin, rank=rank), 3) for rank in range(WORLD) if blamed[rank]]
     assert sorted((tmp_path / FOLDER).iterdir()) == files

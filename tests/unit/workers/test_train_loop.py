@@ -6,10 +6,9 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import pytest
 import torch
 import torch.distributed as dist
-from torch.multiprocessing.spawn import spawn
+from processes_material import run_processes
 
 from mutual_forcing.workers.stage_run import over_ranks
 
@@ -24,8 +23,7 @@ def worker(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-@pytest.mark.slow
 def test_ages_are_counted_over_ranks_that_hold_different_versions(tmp_path: Path) -> None:
-    spawn(worker, (str(tmp_path),), nprocs=WORLD)
+    run_processes(worker, (str(tmp_path),), WORLD)
     for rank in range(WORLD):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {"age/0": 3.0, "age/1": 3.0}
