@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mutual_forcing.benchmarks import _pool_scale
 from mutual_forcing.benchmarks._pool_scale import Measured, at_scale
 from mutual_forcing.benchmarks._pool_simulator import Costs, Faults, Outcome, Simulation, drawn
 from mutual_forcing.orchestration.rollouts_config import RolloutsConfig
@@ -89,7 +90,8 @@ def test_a_pool_that_only_fails_gives_up_in_words() -> None:
         run(costs(1.0, 1000.0), faults=Faults(lost_every=1.0), max_failures=3)
 
 
-def test_every_size_meets_every_weather() -> None:
+def test_every_size_meets_every_weather(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pool_scale, "LOSSES", 5)
     known = Measured([0.9, 1.0, 1.1], load_s=0.01, start_s=5.0, publish_s=0.01, take_s=0.005, call_s=0.002, message_s=0.001)
     rows = at_scale(known, 20, (2, 4))
     assert [row["trainers"] for row in rows] == [2, 4] * (len(rows) // 2)

@@ -18,7 +18,6 @@ from mutual_forcing.datasets.pipeline import prepare
 HOLD = """
 import sys, time
 from pathlib import Path
-from mutual_forcing.datasets.config import DataConfig
 from mutual_forcing.datasets.lock import locked
 with locked("run folder", Path(sys.argv[1])):
     print("held", flush=True)
