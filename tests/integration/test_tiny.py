@@ -175,6 +175,7 @@ def test_the_record_tells_what_each_stage_took(run: Trained) -> None:
     assert record["total_seconds"] > sum(s["seconds"] for s in record["stages"])
 
 
+@pytest.mark.slow
 def test_other_settings_of_the_samples_have_them_made_again_without_training(run: Trained) -> None:
     weights = {p: p.stat().st_mtime_ns for p in (run.folder / "checkpoints").rglob("*")}
     before = json.loads((run.folder / "run.json").read_text())

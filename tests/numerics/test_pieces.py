@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import zero_material
+from processes_material import run_processes
 from safetensors.torch import load_file, save_file
-from torch.multiprocessing.spawn import spawn
 from zero_material import BATCH, OBJECTIVE, OPTIMIZER, clips, groups, network, together
 
 from mutual_forcing.datasets.order import rank_positions
@@ -96,22 +96,22 @@ def rest_of(folder: Path) -> list[dict[str, str]]:
     return json.loads((folder / "life.0.json").read_text())["rest"]
 
 
-WAYS: list[tuple[Stage, Precision]] = [(1, "fp32")]
-SLOW_WAYS: list[tuple[Stage, Precision]] = [(0, "fp32"), (2, "fp32"), (3, "fp32"), (3, "bf16"), (1, "bf16"), (2, "bf16")]
+WAYS: list[tuple[Stage, Precision]] = [(1, "fp32"), (0, "fp32"), (2, "fp32"), (3, "fp32"), (3, "bf16"), (1, "bf16"), (2, "bf16")]
 
 
-@pytest.mark.parametrize(("stage", "precision"), [*WAYS, *(pytest.param(*way, marks=pytest.mark.slow) for way in SLOW_WAYS)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("stage", "precision"), WAYS)
 def test_what_is_taken_up_goes_on_bit_for_bit(tmp_path: Path, stage: Stage, precision: Precision) -> None:
     """Two processes, two engines: not one digit of the next losses and norms differs."""
     first, again, alone = (tmp_path / name for name in ("first", "again", "alone"))
     for folder in (first, again, alone):
         folder.mkdir()
-    spawn(one_life, (str(first), 2, stage, precision, False), nprocs=2)
-    spawn(another_life, (str(again), str(first), 2, stage, precision, False), nprocs=2)
+    run_processes(one_life, (str(first), 2, stage, precision, False), 2)
+    run_processes(another_life, (str(again), str(first), 2, stage, precision, False), 2)
     assert rest_of(again) == rest_of(first)
     other: Stage = (3, 0 if precision == "fp32" else 3, 1, 2)[stage]
     near = 1e-4 if precision == "fp32" else 3e-2
-    spawn(another_life, (str(alone), str(first), 1, other, precision, False), nprocs=1)
+    run_processes(another_life, (str(alone), str(first), 1, other, precision, False), 1)
     for a, b in zip(rest_of(alone), rest_of(first), strict=True):
         numbers = [{name: float(x) for name, x in row.items() if "norm" not in name} for row in (a, b)]  # stage 0 knows no norm
         assert numbers[0] == pytest.approx(numbers[1], rel=near, abs=near / 10), f"one process at stage {other}"
@@ -122,8 +122,8 @@ def test_an_adapter_is_taken_up_too(tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     for folder in (first, again):
         folder.mkdir()
-    spawn(one_life, (str(first), 2, 1, "fp32", True), nprocs=2)
-    spawn(another_life, (str(again), str(first), 2, 1, "fp32", True), nprocs=2)
+    run_processes(one_life, (str(first), 2, 1, "fp32", True), 2)
+    run_processes(another_life, (str(again), str(first), 2, 1, "fp32", True), 2)
     assert rest_of(again) == rest_of(first)
 
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,8 +18,8 @@ import pytest
 import torch
 import torch.distributed as dist
 import zero_material
+from processes_material import run_processes
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
 from zero_material import BATCH, OBJECTIVE, OPTIMIZER, WORLD, clips, each, network, plain, sharded, together, whole
 
 from mutual_forcing.datasets.order import rank_positions
@@ -199,11 +200,11 @@ def rounded(stage: Stage, rank: int) -> Rounded:
 # --- the processes --------------------------------------------------------------------------------------------------------
 
 
-def worker(rank: int, folder: str) -> None:
-    """One of the processes: every ZeRO stage, every kind of step."""
+def worker(rank: int, folder: str, stages: tuple[Stage, ...]) -> None:
+    """One of the processes: every kind of step at some ZeRO stages."""
     made: dict[str, dict] = {"traces": {}, "skips": {}, "norms": {}, "rounded": {}}
     with together(rank, folder):
-        for stage in get_args(Stage):
+        for stage in stages:
             config = EngineConfig(zero_stage=stage)
 
             def engine(net: nn.Module, config: EngineConfig = config) -> Trained:
@@ -220,17 +221,38 @@ def worker(rank: int, folder: str) -> None:
         torch.save(made, f"{folder}/made-{rank}.pt")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict]]:
-    """What each process has to tell."""
-    folder = tmp_path_factory.mktemp("zero")
-    spawn(worker, (str(folder),), nprocs=WORLD)
-    return [torch.load(Path(folder) / f"made-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+Made = list[dict[str, dict]]
+QUICK: tuple[Stage, ...] = (1,)  # the default; 13 s of both cores, stage 3 five times as much
+SLOW: tuple[Stage, ...] = (0, 2, 3)
 
 
 @pytest.fixture(scope="module")
-def traces(made: list[dict[str, dict]]) -> dict[tuple[int, str], Trace]:
+def made_by(tmp_path_factory: pytest.TempPathFactory) -> Callable[[tuple[Stage, ...]], Made]:
+    """What each process has to tell of some stages, made when it is first asked for."""
+
+    @cache
+    def made_by(stages: tuple[Stage, ...]) -> Made:
+        folder = tmp_path_factory.mktemp("zero")
+        run_processes(worker, (str(folder), stages), WORLD)
+        return [torch.load(Path(folder) / f"made-{rank}.pt", weights_only=True) for rank in range(WORLD)]
+
+    return made_by
+
+
+@pytest.fixture
+def made(made_by: Callable[[tuple[Stage, ...]], Made], stage: Stage) -> Made:
+    """What each process has to tell of the stage under test."""
+    return made_by(QUICK if stage in QUICK else SLOW)
+
+
+@pytest.fixture
+def traces(made: Made) -> dict[tuple[int, str], Trace]:
     return made[0]["traces"]
+
+
+def at_stages(*stages: Stage) -> pytest.MarkDecorator:
+    """A test for each of these stages, those of `SLOW` left out of `make test`."""
+    return pytest.mark.parametrize("stage", [pytest.param(s, marks=pytest.mark.slow) if s in SLOW else s for s in stages])
 
 
 @pytest.fixture(scope="module")
@@ -247,46 +269,54 @@ def assert_same(together: Trace, single: Trace, stage: Stage) -> None:
             assert together[name] == pytest.approx(values, rel=TOLERANCE, abs=TOLERANCE), name
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@at_stages(0, 1, 2)
 def test_an_adapter_as_fake_score_trains_in_two_processes_as_in_one(traces: dict, alone: dict[str, Trace], stage: Stage) -> None:
     """Under stage 3 the configuration refuses it: the adapter needs theta's whole weights."""
     assert_same(traces[stage, "adapted"], alone["adapted"], stage)
 
 
 @pytest.mark.parametrize("kind", ["flow", "mutual", "self-taught"])
-@pytest.mark.parametrize("stage", get_args(Stage))
+@at_stages(0, 1, 2, 3)
 def test_two_processes_train_as_one(traces: dict, alone: dict[str, Trace], stage: Stage, kind: Kind) -> None:
     """`self-taught` is the dual mode with the network under training as its own teacher, the same partitioned weights."""
     assert_same(traces[stage, kind], alone[kind], stage)
 
 
-def one_of_four(rank: int, folder: str) -> None:
-    zero_material.WORLD = 4
+def some(rank: int, folder: str, world: int, stages: tuple[Stage, ...], kinds: tuple[Kind, ...]) -> None:
+    """One of `world` processes: these kinds of step at these stages."""
+    zero_material.WORLD = world
     with together(rank, folder):
         traces = {}
-        for stage in get_args(Stage):
-            for kind in ("flow", "mutual"):
-                traces[stage, kind] = train(kind, lambda net, s=stage: sharded(net, EngineConfig(zero_stage=s)), rank, 4)
+        for stage in stages:
+            for kind in kinds:
+                traces[stage, kind] = train(kind, lambda net, s=stage: sharded(net, EngineConfig(zero_stage=s)), rank, world)
         torch.save(traces, f"{folder}/made-{rank}.pt")
 
 
-@pytest.mark.slow
-def test_four_processes_train_as_one(tmp_path: Path, alone: dict[str, Trace]) -> None:
-    spawn(one_of_four, (str(tmp_path),), nprocs=4)
-    for rank in range(4):
+@pytest.mark.parametrize(
+    ("world", "stages", "kinds"),
+    [(2, (3,), ("mutual",)), pytest.param(4, get_args(Stage), ("flow", "mutual"), marks=pytest.mark.slow)],
+    ids=["parameters in pieces", "four processes"],
+)
+def test_others_train_as_one(
+    tmp_path: Path, alone: dict[str, Trace], world: int, stages: tuple[Stage, ...], kinds: tuple[Kind, ...]
+) -> None:
+    """What `make test` sees of stage 3, and what more than two processes do at every stage."""
+    run_processes(some, (str(tmp_path), world, stages, kinds), world)
+    for rank in range(world):
         for (stage, kind), trace in torch.load(tmp_path / f"made-{rank}.pt", weights_only=True).items():
             assert_same(trace, alone[kind], stage)
 
 
 @pytest.mark.parametrize(("kind", "at_once"), [("micro-flow", "flow"), ("micro", "mutual")])
-@pytest.mark.parametrize("stage", get_args(Stage))
+@at_stages(0, 1, 2, 3)
 def test_micro_batches_train_as_the_whole_batch(traces: dict, alone: dict[str, Trace], stage: Stage, kind: Kind, at_once: Kind) -> None:
     """Two clips a process, one at a time: losses, norms and weights are those of all four clips at once in one process."""
     assert_same(traces[stage, kind], alone[at_once], stage)
 
 
-@pytest.mark.parametrize("stage", [1, 2, 3])
-def test_bf16_trains_near_fp32_and_keeps_weights_of_its_own(made: list[dict], alone: dict[str, Trace], stage: Stage) -> None:
+@at_stages(1, 2, 3)
+def test_bf16_trains_near_fp32_and_keeps_weights_of_its_own(made: Made, alone: dict[str, Trace], stage: Stage) -> None:
     """Losses within 3 %; an update far below the spacing of bf16 is not lost, because the optimizer has the weights in fp32."""
     got = made[0]["rounded"][stage]
     for name in ("loss", "loss/fm_video", "loss/sc_audio", "loss/fake"):
@@ -296,7 +326,7 @@ def test_bf16_trains_near_fp32_and_keeps_weights_of_its_own(made: list[dict], al
     assert still < 0.1
 
 
-@pytest.mark.parametrize("stage", get_args(Stage))
+@at_stages(0, 1, 2, 3)
 def test_parts_apart_are_parts_summed(traces: dict, alone: dict[str, Trace], stage: Stage) -> None:
     assert_same(traces[stage, "apart"], alone["summed"], stage)
 
@@ -310,8 +340,8 @@ def test_training_moves_the_losses(alone: dict[str, Trace]) -> None:
 
 
 @pytest.mark.parametrize("bad", get_args(Bad))
-@pytest.mark.parametrize("stage", get_args(Stage))
-def test_a_step_that_is_bad_on_one_rank_is_skipped_on_all_and_leaves_no_trace(made: list[dict[str, dict]], stage: Stage, bad: Bad) -> None:
+@at_stages(0, 1, 2, 3)
+def test_a_step_that_is_bad_on_one_rank_is_skipped_on_all_and_leaves_no_trace(made: Made, stage: Stage, bad: Bad) -> None:
     """A bad clip (flow matching), or a bad history or exit state of a rollout (one part of the dual-mode step).
 
     The good step that follows ends with the same bits as a run that never met the bad one.
@@ -328,8 +358,8 @@ def test_a_step_that_is_bad_on_one_rank_is_skipped_on_all_and_leaves_no_trace(ma
     assert all(torch.equal(a, b) for a, b in zip(ranks[0].end, ranks[1].end, strict=True))
 
 
-@pytest.mark.parametrize("stage", get_args(Stage))
-def test_the_meter_sees_the_gradients_of_its_rank_whole(made: list[dict[str, dict]], stage: Stage) -> None:
+@at_stages(0, 1, 2, 3)
+def test_the_meter_sees_the_gradients_of_its_rank_whole(made: Made, stage: Stage) -> None:
     """Before they are reduced or partitioned: what one process without DeepSpeed has on the clips of that rank."""
     for rank in range(WORLD):
         expected = metered(plain, rank)

@@ -97,6 +97,7 @@ def test_an_interval_is_the_students() -> None:
 MICRO = replace(_toy_training.QUICK, joint_steps=2, steps=1, batch=2, clips=16, pick_clips=4, multi_steps=1)
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_kept_and_not_measured_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     place = _runs.Place(out, tmp_path / "starts", "cpu")

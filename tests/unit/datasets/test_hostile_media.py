@@ -296,7 +296,7 @@ def sized(content: bytes) -> bytes:
     return b"\x01" + len(content).to_bytes(7, "big") + content
 
 
-@pytest.mark.parametrize("seconds", [4, 30])
+@pytest.mark.parametrize("seconds", [4, pytest.param(30, marks=pytest.mark.slow)])
 def test_sound_that_stands_behind_all_pictures_is_in_its_place_or_the_film_refused(tmp_path, seconds):
     source = ["-f", "lavfi", "-i", f"testsrc2=s=320x180:r=24:d={seconds}", "-f", "lavfi", "-i", f"aevalsrc=0.5*random(0):d={seconds}"]
     film = make(tmp_path / "film.mkv", *source, "-c:v", "libx264", "-crf", "10", "-preset", "ultrafast", "-c:a", "flac")

@@ -458,6 +458,7 @@ REFUSED = {"d16_truncated_nomoov.mp4", "d17_corrupt_bytes.mp4", "d18_audio_only.
 
 
 @needs_pack
+@pytest.mark.slow
 def test_every_file_of_the_pack_is_used_or_refused_with_a_reason():
     with (PACK / "manifest.csv").open(newline="") as table:
         files = {row["file"]: row for row in csv.DictReader(table)}

@@ -241,6 +241,7 @@ def test_a_job_goes_on_where_another_was_killed(job: Job, tmp_path: Path, monkey
     assert contents(out) == contents(job.out)
 
 
+@pytest.mark.slow
 def test_what_is_not_whole_is_made_again(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A receipt that is gone or cut short, a shard that is gone or damaged, a line that was cut off: each costs its own part alone."""
     stopped(job, out := tmp_path / "data", monkeypatch)
@@ -258,6 +259,7 @@ def test_what_is_not_whole_is_made_again(job: Job, tmp_path: Path, monkeypatch: 
     assert contents(out) == contents(job.out)
 
 
+@pytest.mark.slow
 def test_a_source_that_changed_meanwhile_is_looked_into_again(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     media = shutil.copytree(str(job.config.media), tmp_path / "media", symlinks=True)
     moved = replace(job, config=replace(job.config, media=str(media)))
@@ -270,6 +272,7 @@ def test_a_source_that_changed_meanwhile_is_looked_into_again(job: Job, tmp_path
     assert not list(out.glob(".part-*")), "receipts of parts that are no more go too"
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):
     """What is left without a manifest is not trusted, not even a shard that is whole."""
     out = tmp_path / "data"
@@ -313,6 +316,7 @@ def test_a_folder_without_usable_clips_is_refused_with_all_reasons(ray_cluster, 
     assert not (tmp_path / "data" / MANIFEST).exists()
 
 
+@pytest.mark.slow
 def test_codecs_are_measured_on_usable_sources_in_a_folder_full_of_others(ray_cluster, tmp_path):
     """Of 12 films that probe well 10 are black: they give their places in the sample to the others."""
     write_corpus(replace(CLIPS, count=2), tmp_path / "media")
@@ -403,6 +407,7 @@ def test_a_dataset_within_its_own_sources_is_refused(tmp_path):
     assert names(tmp_path) == ["a.mp4"]
 
 
+@pytest.mark.slow
 def test_files_of_the_user_in_the_folder_of_the_dataset_stay(job, tmp_path):
     out = tmp_path / "data"
     out.mkdir()

@@ -221,6 +221,7 @@ class Compilations:
         return graph.forward
 
 
+@pytest.mark.slow
 def test_every_form_that_a_stream_takes_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Branches of two widths, one clip and two, in both modes, from the first frame until the transcript is over: beyond its limit
     PyTorch would go on uncompiled, with a warning that nobody reads.
