@@ -29,7 +29,7 @@ class ListFolder:
         self._reals: OrderedDict[str, str] = OrderedDict()
         self._objects: OrderedDict[str, dict[str, Object]] = OrderedDict()
         self._buckets: dict[str, Bucket] = {}
-        self._denied: set[str] = set()  # each costs half a minute of attempts
+        self._denied: set[str] = set()  # each costs attempts
         self._stems: dict[str, str] | None = None
 
     def find(self, path: str) -> Source:

@@ -288,20 +288,22 @@ class S3Store(_Closing):
 
 
 def tried(request: Callable[[], T], uri: str) -> T:
-    """What S3 answers, at the latest to the last attempt; a missing object is an answer, the first time and the second.
+    """What S3 answers, at the latest to the last attempt. That an object is missing or forbidden is an answer the second time: once, it may
+    be on its way, or the credentials that were just changed.
 
     Raises:
-        OSError: it does not answer, or there is no such object (FileNotFoundError), or no such bucket (NoBucket).
+        OSError: it does not answer, or there is no such object (FileNotFoundError), it is forbidden (PermissionError), or there is no such
+            bucket (NoBucket).
     """
-    missing = 0
+    answers = 0
     for attempt in range(ATTEMPTS):
         try:
             return request()
         except OSError as error:
             if code_of(error) == "NoSuchBucket":
                 raise NoBucket(errno.ENXIO, NO_BUCKET, uri) from error
-            missing += isinstance(error, FileNotFoundError)
-            if missing > 1 or attempt + 1 == ATTEMPTS:
+            answers += isinstance(error, FileNotFoundError | PermissionError)
+            if answers > 1 or attempt + 1 == ATTEMPTS:
                 raise
         except Exception as error:
             if attempt + 1 == ATTEMPTS or type(error).__name__ in INCURABLE:

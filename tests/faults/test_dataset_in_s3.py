@@ -238,8 +238,7 @@ def test_a_bucket_that_is_not_there_is_no_empty_one(s3: S3, tmp_path: Path, how:
 
 
 @pytest.mark.parametrize("how", ASKED)
-def test_a_bucket_that_is_closed_is_no_empty_one(s3: S3, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "ATTEMPTS", 2)
+def test_a_bucket_that_is_closed_is_no_empty_one_and_says_so_at_once(s3: S3, tmp_path: Path, how: str) -> None:
     s3.faults += [Fault("denied", method, "", 10**6) for method in ("GET", "HEAD", "PUT")]
     field, ask = ASKED[how]
     with pytest.raises(
@@ -248,6 +247,8 @@ def test_a_bucket_that_is_closed_is_no_empty_one(s3: S3, tmp_path: Path, how: st
         ask(s3.uri, tmp_path)
     assert "\n" not in str(told.value)
     assert list(tmp_path.iterdir()) == []
+    asked_for = [request for _, request in s3.met]
+    assert max(map(asked_for.count, asked_for)) == 2, "another attempt is one too many"
 
 
 def test_what_a_killed_process_left_in_the_temporary_folder_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
