@@ -62,7 +62,7 @@ class Lease:
 
     def __init__(self, uri: str, holder: Holder) -> None:
         self._uri, self._object, self._holder = uri, _Object(uri), holder
-        self._lock, self._ended = threading.Lock(), threading.Event()
+        self._lock, self._ended, self._lost = threading.Lock(), threading.Event(), ""
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
 
@@ -77,11 +77,17 @@ class Lease:
             there = self._object.read()  # its state too: of an earlier renewal the answer may have been lost
             renewed = replace(self._holder, renewed=self._holder.renewed + 1)
             if there is None or not there.is_of(self._holder) or not self._object.put(renewed, there):
-                raise ValueError(
+                self._lost = (
                     f"data.out={self._uri!r}: another job has taken it over, as this one gave no sign of life for {LEASE:g} s; "
                     "what was made is kept, and the same command goes on when that job has ended"
                 )
+                raise ValueError(self._lost)
             self._holder = renewed
+
+    def check(self) -> None:
+        """Without asking S3: raises ValueError if the last renewal found that another job has taken over."""
+        if self._lost:
+            raise ValueError(self._lost)
 
     def close(self) -> None:
         """Give it back; where that fails it ends by itself."""
@@ -98,7 +104,7 @@ class Lease:
             except OSError:
                 continue  # S3 may answer again before the lease is over
             except ValueError:
-                return  # the job itself asks before it writes what counts
+                return  # `check` says so, and `require` once more before anything is removed
 
 
 @contextmanager

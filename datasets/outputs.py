@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from .config import DataConfig
 from .lease import leased
@@ -14,17 +15,38 @@ from .storage import local_path, make_folder
 from .store import Store, is_remote, store_of
 
 
+class Hold(Protocol):
+    """That a place is this job's: what others begin there looks like what a killed job has left."""
+
+    def require(self) -> None:
+        """Make sure of it. Raises ValueError: it is another's by now; OSError: the store does not answer."""
+        ...
+
+    def check(self) -> None:
+        """As `require`, by what is known already: it asks nobody, and may be late."""
+        ...
+
+
+class Locked:
+    """Of a folder: the system keeps the lock as long as this process lives."""
+
+    def require(self) -> None:
+        pass
+
+    def check(self) -> None:
+        pass
+
+
 @contextmanager
-def opened(out: str | Path, progress: Progress) -> Iterator[tuple[Store, Callable[[], None]]]:
-    """The store to write to, locked: what another process has begun there looks like what a killed one has left. And what raises ValueError
-    where it is another's by now."""
+def opened(out: str | Path, progress: Progress) -> Iterator[tuple[Store, Hold]]:
+    """The store to write to, and that it is this job's during the block."""
     if is_remote(str(out)):
         with leased(str(out), progress) as lease, store_of(out) as store:
-            yield store, lease.require
+            yield store, lease
         return
     folder = make_folder("data.out", local_path("data.out", out))
     with locked("dataset folder", folder), store_of(folder) as store:
-        yield store, lambda: None
+        yield store, Locked()
 
 
 def refuse_nesting(config: DataConfig, out: str) -> None:

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import ray.data
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from ..model.codecs.shape import is_pretrained
 from ..model.noise import position_seed
@@ -37,15 +34,15 @@ from .making import MakePart, part_row
 from .manifest import MANIFEST, Manifest, open_manifest, read_manifest
 from .measuring import Codecs, Measure, Measured, fit, unpack_moments
 from .notes import SurveyNotes
-from .outputs import opened, refuse_nesting
+from .outputs import Hold, opened, refuse_nesting
 from .parts import Item, Receipt, clear, finished, parts_of, receipt_of
 from .pictures import draw_contact_sheet
 from .pretrained_codecs import describe_pretrained, require_same, require_settings
 from .progress import Progress, silent
 from .scratch import Scratch
 from .scribing import identities
-from .share import leave_to_others
 from .sources import Source, source_to_json
+from .spread import spread
 from .storage import local_path, make_folder
 from .store import Store, below, is_remote, write_bytes
 from .synthetic import SyntheticConfig, write_corpus
@@ -67,8 +64,8 @@ def prepare(config: DataConfig, out: str | Path, progress: Progress = silent, gr
     refuse_nesting(config, str(out))
     stands = config.is_synthetic or is_remote(str(out)) or local_path("data.out", out).exists()
     sources = None if stands else sources_of(config.inputs)  # a mistyped folder must not make `out`
-    with opened(out, progress) as (store, require_ours):
-        return _Job(config, store, progress, require_ours, sources).run(grow, again)
+    with opened(out, progress) as (store, hold):
+        return _Job(config, store, progress, hold, sources).run(grow, again)
 
 
 def require_unchanged(config: DataConfig, out: Path) -> None:
@@ -94,13 +91,11 @@ def require_unchanged(config: DataConfig, out: Path) -> None:
 
 
 class _Job:
-    """One job: what it is of, and where it writes. require_ours: see `outputs.opened`; sources: what is listed, if that is known."""
+    """One job: what it is of, and where it writes. hold: of that place; sources: what is listed, if that is known."""
 
-    def __init__(
-        self, config: DataConfig, store: Store, progress: Progress, require_ours: Callable[[], None], sources: Sequence[Source] | None
-    ) -> None:
+    def __init__(self, config: DataConfig, store: Store, progress: Progress, hold: Hold, sources: Sequence[Source] | None) -> None:
         self._config, self._store, self._progress, self._sources = config, store, progress, sources
-        self._pretrained, self._require_ours = config.pretrained.only(config.modalities), require_ours
+        self._pretrained, self._hold = config.pretrained.only(config.modalities), hold
 
     def run(self, grow: bool, again: Again | None) -> Manifest:
         before, account = self._before(), dict[str, SourceLine]()
@@ -108,7 +103,7 @@ class _Job:
             account = {line.path: line for line in read_account(self._store.fetch(before.account))}
             self._require_same(before, (), ())
             if self._config.is_synthetic:
-                self._clear(before)
+                self._clear(entry.file for entry in before.shards)
                 return before  # characters follow from the settings alone
         every = listed(self._inputs(), account.values()) if account or self._sources is None else self._sources
         found = growth(first_of(every, account, self._config.stream_sources), account, again)
@@ -122,7 +117,7 @@ class _Job:
                     "name those, or prepare into another folder"
                 )
             if not found.fresh or not grow:
-                self._clear(before)  # the job that wrote it may have been killed before it did
+                self._clear(entry.file for entry in before.shards)  # the job that wrote it may have been killed before it did
                 return before
         if before is None and self._config.stream_sources:
             fresh, looked = self._first_usable(every)
@@ -132,7 +127,7 @@ class _Job:
         codecs = self._codecs_of(before) if before else self._codecs(used, looked)
         receipts = self._make(used, looked, codecs, before, scribes) if codecs else []
         manifest = self._commit(fresh, looked, receipts, codecs, account, before, scribes)
-        self._clear(manifest)
+        self._clear(entry.file for entry in manifest.shards)
         return manifest
 
     def _before(self) -> Manifest | None:
@@ -250,7 +245,7 @@ class _Job:
         receipts = {part.name: receipt for part in parts if (receipt := finished(self._store, part, there))}
         keep = {entry.file for shards in (before.shards if before else (), *(r.shards for r in receipts.values())) for entry in shards}
         kept = {name for name in there if name.startswith((".survey-", ".codecs-"))}
-        clear(self._store, {*keep, *kept, *(part.receipt for part in parts if part.name in receipts)})
+        self._clear({*keep, *kept, *(part.receipt for part in parts if part.name in receipts)})
         left = [part_row(part) for part in parts if part.name not in receipts]
         if left:
             video, audio = (codec if m in self._config.modalities and codec else None for m, codec in zip(MODALITIES, codecs, strict=True))
@@ -283,7 +278,7 @@ class _Job:
                 f"all reasons: {below(self._store.uri, SOURCES)}"
             )
         ordered = [lines[name] for name in sorted(lines)]
-        self._require_ours()
+        self._hold.require()
         if before is not None and not any(receipt.clips for receipt in receipts):
             manifest = counted_anew(before, ordered, self._config.inputs)
             if manifest != before:  # before the account: a source that does not stand there yet is new to the next job
@@ -308,12 +303,14 @@ class _Job:
         there = self._store.names()
         if lost := [entry.file for entry in manifest.shards if there.get(entry.file) != entry.bytes]:
             raise OSError(f"{self._store.uri}: {lost[0]} is not there any more; does another job write there? give the command again")
-        self._require_ours()
+        self._hold.require()
         write_bytes(self._store, MANIFEST, manifest.to_json())
         return manifest
 
-    def _clear(self, manifest: Manifest) -> None:
-        clear(self._store, {entry.file for entry in manifest.shards})
+    def _clear(self, keep: Iterable[str]) -> None:
+        """Of files of ours, keep these alone; another job's are none of ours."""
+        self._hold.require()
+        clear(self._store, keep)
 
     def _clips_in(self, source: Source, looked: Looked) -> int:
         """About how many clips a source makes; at least one."""
@@ -322,34 +319,7 @@ class _Job:
         return max(1, int((seconds * t.fps - t.frames(c.clip_chunks)) // (c.stride * t.chunk_frames)) + 1)
 
     def _spread(self, rows: list[Row], work: Callable[[Row], Row], stage: str) -> Iterator[Row]:
-        """What `work` makes of each row, in any order, on as many processes as the settings and the cluster allow."""
-        if not rows:
-            return
-        leave_to_others(self._progress)
-        pool = self._config.pool
-        cpus = int(ray.cluster_resources().get("CPU", 1))
-        most = max(1, min(pool.max_workers or cpus, len(rows)))
-        # Enough blocks to keep all processes busy, few enough that each is worth a task.
-        dataset = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * max(most, cpus))))
-        self._progress(stage, 0, len(rows))
-        if least := min(pool.min_workers, most):
-            held = ActorPoolStrategy(min_size=least, max_size=most)
-            made = dataset.map(Held, fn_constructor_args=(work,), compute=held, num_cpus=1)  # type: ignore[arg-type]
-        else:
-            made = dataset.map(work, compute=TaskPoolStrategy(size=most), num_cpus=1)
-        for done, row in enumerate(made.iter_rows()):
-            yield row
-            self._progress(stage, done + 1, len(rows))
-
-
-class Held:
-    """A stage's work in an actor: a pool with bounds asks for a class."""
-
-    def __init__(self, work: Callable[[Row], Row]) -> None:
-        self._work = work
-
-    def __call__(self, row: Row) -> Row:
-        return self._work(row)
+        return spread(rows, work, stage, self._config.pool, self._progress, self._hold.check)
 
 
 def draw_characters(config: DataConfig, store: Store, progress: Progress) -> Path:

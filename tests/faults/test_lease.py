@@ -19,12 +19,15 @@ from s3_server import S3, Fault, Kind, s3_server
 
 from mutual_forcing.datasets import lease as module
 from mutual_forcing.datasets import store as store_module
+from mutual_forcing.datasets.config import DataConfig
 from mutual_forcing.datasets.lease import Holder, leased
 from mutual_forcing.datasets.lock import LOCK
+from mutual_forcing.datasets.pipeline import prepare
 from mutual_forcing.datasets.store import store_of, write_bytes
 from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
 
 FAR = Holder("0123456789abcdef", 1, "another-machine", "its own numbers")
+THEIRS = "shard-0123456789abcdefn000.arrow"
 HOLD = """
 import sys, time
 from mutual_forcing.datasets.lease import leased
@@ -181,3 +184,35 @@ def test_commands_at_once_and_after_one_that_was_killed(tmp_path: Path, monkeypa
             assert answer.code == 0 or "is writing there" in answer.errors[0]
         assert LOCK not in store_of(s3.uri).names()
         assert command("data", "audit", s3.uri, "--media", str(tmp_path / "media")).code == 0
+
+
+def job_that_is_overtaken(s3: S3, media: Path, at: int) -> list[tuple[str, int]]:
+    """Another job takes over, and writes a shard, when so many sources were looked into; what this one told after that."""
+    write_corpus(SyntheticConfig(count=8, seconds=1.2, width=32, height=32, seed=3), media)
+    told = list[tuple[str, int]]()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        told.append((stage, done))
+        if (stage, done) == ("look into sources", at):
+            told.clear()
+            left(s3, FAR)
+            write_bytes(store_of(s3.uri), THEIRS, b"theirs")
+            time.sleep(3 * module.BEAT)
+
+    with pytest.raises(ValueError, match="another job has taken it over"):
+        prepare(DataConfig(media=str(media), clip_chunks=2, width=32, height=32), s3.uri, progress)
+    return told
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_that_another_took_over_stops_with_the_next_row(s3: S3, tmp_path: Path) -> None:
+    assert job_that_is_overtaken(s3, tmp_path / "media", at=2) == []
+    assert Holder(**json.loads(store_of(s3.uri).fetch(LOCK).read_text())) == FAR
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_job_that_does_not_know_of_it_yet_removes_nothing_of_the_other_s(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.Lease, "_beat", lambda lease: None)
+    told = job_that_is_overtaken(s3, tmp_path / "media", at=8)
+    assert told[-1][0] == "measure codecs"
+    assert store_of(s3.uri).fetch(THEIRS).read_bytes() == b"theirs"

@@ -1,0 +1,51 @@
+"""A stage's rows over the processes of a cluster: what Ray Data is asked for, and nothing of what is done there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+from .config import PoolConfig
+from .progress import Progress
+from .share import leave_to_others
+
+Row = dict[str, Any]
+
+
+def spread(
+    rows: list[Row], work: Callable[[Row], Row], stage: str, pool: PoolConfig, progress: Progress, check: Callable[[], None]
+) -> Iterator[Row]:
+    """What `work` makes of each row, in any order, on as many processes as the settings and the cluster allow. check: is called before each
+    row that is given, and ends the stage where it raises.
+    """
+    if not rows:
+        return
+    leave_to_others(progress)
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    most = max(1, min(pool.max_workers or cpus, len(rows)))
+    # Enough blocks to keep all processes busy, few enough that each is worth a task.
+    dataset = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * max(most, cpus))))
+    progress(stage, 0, len(rows))
+    if least := min(pool.min_workers, most):
+        held = ActorPoolStrategy(min_size=least, max_size=most)
+        made = dataset.map(Held, fn_constructor_args=(work,), compute=held, num_cpus=1)  # type: ignore[arg-type]
+    else:
+        made = dataset.map(work, compute=TaskPoolStrategy(size=most), num_cpus=1)
+    for done, row in enumerate(made.iter_rows()):
+        check()
+        yield row
+        progress(stage, done + 1, len(rows))
+
+
+class Held:
+    """A stage's work in an actor: a pool with bounds asks for a class."""
+
+    def __init__(self, work: Callable[[Row], Row]) -> None:
+        self._work = work
+
+    def __call__(self, row: Row) -> Row:
+        return self._work(row)
