@@ -177,7 +177,10 @@ def doctor(as_json: Json = False, debug: Debug = False) -> None:
 def bench(
     context: typer.Context,
     name: Annotated[
-        str, typer.Argument(help="model, step, train, rollouts, data, clock, signals, ablation or history; then its own options (NAME -h).")
+        str,
+        typer.Argument(
+            help="model, step, train, rollouts, data, clock, signals, ablation, history or stream; then its own options (NAME -h)."
+        ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="A shorter measurement.")] = False,
     as_json: Json = False,

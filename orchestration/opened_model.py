@@ -39,6 +39,7 @@ from .run_folder import RUN
 from .run_record import loop_config, open_run
 
 ROLE = "ema"
+MAX_MOVES = 1000
 Warn = Callable[[str], None]
 
 
@@ -86,8 +87,7 @@ class OpenedModel:
         Raises:
             ValueError: there is no such mode, or a number is out of range.
         """
-        if mode not in ("few", "multi") or (moves is not None and moves < 1):
-            raise ValueError(f"--mode={mode!r}, --moves={moves}: mode is few or multi, with at least 1 move")
+        check_mode(mode, moves)
         objective, samples = self.record.objective, self.record.samples
         if mode == "multi":
             scale = samples.multi_guidance if guidance is None else guidance
@@ -101,6 +101,12 @@ class OpenedModel:
         return few_mode(objective, moves or trained)
 
 
+def check_mode(mode: str, moves: int | None) -> None:
+    """Raises ValueError unless clips can be made so."""
+    if mode not in ("few", "multi") or (moves is not None and not 1 <= moves <= MAX_MOVES):
+        raise ValueError(f"--mode={mode!r}, --moves={moves}: mode is few or multi, with at least 1 move and at most {MAX_MOVES}")
+
+
 def open_model(
     checkpoint: str, settings: Sequence[str] = (), device: str = "auto", dtype: torch.dtype = torch.float32, threads: int = 0
 ) -> OpenedModel:
@@ -110,13 +116,13 @@ def open_model(
     Raises:
         ValueError: it is none of these, is damaged, or the settings do not fit it.
     """
-    path, where = local_path("checkpoint", checkpoint), torch.device(_device(device))
+    path, where = local_path("checkpoint", checkpoint), torch.device(device_named(device))
     if (path / WEIGHTS).is_file():
         return _exported(path, settings, where, dtype, threads)
     run_dir = next((folder for folder in (path, *path.parents) if (folder / RUN).is_file()), None) if path.is_dir() else None
     if run_dir is None:
         what = "holds neither a run nor exported weights" if path.is_dir() else "is no folder"
-        raise ValueError(f"checkpoint {checkpoint!r}: {what}; give a run folder, a folder below its checkpoints/, or an exported one")
+        raise ValueError(f"checkpoint {checkpoint!r}: {what}; give a run folder (`mutual-forcing train`), or exported weights")
     config = with_settings(open_run(run_dir), settings)
     loop = loop_config(config, run_dir)
     found = _chosen(path, run_dir, config)
@@ -137,7 +143,12 @@ def weights_identity(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _device(name: str) -> str:
+def device_named(name: str) -> str:
+    """`auto` is a GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name != "cpu" and not (name.split(":")[0] == "cuda" and torch.cuda.is_available()):

@@ -21,7 +21,7 @@ from ..datasets.storage import local_path, read_json
 from ..model.sampler import chunk_latents
 from ..model.timeline import Layout
 from ..model.types import AV
-from .opened_model import OpenedModel
+from .opened_model import OpenedModel, check_mode
 from .playing import Prompt
 
 MAX_SECONDS = 4 * 3600.0
@@ -56,6 +56,7 @@ class Wishes:
     def __post_init__(self) -> None:
         if not isfinite(self.seconds) or not 0 < self.seconds <= MAX_SECONDS:
             raise ValueError(f"--seconds={self.seconds:g}: must be above 0 and at most {MAX_SECONDS:g}")
+        check_mode(self.mode, self.moves)
         if self.caption is not None and not self.caption.strip():
             raise ValueError("--caption is empty: describe the clip, or leave the option out")
         if self.caption is not None and (len(self.caption) > MAX_CAPTION or not is_text(self.caption)):
