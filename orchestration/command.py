@@ -23,7 +23,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Debug = Annotated[bool, typer.Option("--debug", help="Print a traceback on failure.")]
 
 
-def run_verb(action: Any, debug: bool, kept: str = "nothing was finished; give the command again to start over") -> None:
+NOTHING_KEPT = "nothing was finished; give the command again to start over"
+
+
+def run_verb(action: Any, debug: bool, kept: str = NOTHING_KEPT) -> None:
     """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130, SIGTERM 143."""
     code = 128 + signal.SIGINT
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .checkpoint_verbs import audit, checkpoint_app
-from .command import Debug, Json, Set, console, print_record, run_verb
+from .command import NOTHING_KEPT, Debug, Json, Set, console, print_record, run_verb
 from .data_commands import data_app
 from .evaluation_command import evaluate
 from .progress import plain_console, printable
@@ -75,7 +75,9 @@ def train(
 )
 def generate(
     checkpoint: Annotated[str, typer.Argument(help="Run folder, a folder below its checkpoints/, or one that `checkpoint export` made.")],
-    out: Annotated[str, typer.Option("--out", help="Video file to write (.mp4, .webm, .mkv), or - for standard output.")],
+    out: Annotated[
+        str, typer.Option("--out", help="Video file to write (.mp4, .webm, .mkv), - for standard output, or a folder for --batch.")
+    ],
     seconds: Annotated[float, typer.Option("--seconds", help="Length of the clip; of what is new with --continue.")] = 2.5,
     caption: Annotated[str | None, typer.Option("--caption", help="Who and what is seen and heard.")] = None,
     transcript: Annotated[
@@ -94,12 +96,17 @@ def generate(
     moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk [default: the run's].")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi [default: the run's].")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Noise seed: the same one gives the same clip on the same device.")] = 0,
+    batch: Annotated[
+        str | None, typer.Option("--batch", help="File with a JSON object a line: a clip each, these options for what it leaves out.")
+    ] = None,
+    actors: Annotated[int, typer.Option("--actors", min=0, help="Of --batch, with a model each [default: one a GPU, or one].")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Generate a clip, written while it is made: Ctrl-C ends it, and the file is whole."""
+    """Generate a clip, written while it is made: Ctrl-C ends it, and the file is whole. Or many (--batch), without those that are there."""
+    failed: dict[str, str] = {}
 
     def work() -> None:
         from .generating import STANDARD_OUTPUT, generate_clip
@@ -108,10 +115,19 @@ def generate(
 
         wishes = Wishes(caption, transcript, text, first_frame, like, onward, seconds, seed, mode, moves, guidance)
         with Terminal(console) as terminal:
-            record = generate_clip(checkpoint, out, wishes, set_ or [], device, terminal.progress, terminal.warn)
+            if batch is None:
+                record = generate_clip(checkpoint, out, wishes, set_ or [], device, terminal.progress, terminal.warn)
+            else:
+                from .batch import generate_batch
+
+                record = generate_batch(checkpoint, batch, out, wishes, set_ or [], device, actors, terminal.progress)
+                failed.update(record["failed"])
+                for name, why in failed.items():
+                    terminal.warn(f"{name}: {why}")
         print_record(record, as_json, to_stderr=out == STANDARD_OUTPUT)
 
-    run_verb(work, debug)
+    run_verb(work, debug, "clips that are finished are kept; the same command goes on" if batch else NOTHING_KEPT)
+    raise typer.Exit(int(bool(failed)))
 
 
 @app.command(epilog="Example: mutual-forcing report runs/demo")
