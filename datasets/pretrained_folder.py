@@ -4,8 +4,9 @@
     s3://bucket/a/folder                 copied into the cache, again when an object of it has changed
     hf://owner/name@COMMIT/a/folder      copied into the cache once: a commit (40 hexadecimal digits) always means the same content
 
-Only *.json and *.safetensors are copied; no code, no pickles. A copy comes into being whole or not at all: it is made beside its place and
-renamed. One process copies, the others wait for it; what a killed one left is removed by the next. Nothing is ever deleted from the cache.
+Only *.json and *.safetensors are copied, and files that the caller names: no code, no pickles otherwise. A copy comes into being whole or
+not at all: it is made beside its place and renamed. One process copies, the others wait for it; what a killed one left is removed by the
+next. Nothing is ever deleted from the cache.
 What the files hold is checked by whoever reads them (`model/codecs/folder.py`), as that of any other folder.
 """
 
@@ -48,9 +49,10 @@ class RemoteFile:
     version: str
 
 
-def local_folder(field: str, uri: str, parts: Sequence[str] = ITSELF, cache: Path | None = None) -> Path:
+def local_folder(field: str, uri: str, parts: Sequence[str] = ITSELF, cache: Path | None = None, also: Sequence[str] = ()) -> Path:
     """The folder `uri` on this machine. `field` is the setting that it came from; `parts` are the subfolders that are wanted ("": itself);
-    `cache` is where copies are kept (default: mutual-forcing/ in the user's cache folder).
+    `cache` is where copies are kept (default: mutual-forcing/ in the user's cache folder); `also` are names of files that are copied too
+    (weights that were published as a pickle: the caller reads them without running it).
 
     Raises:
         ValueError: the address is of no known form, a hub id without a commit, unreachable, empty, or larger than the limits; a package
@@ -61,9 +63,9 @@ def local_folder(field: str, uri: str, parts: Sequence[str] = ITSELF, cache: Pat
         return local_path(field, uri)
     try:
         if scheme == "hf":
-            return _copied(_hub, rest, uri, parts, _commit(rest), cache)
+            return _copied(_hub, rest, uri, parts, _commit(rest), cache, also)
         if scheme == "s3":
-            return _copied(s3, rest, uri, parts, "", cache)
+            return _copied(s3, rest, uri, parts, "", cache, also)
         raise ValueError(f"{scheme}:// is no address of folders; give a local one, s3://BUCKET/FOLDER or hf://OWNER/NAME@COMMIT/FOLDER")
     except ValueError as error:
         raise ValueError(f"{field}={uri!r}: {error}") from error
@@ -117,16 +119,17 @@ def _hub() -> Any:
     return HfFileSystem(skip_instance_cache=True)
 
 
-def _copied(connect: Any, root: str, uri: str, parts: Sequence[str], commit: str, cache: Path | None) -> Path:
+def _copied(connect: Any, root: str, uri: str, parts: Sequence[str], commit: str, cache: Path | None, also: Sequence[str] = ()) -> Path:
     """The local copy of a remote folder. With a commit it is not asked for again once it is here, so no network is needed then."""
     cache = make_folder("cache", cache or user_cache())
-    if commit and (ready := _place(cache, root, [uri, list(parts)]) / "copy").is_dir():
+    wanted = [uri, list(parts), *([sorted(also)] if also else [])]
+    if commit and (ready := _place(cache, root, wanted) / "copy").is_dir():
         return ready
     with _told(commit):
         filesystem = connect()
         files = [file for part in parts for file in _listed(filesystem, root.rstrip("/"), part)]
-    _check(files, parts)
-    key = [uri, list(parts), *([] if commit else [[file.name, file.size, file.version] for file in files])]
+    _check(files, parts, also)
+    key = [*wanted, *([] if commit else [[file.name, file.size, file.version] for file in files])]
     place = make_folder("cache", _place(cache, root, key))
     with alone(place):
         if not (place / "copy").is_dir():
@@ -157,13 +160,18 @@ def _listed(filesystem: Any, root: str, part: str) -> Iterator[RemoteFile]:
             yield RemoteFile(entry["name"], f"{part}/{name}" if part else name, int(entry["size"] or 0), version)
 
 
-def _check(files: list[RemoteFile], parts: Sequence[str]) -> None:
+def _check(files: list[RemoteFile], parts: Sequence[str], also: Sequence[str] = ()) -> None:
     """Keep what is read, and refuse what is too much of it."""
     names = [file.name for file in files]
-    files[:] = [file for file in files if file.name.endswith(SUFFIXES) and not file.name.rsplit("/", 1)[-1].startswith(".")]
+    files[:] = [
+        file for file in files if file.name in also or (file.name.endswith(SUFFIXES) and not file.name.rsplit("/", 1)[-1].startswith("."))
+    ]
     for part in parts:
         if not any(file.name.startswith(part) for file in files):
             found = f"only {names[0]} and the like" if names else "nothing"
+            if also:
+                wanted = ", ".join((*also, "*.json", "*.safetensors"))
+                raise ValueError(f"holds none of {wanted} ({found}); give the folder of the weights")
             raise ValueError(f"holds no *.json or *.safetensors{f' in {part}/' if part else ''} ({found}); pickles are not read")
     if len(files) > MAX_FILES:
         raise ValueError(f"holds {len(files)} files; at most {MAX_FILES} are copied: give the folder of one network")

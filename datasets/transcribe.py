@@ -192,15 +192,15 @@ def level_db(samples: np.ndarray) -> float:
     return float(20 * np.log10(np.sqrt(np.mean(np.square(samples, dtype=np.float64))) + 1e-12))
 
 
-def resampled(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """At the rate that the network hears."""
-    if sample_rate == RATE:
+def resampled(samples: np.ndarray, sample_rate: int, wanted: int = RATE) -> np.ndarray:
+    """At the rate that a network hears; without another word at that of Whisper."""
+    if sample_rate == wanted:
         return samples
     with needs("scipy"):
         from scipy.signal import resample_poly
 
-    common = gcd(sample_rate, RATE)
-    return resample_poly(samples, RATE // common, sample_rate // common).astype(np.float32)
+    common = gcd(sample_rate, wanted)
+    return resample_poly(samples, wanted // common, sample_rate // common).astype(np.float32)
 
 
 def spelled(heard: Heard, network: Whisper, together: bool) -> list[tuple[str, float, float]]:
