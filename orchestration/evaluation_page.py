@@ -13,9 +13,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..datasets.storage import atomic_path
-from ..workers.evaluation.intervals import Estimate
 from .evaluation_charts import chart
-from .evaluation_result import Evaluation, Judged, verdict
+from .evaluation_result import Evaluation, verdict
 from .report import policy_hash
 from .report_embed import Take, embed
 
@@ -27,7 +26,7 @@ ABOUT = (
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer of the strip under the title, about the first run."""
+    """One answer of the strip under the title."""
 
     question: str
     value: str
@@ -52,7 +51,11 @@ def write_page(evaluation: Evaluation, folder: Path, name: str) -> None:
     environment.filters.update(significant=significant, bounded=lambda e: math.isfinite(e.low))
     style = environment.get_template("report.css.j2").render() + environment.get_template("evaluation.css.j2").render()
     windows = [run.windows for run in evaluation.runs]
-    drawn = [(about, chart(about.name, evaluation.real.get(about.name), windows)) for about in evaluation.metrics]
+    same = same_everywhere(evaluation)
+    level = {name for names in same.values() for name in names}
+    drawn = [
+        (about, chart(about.name, evaluation.real.get(about.name), windows)) for about in evaluation.metrics if about.name not in level
+    ]
     page = environment.get_template("evaluation.html.j2").render(
         policy=f"default-src 'none'; img-src data:; media-src data:; style-src {policy_hash(style)}",
         style=Markup(style),
@@ -65,6 +68,7 @@ def write_page(evaluation: Evaluation, folder: Path, name: str) -> None:
         facts=answers(evaluation),
         clips=[_shown(folder, evaluation, i) for i in range(len(evaluation.clips))],
         charts=[(about, drawing) for about, drawing in drawn if drawing is not None],
+        same=same,
         differences=evaluation.differences(),
         degradations=[run.degradation() for run in evaluation.runs],
         about_keys=[key for key in ABOUT if any(key in run.about for run in evaluation.runs)],
@@ -81,42 +85,51 @@ def significant(value: float) -> str:
 
 
 def answers(evaluation: Evaluation) -> list[Answer]:
-    """Is it in sync, does it look and sound real, does it hold up, what does a chunk cost: of the first run."""
-    run = evaluation.runs[0]
+    """Is it in sync, does it look and sound real, does it hold up, what does a chunk cost: of every run, in their order."""
     found = [
-        _next_to_real(evaluation, run, "sync_gap", "Is it in sync?", "above other clips' voices"),
-        _next_to_real(evaluation, run, "frechet_random_joint", "How far from real?", "Fréchet distance, 1 is one average clip"),
-        _held_up(run),
+        _next_to_real(evaluation, "sync_gap", "Is it in sync?", "correlation above that with other clips' voices"),
+        _next_to_real(evaluation, "frechet_random_joint", "How far from real?", "Fréchet distance; one average clip has 1"),
+        _held_up(evaluation, "frechet_random_joint"),
     ]
-    if "evaluations_per_chunk" in run.about:
-        detail = (
-            f"network evaluations a chunk, and {run.about['evaluations_to_commit']} to keep it; {run.about['frames_per_s']:g} pictures/s"
-        )
-        found.append(Answer("What does it cost?", str(run.about["evaluations_per_chunk"]), detail))
+    costs = [run.about for run in evaluation.runs if "evaluations_per_chunk" in run.about]
+    if costs:
+        rates = " / ".join(f"{about['frames_per_s']:g}" for about in costs)
+        detail = f"network evaluations a chunk, and {costs[0]['evaluations_to_commit']} to keep it; {rates} pictures/s"
+        found.append(Answer("What does it cost?", " / ".join(str(about["evaluations_per_chunk"]) for about in costs), detail))
     return [answer for answer in found if answer is not None]
 
 
-def _next_to_real(evaluation: Evaluation, run: Judged, name: str, question: str, detail: str) -> Answer | None:
+def _next_to_real(evaluation: Evaluation, name: str, question: str, detail: str) -> Answer | None:
     first = evaluation.windows[0]
-    figure, real = run.windows[first].get(name), evaluation.real.get(name)
-    if figure is None:
-        return None
-    if figure.estimate is None:
-        return Answer(question, "not known", figure.why)
+    figures = [run.windows[first][name] for run in evaluation.runs if name in run.windows[first]]
+    values = [significant(figure.estimate.value) for figure in figures if figure.estimate is not None]
+    if not figures or not values:
+        return Answer(question, "not known", figures[0].why) if figures else None
+    real = evaluation.real.get(name)
     beside = f"; real clips {significant(real.estimate.value)}" if real is not None and real.estimate is not None else ""
-    return Answer(question, significant(figure.estimate.value), f"{detail}, {first.name}{beside}")
+    return Answer(question, " / ".join(values), f"{detail}, {first.name}{beside}")
 
 
-def _held_up(run: Judged) -> Answer | None:
-    apart: Estimate | None = run.degradation().get("frechet_random_joint")
-    if apart is None:
+def _held_up(evaluation: Evaluation, name: str) -> Answer | None:
+    changes = [apart for run in evaluation.runs if (apart := run.degradation().get(name)) is not None]
+    if not changes:
         return None
-    windows = list(run.windows)
-    sign = "+" if apart.value > 0 else ""
-    interval = f" [{significant(apart.low)}, {significant(apart.high)}]" if math.isfinite(apart.low) else ""
-    return Answer(
-        "Does it hold up?", sign + significant(apart.value), f"of that distance from {windows[0].name} to {windows[-1].name}{interval}"
-    )
+    windows = evaluation.windows
+    values = " / ".join(("+" if e.value > 0 else "") + significant(e.value) for e in changes)
+    interval = f" [{significant(changes[0].low)}, {significant(changes[0].high)}]" if math.isfinite(changes[0].low) else ""
+    told = interval if len(changes) == 1 else ""
+    return Answer("Does it hold up?", values, f"change of that distance from {windows[0].name} to {windows[-1].name}{told}")
+
+
+def same_everywhere(evaluation: Evaluation) -> dict[str, list[str]]:
+    """Value -> figures that have it in every window of every run and for real clips, where a chart would show a line."""
+    found: dict[str, list[str]] = {}
+    for about in evaluation.metrics:
+        every = [evaluation.real.get(about.name), *(run.windows[w].get(about.name) for run in evaluation.runs for w in evaluation.windows)]
+        values = {figure.estimate.value for figure in every if figure is not None and figure.estimate is not None}
+        if len(values) == 1:
+            found.setdefault(significant(values.pop()), []).append(about.name)
+    return found
 
 
 def _shown(folder: Path, evaluation: Evaluation, number: int) -> ShownClip:

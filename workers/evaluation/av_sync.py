@@ -4,8 +4,9 @@
     real faces: changes of the mouth that the detector of datasets.faces finds, and of the  +-> [K, 2, N] -> correlation at each lag
                 voice (datasets.lag)                                                       -+
 
-The height is the highest correlation within half a second, so that even unrelated signals have one: `sync_gap` is what the own voice has
-above the mean of the other clips' voices, and is 0 by chance. A silent clip or a still mouth is not in sync: its correlation is 0.
+The height is the highest correlation within half a second, in the mean over stretches of about 5 s, so that even unrelated signals have
+one: `sync_gap` is what the own voice has above the mean of the other clips' voices, and is 0 by chance. A silent clip or a still mouth is
+not in sync: its correlation is 0.
 """
 
 from __future__ import annotations
@@ -21,8 +22,12 @@ from ...datasets.lag import REACH_S, SHORTEST_S, confidence, face_changes, lag_c
 from ...datasets.sync import mouth_signal, voice_envelope
 from .clip import About, EvalClip, NotApplicable
 
+STRETCH_S = 5.0
 SURE = 0.8  # of a lag of a real face, below which it is left out
-PROTOCOL = "mutual-forcing av-sync 1 (datasets.sync on drawn characters; libfacedetection and datasets.lag on faces; lags within 0.5 s)"
+PROTOCOL = (
+    "mutual-forcing av-sync 1 (datasets.sync on drawn characters; libfacedetection and datasets.lag on faces; "
+    "lags within 0.5 s, stretches of 5 s)"
+)
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,19 @@ class Signals:
     fps: float
     real: bool
 
-    def curve(self, voice: Signals) -> np.ndarray:
-        """Correlation of this mouth with a clip's voice at each lag [2 reach + 1], over the time that both have."""
+    def curves(self, voice: Signals) -> np.ndarray:
+        """Correlation of this mouth with a clip's voice at each lag, [stretches, 2 reach + 1], over the time that both have.
+
+        Stretches are about as long whatever the window: the highest of many correlations is the higher by chance the shorter they are.
+        """
         shared = min(self.pairs.shape[-1], voice.pairs.shape[-1])
-        return lag_curve(np.stack([self.pairs[:, 0, :shared], voice.pairs[:, 1, :shared]], axis=1), round(REACH_S * self.fps))
+        pairs = np.stack([self.pairs[:, 0, :shared], voice.pairs[:, 1, :shared]], axis=1)
+        parts = np.array_split(pairs, max(1, round(shared / self.fps / STRETCH_S)), axis=-1)
+        return np.stack([lag_curve(part, round(REACH_S * self.fps)) for part in parts])
+
+    def height(self, voice: Signals) -> float:
+        """The highest correlation of each stretch, in the mean."""
+        return float(self.curves(voice).max(axis=1).mean())
 
 
 class AVSync:
@@ -75,12 +89,12 @@ class AVSync:
         """Figures of each clip among the others of its kind and rate; without others there is no gap, without a sure lag none."""
         found = []
         for i, own in enumerate(kept):
-            curve = own.curve(own)
-            figures = {"sync_correlation": float(curve.max())}
+            figures = {"sync_correlation": own.height(own)}
             others = [x for j, x in enumerate(kept) if j != i and (x.fps, x.real) == (own.fps, own.real)]
             if others:
-                heights = [(own.curve(other).max() + other.curve(own).max()) / 2 for other in others]
+                heights = [(own.height(other) + other.height(own)) / 2 for other in others]
                 figures["sync_gap"] = figures["sync_correlation"] - float(np.mean(heights))
+            curve = own.curves(own).mean(axis=0)
             best = int(np.argmax(curve))
             if curve.any() and (not own.real or confidence(curve, best, own.pairs.shape[-1], own.fps) >= SURE):
                 lag = 1000 * peak(curve) / own.fps

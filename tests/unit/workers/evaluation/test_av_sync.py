@@ -43,10 +43,25 @@ def test_own_voices_stand_out_and_those_of_others_are_chance() -> None:
 def test_the_gap_is_the_mean_over_all_other_pairings() -> None:
     """Mean over clips of the gap = mean of the own heights - mean of all others, which `matched_and_shuffled` defines."""
     kept = [SYNC.keep(character(i)) for i in range(4)]
-    heights = np.array([[a.curve(b).max() for b in kept] for a in kept])
+    heights = np.array([[a.height(b) for b in kept] for a in kept])
     off = ~np.eye(4, dtype=bool)
     gaps = [f["sync_gap"] for f in SYNC.of_each(kept)]
     assert np.mean(gaps) == pytest.approx(heights[~off].mean() - heights[off].mean())
+
+
+def test_chance_is_the_same_in_windows_of_other_lengths() -> None:
+    """Voices of others over 5 and over 10 s: without stretches the longer window would have a third less, and would look worse."""
+
+    def joined(a: int, b: int) -> EvalClip:
+        one, two = character(a), character(b)
+        frames, samples = np.concatenate([one.frames, two.frames]), np.concatenate([one.samples, two.samples])
+        return replace(one, frames=frames, samples=samples)
+
+    long = [SYNC.keep(joined(i, i + 10).cut(0, 10)) for i in range(8)]
+    short = [SYNC.keep(joined(i, i + 10).cut(0, 5)) for i in range(8)]
+    chances = [np.mean([kept[i].height(kept[i - 1]) for i in range(8)]) for kept in (short, long)]
+    assert chances[0] == pytest.approx(chances[1], rel=0.25)
+    assert long[0].curves(long[1]).shape == (2, 25)
 
 
 def test_silence_and_a_still_mouth_are_out_of_sync() -> None:
