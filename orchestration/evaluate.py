@@ -162,13 +162,14 @@ def _evaluation(
         runs.append(Judged(name, about, found))
     progress("intervals", total, total)
     manifest, prompts = world.manifest, world.prompts
+    counted = {metric.about[0].name: count for metric, count in zip(world.real.metrics, per_clip, strict=True) if count}
     settings: dict[str, Any] = {
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **git_state(),
         "command": wish.command,
         "data": {"uri": wish.data, "version": manifest.version, "contents": manifest.contents(), "synthetic": manifest.synthetic},
         "prompts": [record.clip_id for record in prompts.records],
-        "reference": {"clips": len(prompts.reference), "trained_on": prompts.seen, "features_a_clip": per_clip},
+        "reference": {"clips": len(prompts.reference), "trained_on": prompts.seen, "features_a_clip": counted},
         "seed": wish.seed,
     }
     metrics = [about for metric in world.real.metrics for about in metric.about]

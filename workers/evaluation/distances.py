@@ -48,7 +48,8 @@ def frechet_distance(real_ND: np.ndarray, generated_ND: np.ndarray) -> float:
 def kernel_distance(real_ND: np.ndarray, generated_ND: np.ndarray) -> float:
     """Squared maximum mean discrepancy, unbiased, under (x.y + 1)^3 of the scaled vectors (KID, Bińkowski et al. 2018).
 
-    Its expectation does not depend on the counts; it may fall below 0. Of more than 2000 vectors, as many that lie evenly among them.
+    Its expectation does not depend on the counts while vectors are independent, which those of one clip are not; it may fall below 0. Of
+    more than 2000 vectors, as many that lie evenly among them.
 
     Raises:
         NotApplicable: see `scaled`.

@@ -34,19 +34,20 @@ class Figure:
 
 
 def figures(
-    own: Gathered, window: Window, reference: Gathered | None = None, per_clip: int = 0, same: Gathered | None = None
+    own: Gathered, window: Window, reference: Gathered | None = None, per_clip: Sequence[int] = (), same: Gathered | None = None
 ) -> dict[str, Figure]:
     """All figures of a set of clips in a window, by name.
 
-    reference: other real clips, all of each, that distributions of features are compared with; per_clip: how many features of each clip are
-    (0: all), so that windows of different length hold equal counts. same: the real clips of the same ids, for metrics of whole sets.
+    reference: other real clips, all of each, that distributions of features are compared with. per_clip: how many features of each clip
+    are, metric by metric (0: all), so that windows of different length hold equal counts. same: the real clips of the same ids, for metrics
+    of whole sets.
     """
     found: dict[str, Figure] = {}
     for m, metric in enumerate(own.metrics):
         cells = own.cells(window, m)
         if isinstance(metric, FeatureMetric):
             real = None if reference is None else reference.cells(reference.windows[0], m)
-            found |= _of_features(metric, cells, real, per_clip)
+            found |= _of_features(metric, cells, real, per_clip[m] if per_clip else 0)
         elif isinstance(metric, PeersMetric):
             kept = [i for i, cell in enumerate(cells) if not cell.why]
             each: list[dict[str, float]] = [{} for _ in cells]
@@ -60,18 +61,14 @@ def figures(
     return found
 
 
-def fewest_features(gathered: Sequence[Gathered]) -> int:
-    """The most features that every clip has in every window, under every metric that has any there; 0 without such a metric."""
-    counts = [
-        len(cell.kept)
-        for one in gathered
-        for m, metric in enumerate(one.metrics)
-        if isinstance(metric, FeatureMetric)
-        for window in one.windows
-        for cell in one.cells(window, m)
-        if not cell.why
-    ]
-    return min(counts, default=0)
+def fewest_features(gathered: Sequence[Gathered]) -> list[int]:
+    """Metric by metric: the most features that every clip has in every window where it has any; 0 where no clip has one."""
+
+    def counts(m: int) -> list[int]:
+        cells = [cell for one in gathered for window in one.windows for cell in one.cells(window, m)]
+        return [len(cell.kept) for cell in cells if not cell.why]
+
+    return [min(counts(m), default=0) if isinstance(metric, FeatureMetric) else 0 for m, metric in enumerate(gathered[0].metrics)]
 
 
 def difference(a: Figure, b: Figure) -> Estimate | None:

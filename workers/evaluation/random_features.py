@@ -1,6 +1,6 @@
 """Features from networks that were never trained: fixed random convolutions of pictures, of sound, and of both along time.
 
-    0.5 s of frames  -> 8 pictures of 48 x 48 -> 3-d convolutions -> of each step [8, 128] -+-> pooled over time -> video [32]
+    0.5 s of frames  -> 8 x 48 x 48: colour, detail, motion -> 3-d convolutions -> of each step [8, 128] -+-> pooled over time -> video [32]
     0.5 s of samples -> log-mel [64, 32]      -> 2-d convolutions -> of each step [8, 128] -+-> pooled over time -> audio [32]
                                                                                             +-> joined, convolved -> joint [32]
 
@@ -29,6 +29,7 @@ VIEWS: tuple[View, ...] = get_args(View)
 SEGMENT_S = 0.5
 SIDE, STEPS, MELS, DIMENSIONS = 48, 8, 64, 32
 CHANNELS = (16, 32, 64)
+GAIN = 8.0  # of detail and motion over colour, without which colour alone would count
 FLOOR = 1e-5  # of power: a level of -50 dB, below which sound is silence
 PROTOCOL = "mutual-forcing random features 1 (PCG64 seeds 1-7, 32 numbers of 0.5 s)"
 
@@ -72,10 +73,13 @@ class RandomFeatures:
 
 
 def _seen(frames: np.ndarray) -> Tensor:
-    """What half a second shows: [8, 128]."""
+    """What half a second shows: [8, 128]. Detail is what differs from the mean of 3 x 3 cells, motion from the picture before."""
     picked = frames[np.linspace(0, len(frames) - 1, STEPS).round().astype(int)]
     x = torch.from_numpy(thumbnails(picked, 2 * SIDE)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    x = F.adaptive_avg_pool2d(x, SIDE).transpose(0, 1)[None]
+    x = F.adaptive_avg_pool2d(x, SIDE)
+    fine = torch.tanh(GAIN * (x - F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)))
+    moved = torch.tanh(GAIN * torch.cat([x[:1] - x[:1], x.diff(dim=0)]))
+    x = torch.cat([x / GAIN, fine, moved], dim=1).transpose(0, 1)[None]
     for i, kernel in enumerate(((3, 5, 5), (3, 3, 3), (3, 3, 3))):
         weight = _weights(1 + i, (CHANNELS[i], x.shape[1], *kernel))
         x = F.relu(F.conv3d(x, weight, stride=(1, 2, 2), padding=tuple(k // 2 for k in kernel)))

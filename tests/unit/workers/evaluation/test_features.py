@@ -41,6 +41,8 @@ def test_weights_are_the_same_everywhere() -> None:
     ("view", "spoil", "seen"),
     [
         ("video", lambda c: replace(c, frames=c.frames // 2), True),
+        ("video", lambda c: replace(c, frames=c.frames[:, ::4, ::4].repeat(4, 1).repeat(4, 2)), True),
+        ("video", lambda c: replace(c, frames=c.frames ^ np.uint8(16)), True),
         ("video", lambda c: replace(c, samples=c.samples[::-1].copy()), False),
         ("audio", lambda c: replace(c, samples=c.samples * 0.05), True),
         ("audio", lambda c: replace(c, samples=noise(5.2, 1)), True),

@@ -102,7 +102,7 @@ def test_windows_of_different_length_compare_equal_counts() -> None:
     metrics, windows = chosen(["random"]), (Window(0, 1), Window(1, 4))
     clips = [character(i) for i in range(8)]
     made, reference = gathered(metrics, clips, *windows), gathered(metrics, clips)
-    assert fewest_features([made, reference]) == 2
+    assert fewest_features([made, reference]) == [2, 2, 2]
     counts = []
 
     class Counting:
@@ -115,7 +115,8 @@ def test_windows_of_different_length_compare_equal_counts() -> None:
             counts.append((len(real_ND), len(generated_ND)))
             return {"count": 0.0}
 
-    made, reference = gathered([Counting()], clips, *windows), gathered([Counting()], clips)
+    made, reference = gathered([Counting(), Level()], clips, *windows), gathered([Counting(), Level()], clips)
+    assert fewest_features([made, reference]) == [2, 0], "each metric has its own count"
     for window in windows:
         figures(made, window, reference, fewest_features([made, reference]))
     assert set(counts) == {(16, 16)}
