@@ -71,6 +71,12 @@ class KVCache:
         if chunk != FIRST_FRAME_CHUNK:
             self._chunks.append((chunk, turned))
 
+    def __copy__(self) -> KVCache:
+        """With the same keys and values, which nobody writes to, and a window of its own."""
+        other = KVCache(self._window, self._chunk_seconds)
+        other._sink, other._chunks = self._sink, self._chunks.copy()
+        return other
+
     def keep(self, clips_B: Tensor) -> None:
         """The keys and values of some of the clips alone."""
 

@@ -6,6 +6,7 @@ All noise comes from `PositionalNoise`, tagged by chunk and move, so a clip is t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from math import inf
 from typing import Literal, get_args
@@ -165,6 +166,14 @@ class Generation:
         self._audio = None if self._audio is None else (len(clips), self._audio[1])
         self._stream.keep([*clips, *(clip + batch for clip in clips if self._twice)], self._texts())
         self._mover = _ChunkMover(self._stream, self._config, self._noise)
+
+    def part(self, clips: Sequence[int]) -> Generation:
+        """Some of the clips, in this order, as a generation of their own; this one is as it was."""
+        self._settle()
+        other = copy(self)
+        other._stream = self._stream.twin()
+        other.keep(clips)
+        return other
 
     def _settle(self) -> None:
         """The last chunk becomes the past, under the text that it was made with; then other text counts."""

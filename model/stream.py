@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -42,6 +43,13 @@ class Stream:
         self.cache.keep(sent(torch.tensor(clips), self._net.like.device))
         self.control(controls)
         self._recorder = self._new_recorder()
+
+    def twin(self) -> Stream:
+        """Another stream with this one's text and past: what one of them reads from now on, the other does not."""
+        other = copy(self)
+        other.cache, other.moving = copy(self.cache), None
+        other._recorder = other._new_recorder()
+        return other
 
     def _new_recorder(self) -> Recorder | None:
         return Recorder(self._evaluated, self._net.config.depth) if self._net.execution.graphs else None

@@ -14,6 +14,7 @@ function of (seed, chunk, move). Among other clips, or on another device, it giv
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from math import inf
 
@@ -140,8 +141,7 @@ class Playing:
             self._over = True
             return []
         self._over = True
-        none = np.empty((0, self._model.record.height, self._model.record.width, 3), np.uint8)
-        return [Chunk(clip.number, self._shown, none, _sound([clip.audio.flush()])) for clip in self._clips]
+        return [self._last(clip) for clip in self._clips]
 
     def caption(self, clip: int, text: str) -> None:
         """Another caption for a clip, from the next chunk that is made on."""
@@ -154,23 +154,37 @@ class Playing:
         Raises:
             ValueError: nothing, or too much, is to be said.
         """
-        spoken, of = " ".join(text.split()), self._clip(clip)
-        if not 0 < len(spoken) <= MAX_SAID:
-            raise ValueError(f"words: {len(spoken)} letters; from 1 to {MAX_SAID} can be appended at once")
-        start = max([self.seconds, *(end for _, _, end in of.words)])
-        words = shared_words(spoken, start, start + (len(spoken) + 1) / LETTERS_PER_S)
+        of = self._clip(clip)
+        words = spoken_from(text, max([self.seconds, *(end for _, _, end in of.words)]))
         of.words = (*of.words, *words)
         self._until = -inf
         return words
 
     def leave(self, clip: int) -> None:
         """A clip ends here; the others go on."""
-        left = self._clip(clip)
-        kept = [i for i, other in enumerate(self._clips) if other is not left]
+        self._keep([other.number for other in self._clips if other is not self._clip(clip)])
+
+    def apart(self, clips: Sequence[int]) -> Playing:
+        """Some of the clips as a batch of their own, which may wait while the others go on; each as it would have, but for rounding."""
+        assert clips, "at least one clip"
+        other = copy(self)
+        other._keep([self._clip(clip).number for clip in clips])
+        self._keep([clip.number for clip in self._clips if clip.number not in clips])
+        return other
+
+    def end(self, clip: int) -> Chunk:
+        """A clip ends here, and the others go on: the sound that its decoder still holds back."""
+        ended = self._clip(clip)
+        self.leave(clip)
+        return self._last(ended)
+
+    def _keep(self, clips: Sequence[int]) -> None:
+        numbers = [clip.number for clip in self._clips]
+        kept = [numbers.index(clip) for clip in clips]
         self._clips = [self._clips[i] for i in kept]
         self._past = [x.map(lambda y: y[kept]) for x in self._past]
         if kept:
-            self._generation.keep(kept)
+            self._generation = self._generation.part(kept)
 
     def _next_latents(self) -> AV:
         clock, chunk = self._model.record.timeline, self._generation.chunk
@@ -198,11 +212,27 @@ class Playing:
             frames, sound = [*frames, clip.video.flush()], [*sound, clip.audio.flush()]
         return Chunk(clip.number, chunk, torch.cat(frames, dim=1)[0].cpu().numpy(), _sound(sound))
 
+    def _last(self, clip: _Clip) -> Chunk:
+        none = np.empty((0, self._model.record.height, self._model.record.width, 3), np.uint8)
+        return Chunk(clip.number, self._shown, none, _sound([clip.audio.flush()]))
+
     def _clip(self, number: int) -> _Clip:
         for clip in self._clips:
             if clip.number == number:
                 return clip
         raise ValueError(f"clip {number}: is not being made; these are: {list(self.clips)}")
+
+
+def spoken_from(text: str, start_s: float) -> TimedWords:
+    """Words that are said from a time on, at an even rate.
+
+    Raises:
+        ValueError: there are none, or too many.
+    """
+    spoken = " ".join(text.split())
+    if not 0 < len(spoken) <= MAX_SAID:
+        raise ValueError(f"words: {len(spoken)} letters; from 1 to {MAX_SAID} can be appended at once")
+    return shared_words(spoken, start_s, start_s + (len(spoken) + 1) / LETTERS_PER_S)
 
 
 def _sound(parts: Sequence[Tensor]) -> np.ndarray:

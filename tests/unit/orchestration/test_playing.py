@@ -94,6 +94,38 @@ def test_a_clip_leaves_and_the_others_go_on_as_they_were(model: OpenedModel, mod
     assert next(less, None) is None
 
 
+@pytest.mark.parametrize("mode", ["few", "multi"])
+def test_clips_that_wait_apart_come_out_as_they_would_have(model: OpenedModel, mode: str) -> None:
+    """Those that are taken out wait, the others go on; then it is the other way round, with text that changes in one part alone."""
+    sampler = model.sampler(mode, 2, 2.0 if mode == "multi" else None)
+    prompts = [prompt(model, seed) for seed in range(3)]
+    whole, both = (Playing(model, prompts, sampler) for _ in range(2))
+    expected = played(whole, 6)
+    played(both, 2)
+    slow = both.apart([0, 2])
+    assert (both.clips, slow.clips) == ((1,), (0, 2))
+    both.caption(1, "somebody else")
+    alone, waited = played(both, 4), played(slow, 4)
+    assert not np.array_equal(alone[0][0].frames, expected[2][1].frames)
+    for all_of, some in zip(expected[2:], waited, strict=True):
+        assert [c.clip for c in some] == [0, 2]
+        for chunk in some:
+            same = all_of[chunk.clip]
+            assert chunk.index == same.index
+            assert np.abs(same.frames.astype(int) - chunk.frames.astype(int)).max() <= 1
+            assert np.abs(same.samples - chunk.samples).max() < 1e-4
+
+
+def test_a_clip_that_ends_first_gives_the_sound_that_is_left(model: OpenedModel) -> None:
+    few = model.sampler("few", 1, None)
+    pair, whole = (Playing(model, [prompt(model), prompt(model, 1)], few, chunks) for chunks in (None, 2))
+    early = [*(step[0] for step in played(pair, 2)), pair.end(0)]
+    assert pair.clips == (1,)
+    assert len(played(pair, 1)[0]) == 1
+    wanted = np.concatenate([step[0].samples for step in whole])
+    assert np.abs(np.concatenate([c.samples for c in early]) - wanted).max() < 1e-4
+
+
 def test_a_clip_goes_on_after_its_past(model: OpenedModel) -> None:
     """With the latents that were made for them as their past, chunks come out as if nothing had been interrupted."""
     few, asked = model.sampler("few", 2, None), prompt(model)
