@@ -20,7 +20,8 @@ from ..datasets.filters import yields
 from ..datasets.histogram import Histogram, histogram
 from ..datasets.manifest import Manifest
 from ..model.types import MODALITIES
-from .report import duration, policy_hash
+from .report import policy_hash
+from .report_words import duration
 
 PAGE = "inspect.html"
 SHOWN = 200  # sources in the table

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import TypeVar
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -22,8 +23,8 @@ from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
 from ..datasets.storage import atomic_path
+from .report_evaluation import Evaluated, command_for, evaluation_section
 from .report_losses import StageLosses, losses_section
-from .report_plots import Interval
 from .report_reference import Comparison, compare
 from .report_sections import (
     ClipsSection,
@@ -36,16 +37,19 @@ from .report_sections import (
     sync_section,
     timing_section,
 )
-from .run_reader import Entry, StageInfo, UnavailableError, read_run, read_stages
+from .report_tiles import Ends, Normal, Tile, cost, drifts, fast, in_sync, learned
+from .report_words import duration, number, percent, significant
+from .run_reader import Entry, NotApplicableError, StageInfo, UnavailableError, read_run, read_stages
 
 S = TypeVar("S")
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Stands for a section that could not be made; the page shows the reason."""
+    """Stands for a section that could not be made; the page shows the reason. applies: whether another run of this kind would have it."""
 
     reason: str
+    applies: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,20 +63,13 @@ class Head:
     dirty: bool
     machine: str
     compute: str
+    cores: float | None
+    gpus: tuple[str, ...]
     total_seconds: float | None
     commands: tuple[str, ...]
     config: str
     versions: tuple[tuple[str, str], ...]
     tracking: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One answer of the strip under the title: the question, a figure, and what it says."""
-
-    question: str
-    value: str
-    detail: str
 
 
 def build_report(run_dir: Path, progress: Progress = silent) -> Path:
@@ -95,9 +92,12 @@ def build_report(run_dir: Path, progress: Progress = silent) -> Path:
     head = _section(lambda: _head(run))
     if isinstance(head, Missing):
         raise ValueError(f"run folder {str(run_dir)!r}: {head.reason}; repair run.json or make the run again")
+    evaluated = _section(lambda: evaluation_section(run_dir))
     page = _render(
         head=head,
-        facts=_facts(head, clips, sync, losses, timing, comparison),
+        tiles=_tiles(run, head, clips, sync, losses, timing, comparison, evaluated, command_for(run_dir)),
+        evaluated=evaluated,
+        again=f"mutual-forcing report {quote(str(run_dir))}",
         clips=clips,
         sync=sync,
         stages=stages,
@@ -118,7 +118,7 @@ def _section(make: Callable[[], S]) -> S | Missing:
     try:
         return make()
     except UnavailableError as reason:
-        return Missing(str(reason))
+        return Missing(str(reason), not isinstance(reason, NotApplicableError))
 
 
 def _head(run: Entry) -> Head:
@@ -138,6 +138,8 @@ def _head(run: Entry) -> Head:
         dirty=run.has("git_dirty") and run.flag("git_dirty"),
         machine=", ".join(parts),
         compute=f"{len(gpus)} × {gpus[0]} and {cores}" if gpus else f"{cores}, without a GPU",
+        cores=machine.number("cores") if machine.has("cores") else None,
+        gpus=tuple(gpus),
         total_seconds=run.number("total_seconds") if run.has("total_seconds") else None,
         commands=tuple(run.texts("commands")) if run.has("commands") else (),
         config=json.dumps(run.fields.get("config", {}), indent=2, ensure_ascii=False),
@@ -158,105 +160,66 @@ def _date(created: str) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M} {moment.tzname() or ''}".strip()
 
 
-def _facts(
+Losses = list[tuple[StageInfo, StageLosses | Missing]]
+
+
+def _tiles(
+    run: Entry,
     head: Head,
     clips: ClipsSection | Missing,
     sync: SyncSection | Missing,
-    losses: list[tuple[StageInfo, StageLosses | Missing]],
+    losses: Losses,
     timing: TimingSection | Missing,
     comparison: Comparison | Missing,
-) -> list[Fact]:
-    made = [_learned(losses), _normal(losses, comparison), _in_sync(sync), _cost(head, timing), _speed(clips)]
-    return [fact for fact in made if fact is not None]
-
-
-def _learned(losses: list[tuple[StageInfo, StageLosses | Missing]]) -> Fact | None:
+    evaluated: Evaluated | Missing | None,
+    command: str,
+) -> list[Tile]:
+    """The five answers of the first screen."""
     totals = [(stage.name, part.total) for stage, part in losses if isinstance(part, StageLosses) and part.total is not None]
-    if not totals:
-        return None
-    falling = sum(curve.last < curve.first for _, curve in totals)
-    ends = ", ".join(
-        f"{name}{' (with DMD)' if 'DMD' in curve.title else ''} {significant(curve.first)} → {significant(curve.last)}"
-        for name, curve in totals
-    )
-    return Fact("Did it learn?", f"{falling} of {len(totals)}", f"stages end at a lower loss than they began: {ends}")
+    ends = [Ends(name, curve.first, curve.last, " (with DMD)" if "DMD" in curve.title else "") for name, curve in totals]
+    modes = () if isinstance(clips, Missing) else clips.modes
+    stages = () if isinstance(timing, Missing) else timing.stages
+    found = None if isinstance(evaluated, Missing) else evaluated
+    fps, chunk_frames = _clock(run)
+    chunk_s = chunk_frames / fps if fps and chunk_frames else None
+    return [
+        learned(ends, _normal(losses, comparison)),
+        in_sync(() if isinstance(sync, Missing) else sync.rows, _no_sync(sync), found),
+        drifts(found, command, evaluated.reason if isinstance(evaluated, Missing) else ""),
+        fast(modes, fps, stages),
+        cost(head.total_seconds, head.cores, head.gpus, head.compute, stages, modes, chunk_s),
+    ]
 
 
-def _normal(losses: list[tuple[StageInfo, StageLosses | Missing]], comparison: Comparison | Missing) -> Fact | None:
+def _clock(run: Entry) -> tuple[float | None, float | None]:
+    """Frames a second, and of a chunk, where the configuration says so."""
+    try:
+        timeline = run.entry("config").entry("data").entry("timeline")
+        return timeline.number("fps"), timeline.number("chunk_frames")
+    except UnavailableError:
+        return None, None
+
+
+def _no_sync(sync: SyncSection | Missing) -> str:
+    """Why the measure says nothing of such a run; empty where it would."""
+    return sync.reason if isinstance(sync, Missing) and not sync.applies else ""
+
+
+def _normal(losses: Losses, comparison: Comparison | Missing) -> Normal | None:
     """Whether any loss of any stage left the reference, and where; one that came back is told in its stage."""
-    question = "Is my loss normal?"
     answers = [(stage.name, part.answer) for stage, part in losses if isinstance(part, StageLosses) and part.answer is not None]
     if isinstance(comparison, Missing):
-        return Fact(question, "–", comparison.reason) if losses else None
+        return Normal("–", comparison.reason) if losses else None
     judged = [(name, answer) for name, answer in answers if answer.judged and answer.verdicts]
     if not judged:
-        return Fact(question, "–", answers[0][1].headline if answers else "the reference has no stage of this run")
+        return Normal("–", answers[0][1].headline if answers else "the reference has no stage of this run")
     wrong = [(name, answer) for name, answer in judged if answer.outside]
     count = sum(len(answer.verdicts) for _, answer in judged)
     own = "; its seed is one of theirs" if comparison.own_seed else ""
     if not wrong:
-        return Fact(question, "Yes", f"all {count} losses of {len(judged)} stages end within what {comparison.runs} showed{own}")
+        return Normal("Yes", f"all {count} losses of {len(judged)} stages end within what {comparison.runs} showed{own}")
     told = "; ".join(f"{name}: {answer.headline.removeprefix('No: ').removesuffix('.')}" for name, answer in wrong)
-    return Fact(question, "No", f"in {len(wrong)} of {len(judged)} stages: {told}")
-
-
-def _in_sync(sync: SyncSection | Missing) -> Fact | None:
-    """The first generated row, FEW, not the best one, so that the figure is not chosen by its size."""
-    rows = () if isinstance(sync, Missing) else sync.rows
-    row = next((row for row in rows if row.title != "Real"), None)
-    if row is None:
-        return Fact("Is it in sync?", "–", "mouth against voice is not measured here (see Sync)")
-    real = "".join(f"; real clips: gap {number(other.gap.value)}" for other in rows if other.title == "Real")
-    verdict = "the mouth follows the voice" if row.verdict == "yes" else row.verdict
-    figures = f"{row.title}: own pairs correlate {number(row.matched)}, shuffled {number(row.shuffled)}"
-    return Fact("Is it in sync?", f"+{number(row.gap.value)}".replace("+−", "−"), f"{figures}; gap {_range(row.gap)}, {verdict}{real}")
-
-
-def _cost(head: Head, timing: TimingSection | Missing) -> Fact | None:
-    if head.total_seconds is None:
-        return None
-    trained = "" if isinstance(timing, Missing) else f"; {duration(sum(s.seconds for s in timing.stages))} of it in training steps"
-    return Fact("What did it cost?", duration(head.total_seconds), f"on {head.compute}{trained}")
-
-
-def _speed(clips: ClipsSection | Missing) -> Fact | None:
-    timed = [] if isinstance(clips, Missing) else [mode for mode in clips.modes if mode.frames_per_s is not None]
-    if not timed:
-        return None
-    first, *others = timed
-    rest = "".join(f"; {mode.title}: {mode.detail}" for mode in others)
-    return Fact("How fast does it generate?", first.rate, f"{first.title}, {first.effort}, all held-out clips in one batch{rest}")
-
-
-def _range(interval: Interval) -> str:
-    return f"[{number(interval.low)}, {number(interval.high)}]"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: `42 s`, `9 min 42 s`, `3 h 05 min`."""
-    if not math.isfinite(seconds):
-        return "unknown"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A figure with `digits` decimals and a real minus sign; a dash where there is none."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """A figure with `digits` significant digits."""
-    return "–" if not math.isfinite(value) else f"{value:#.{digits}g}".rstrip(".").replace("-", "−")
-
-
-def percent(value: float | None) -> str:
-    """A share in percent: 0.123 becomes `12 %`."""
-    return "–" if value is None or not math.isfinite(value) else f"{value * 100:.0f} %".replace("-", "−")
+    return Normal("No", f"in {len(wrong)} of {len(judged)} stages: {told}")
 
 
 def _render(**sections: object) -> str:
@@ -264,6 +227,7 @@ def _render(**sections: object) -> str:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(duration=duration, number=number, significant=significant, percent=percent)
+    environment.tests["known"] = math.isfinite
     environment.tests["missing"] = lambda part: isinstance(part, Missing)
     style, script = (environment.get_template(f"report.{kind}.j2").render() for kind in ("css", "js"))
     # Only this very style and script may apply: whatever a hostile text would smuggle in is not among them.

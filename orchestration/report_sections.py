@@ -16,7 +16,7 @@ from markupsafe import Markup
 from ..datasets.progress import Progress, silent
 from .report_embed import Take, embed
 from .report_plots import Interval, age_chart, sync_chart
-from .run_reader import Entry, StageInfo, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
+from .run_reader import Entry, NotApplicableError, StageInfo, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
 
 MAX_CLIPS = 24
 MAX_SOURCES = 200
@@ -187,7 +187,7 @@ def sync_section(run_dir: Path) -> SyncSection:
     """Mouth/voice correlation of real and generated clips, where the measure holds."""
     samples = read_object(run_dir, "samples/samples.json")
     if not samples.flag("proxy_valid"):
-        raise UnavailableError(
+        raise NotApplicableError(
             "the measure reads the mouths of the synthetic characters; on real faces it says nothing, so it is not reported"
         )
     sync = samples.entry("sync")

@@ -18,6 +18,10 @@ class UnavailableError(Exception):
     """A part of the run cannot be shown; the message says why."""
 
 
+class NotApplicableError(UnavailableError):
+    """There is nothing to show because the measure says nothing about such a run; the message says why."""
+
+
 class Entry:
     """One JSON object of a run file; accessors check types and name `where` and the field when they fail."""
 

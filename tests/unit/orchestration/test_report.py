@@ -104,13 +104,43 @@ def samples_record() -> dict[str, Any]:
     }
 
 
+def evaluation_record(last: float = 0.3) -> dict[str, Any]:
+    """As `evaluate` writes it, one figure alone."""
+
+    def figure(value: float, reach: float = 0.0) -> dict[str, Any]:
+        ends = {"low": round(value - reach, 6), "high": round(value + reach, 6)} if reach else {"low": None, "high": None}
+        return {"value": value, **ends, "clips": 3}
+
+    name = "frechet_random_joint"
+    return {
+        "version": 1,
+        "created": "2026-11-24T10:00:00+00:00",
+        "command": "mutual-forcing evaluate runs/tiny-1",
+        "prompts": ["a", "b", "c"],
+        "metrics": [{"name": name, "unit": "", "higher_is_better": False}, {"name": "sync_gap", "unit": ""}],
+        "real": {name: figure(0.1), "sync_gap": {"value": None, "why": "no face was found", "clips": 0}},
+        "runs": [
+            {
+                "name": "tiny-1",
+                "run": "runs/tiny-1",
+                "windows": {"0-5 s": {name: figure(0.2, 0.05)}, "15-25 s": {name: figure(0.5, 0.1)}},
+                "last_window_minus_first": {name: figure(last, 0.2)},
+            }
+        ],
+    }
+
+
 def run_record() -> dict[str, Any]:
     return {
         "name": "tiny-1",
         "recipe": "tiny",
         "created": "2026-11-23T09:12:00+00:00",
         "git_commit": "0123456789abcdef",
-        "config": {"seed": 7, "stages": [{"name": name, "objective": kind} for name, kind in zip(STAGES, ("flow", "mutual"), strict=True)]},
+        "config": {
+            "seed": 7,
+            "data": {"timeline": {"fps": 24, "chunk_frames": 12}},
+            "stages": [{"name": name, "objective": kind} for name, kind in zip(STAGES, ("flow", "mutual"), strict=True)],
+        },
         "versions": {"torch": "2.13.0"},
         "machine": {"cores": 2, "memory_gb": 24.0, "gpus": [], "system": "Linux"},
         "commands": ["mutual-forcing train tiny"],
@@ -162,11 +192,15 @@ def test_a_complete_run_has_no_gaps_and_every_figure_comes_from_the_data(run_dir
         "trained from scratch in 1 min 35 s on 2 CPU cores, without a GPU",
         "4 evaluations a chunk, 31.2 frames/s",
         "a calm speaker",
-        "Did it learn? 2 of 2 stages end at a lower loss than they began: faces-first 1.50 → 1.02, everything 1.50 → 1.02",
-        "Is it in sync? +0.20 FEW 4: own pairs correlate 0.50, shuffled 0.30; gap [−0.01, 0.25], not shown: the interval reaches zero; "
-        "real clips: gap 0.40",
-        "What did it cost? 1 min 35 s on 2 CPU cores, without a GPU; 10 s of it in training steps",
-        "How fast does it generate? 31.2 frames/s FEW 4, 4 evaluations a chunk",
+        "Did it learn? Yes 1.50 → 1.02 2 of 2 stages end at a lower loss than they began: faces-first 1.50 → 1.02, everything 1.50 → 1.02",
+        "Is it in sync? Not shown +0.20 FEW 4: own pairs correlate 0.50, shuffled 0.30; gap [−0.01, 0.25], not shown: the interval reaches "
+        "zero; real clips: gap 0.40",
+        "Does it drift? Not measured clips as long as those of training cannot tell; measure it: "
+        f"mutual-forcing evaluate {run_dir} --out {run_dir}/evaluation",
+        "How fast is it? Faster than it plays 31.2 frames/s FEW 4, 4 evaluations a chunk, all held-out clips in one batch; training: "
+        "8.00 clips/s (joint); clips play at 24 frames/s",
+        "What did it cost? 1 min 35 s 0.0528 core hours on 2 CPU cores, without a GPU; 10 s of it in training steps; network evaluations "
+        "a chunk of 0.5 s: 4 with FEW 4 (a guided step is two)",
         "Real 0.70 0.30 0.40 [0.35, 0.45] yes −42 ms 12",
         "FEW 4 0.50 0.30 0.20 [−0.01, 0.25] not shown: the interval reaches zero −42 ms 12",
         "80 rollouts, mean age 1.50, oldest 2. Training waited for rollouts in 20 % of its time.",
@@ -185,6 +219,38 @@ def test_a_complete_run_has_no_gaps_and_every_figure_comes_from_the_data(run_dir
 def test_uncommitted_changes_stand_beside_the_commit(run_dir: Path, dirty: bool | None, shown: bool) -> None:
     (run_dir / "run.json").write_text(json.dumps(run_record() | {"git_dirty": dirty}))
     assert ("commit 0123456789ab with uncommitted changes" in page_of(run_dir).words) == shown
+
+
+def test_every_figure_of_the_first_screen_leads_to_the_command_that_made_it(run_dir: Path) -> None:
+    (run_dir / "evaluation").mkdir()
+    (run_dir / "evaluation/evaluation.json").write_text(json.dumps(evaluation_record()))
+    page = page_of(run_dir)
+    html = (run_dir / "report.html").read_text()
+    figures = re.findall(r'<p class="figure"><a href="#([^"]+)" title="([^"]*)">([^<]+)</a>', html)
+    train, evaluate = ("made", "mutual-forcing train tiny"), ("made-evaluation", "mutual-forcing evaluate runs/tiny-1")
+    assert [(place, command) for place, command, _ in figures] == [train, train, evaluate, train, train]
+    for place, command in (train, evaluate):
+        assert re.search(rf'<div id="{place}">.*?<pre>{command}\s*</pre>', html, re.DOTALL)
+    targets = {str(attributes["id"]) for _, attributes in page.elements if attributes.get("id")}
+    assert {str(link["href"])[1:] for link in page.all("a")} <= targets
+    assert (
+        "Does it drift? Yes +0.30 Fréchet distance of picture and sound to real clips, 15-25 s minus 0-5 s [0.10, 0.50], 3 clips"
+        in page.words
+    )
+    assert "frechet random joint 0.100 0.200 [0.150, 0.250] 0.500 [0.400, 0.600]" in page.words
+
+
+def test_a_broken_evaluation_is_named_and_an_older_one_is_passed_over(run_dir: Path) -> None:
+    folder = run_dir / "evaluation"
+    folder.mkdir()
+    (folder / "evaluation.json").write_text("{")
+    words = page_of(run_dir).words
+    assert "Does it drift? Not known evaluation/evaluation.json" in words
+    assert "Not available. evaluation/evaluation.json" in words
+    for name, created, last in (("old", "2026-01-01", -0.9), ("new", "2026-02-01", 0.3)):
+        (folder / name).mkdir()
+        (folder / name / "evaluation.json").write_text(json.dumps(evaluation_record(last) | {"created": created}))
+    assert "Does it drift? Yes +0.30" in page_of(run_dir).words
 
 
 def test_an_interval_over_too_few_clips_decides_nothing(run_dir: Path) -> None:
@@ -272,7 +338,7 @@ def test_a_real_corpus_is_told_that_the_sync_measure_does_not_hold(run_dir: Path
     (run_dir / "samples/samples.json").write_text(json.dumps(samples_record() | {"proxy_valid": False}))
     page = page_of(run_dir)
     assert "on real faces it says nothing, so it is not reported" in page.words
-    assert "Is it in sync? – mouth against voice is not measured here" in page.words
+    assert "Is it in sync? Does not apply the measure reads the mouths of the synthetic characters" in page.words
     for figure in ("own pairs correlate", "0.70 0.30", "FEW 4 0.50"):
         assert figure not in page.words, "an invalid figure must be printed nowhere"
 
