@@ -27,6 +27,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_show_sphinx = False
 html_show_copyright = False
+html_show_search_summary = False  # it would be fetched, which a page opened from a disk may not do
 html_theme_options = {"navigation_with_keys": True}
 highlight_language = "text"
 

@@ -59,7 +59,7 @@ def _settings_section(section: Section, own: dict[str, Any]) -> Iterator[str]:
         theirs = _of_recipe(own, setting.key)
         cells = (
             f'<span id="{setting.key}"></span>`{setting.key}` <span class="type">{setting.type}</span>',
-            (code(setting.default) or "none") + (f" ({code(theirs)})" if theirs != setting.default else ""),
+            (code(setting.default) or "the recipe's") + (f" ({code(theirs)})" if theirs != setting.default else ""),
             escaped(setting.doc),
         )
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
