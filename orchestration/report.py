@@ -226,7 +226,7 @@ def _render(**sections: object) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters.update(duration=duration, number=number, significant=significant, percent=percent)
+    environment.filters.update(date=_date, duration=duration, number=number, significant=significant, percent=percent)
     environment.tests["known"] = math.isfinite
     environment.tests["missing"] = lambda part: isinstance(part, Missing)
     style, script = (environment.get_template(f"report.{kind}.j2").render() for kind in ("css", "js"))

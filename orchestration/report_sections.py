@@ -20,7 +20,7 @@ from .run_reader import Entry, NotApplicableError, StageInfo, StageMetrics, Unav
 
 MAX_CLIPS = 24
 MAX_SOURCES = 200
-MIN_SYNC_CLIPS = 8  # a bootstrap over fewer has next to nothing to draw from: of two clips its interval is a point
+MIN_CLIPS = 8  # a bootstrap over fewer has next to nothing to draw from: of two clips its interval is a point
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,8 @@ class SyncRow:
     @property
     def verdict(self) -> str:
         """Whether the mouth follows the voice: the whole interval of the gap must lie above zero."""
-        if self.count < MIN_SYNC_CLIPS:
-            return f"too few clips to say (below {MIN_SYNC_CLIPS})"
+        if self.count < MIN_CLIPS:
+            return f"too few clips to say (below {MIN_CLIPS})"
         return "yes" if self.gap.low > 0 else "not shown: the interval reaches zero"
 
 

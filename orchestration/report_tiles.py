@@ -3,12 +3,13 @@
 Pure functions of figures: `report.py` reads them from the run, the tests give known ones.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from .report_evaluation import Evaluated
-from .report_sections import MIN_SYNC_CLIPS, Mode, StageTime, SyncRow
+from .report_sections import MIN_CLIPS, Mode, StageTime, SyncRow
 from .report_words import between, duration, number, signed, significant
 
 LITTLE = 0.05  # a loss that fell by less, on the same clips and noise, has hardly moved
@@ -96,7 +97,7 @@ def in_sync(rows: Sequence[SyncRow], why: str, evaluated: Evaluated | None = Non
     detail = (
         f"{row.title}: own pairs correlate {number(row.matched)}, shuffled {number(row.shuffled)}; gap {between(row.gap)}, {told}{real}"
     )
-    if row.count < MIN_SYNC_CLIPS:
+    if row.count < MIN_CLIPS:
         return Tile(question, "Too few clips", signed(row.gap.value), detail, "sync", "open")
     if row.verdict == "yes":
         return Tile(question, "Yes", signed(row.gap.value), detail, "sync", "good")
@@ -114,6 +115,8 @@ def _sync_of(evaluated: Evaluated | None) -> Tile | None:
     gap = row.windows[0]
     real = "" if row.real is None else f"; real clips: gap {number(row.real.value)}"
     detail = f"gap to other clips' voices, {evaluated.windows[0]}, {between(gap)}, {evaluated.clips} clips{real}"
+    if not math.isfinite(gap.low) or evaluated.clips < MIN_CLIPS:
+        return Tile("Is it in sync?", "Too few clips", signed(gap.value), detail, "evaluation", "open")
     verdict, state = ("Yes", "good") if gap.low > 0 else ("No", "bad") if gap.high < 0 else ("Not shown", "open")
     return Tile("Is it in sync?", verdict, signed(gap.value), detail, "evaluation", state)
 
@@ -137,14 +140,9 @@ def drifts(evaluated: Evaluated | None, command: str, broken: str = "") -> Tile:
     change = evaluated.change
     apart = change.apart
     detail = f"{change.title}, {change.last} minus {change.first} {between(apart)}, {evaluated.clips} clips"
-    if apart.low > 0:
-        verdict, state = "Yes", "bad"
-    elif apart.high < 0:
-        verdict, state = "No", "good"
-    elif apart.low <= 0 <= apart.high:
-        verdict, state = "Not shown", "open"
-    else:
-        verdict, state = "Too few clips", "open"
+    if not math.isfinite(apart.low) or evaluated.clips < MIN_CLIPS:
+        return Tile(question, "Too few clips", signed(apart.value), detail, "evaluation", "open")
+    verdict, state = ("Yes", "bad") if apart.low > 0 else ("No", "good") if apart.high < 0 else ("Not shown", "open")
     return Tile(question, verdict, signed(apart.value), detail, "evaluation", state)
 
 

@@ -116,7 +116,7 @@ def evaluation_record(last: float = 0.3) -> dict[str, Any]:
         "version": 1,
         "created": "2026-11-24T10:00:00+00:00",
         "command": "mutual-forcing evaluate runs/tiny-1",
-        "prompts": ["a", "b", "c"],
+        "prompts": list("abcdefgh"),
         "metrics": [{"name": name, "unit": "", "higher_is_better": False}, {"name": "sync_gap", "unit": ""}],
         "real": {name: figure(0.1), "sync_gap": {"value": None, "why": "no face was found", "clips": 0}},
         "runs": [
@@ -234,7 +234,7 @@ def test_every_figure_of_the_first_screen_leads_to_the_command_that_made_it(run_
     targets = {str(attributes["id"]) for _, attributes in page.elements if attributes.get("id")}
     assert {str(link["href"])[1:] for link in page.all("a")} <= targets
     assert (
-        "Does it drift? Yes +0.30 Fréchet distance of picture and sound to real clips, 15-25 s minus 0-5 s [0.10, 0.50], 3 clips"
+        "Does it drift? Yes +0.30 Fréchet distance of picture and sound to real clips, 15-25 s minus 0-5 s [0.10, 0.50], 8 clips"
         in page.words
     )
     assert "frechet random joint 0.100 0.200 [0.150, 0.250] 0.500 [0.400, 0.600]" in page.words

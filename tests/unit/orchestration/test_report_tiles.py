@@ -81,7 +81,9 @@ def test_an_evaluation_tells_the_sync_of_real_faces() -> None:
     tile = in_sync([], "on real faces it says nothing", evaluated(gap=Interval(0.3, 0.1, 0.5)))
     assert (tile.verdict, tile.figure, tile.section) == ("Yes", "+0.30", "evaluation")
     assert tile.detail == "gap to other clips' voices, 0-5 s, [0.10, 0.50], 16 clips; real clips: gap 0.50"
-    assert in_sync([], "", evaluated(gap=Interval(0.3, math.nan, math.nan))).verdict == "Not shown"
+    assert in_sync([], "", evaluated(gap=Interval(0.3, -0.1, 0.5))).verdict == "Not shown"
+    assert in_sync([], "", evaluated(gap=Interval(0.3, math.nan, math.nan))).verdict == "Too few clips"
+    assert in_sync([], "", replace(evaluated(gap=Interval(0.3, 0.1, 0.5)), clips=7)).verdict == "Too few clips"
     assert in_sync([], "nothing", evaluated(gap=None)).verdict == "Does not apply"
 
 
@@ -99,6 +101,11 @@ def test_drift(apart: Interval, verdict: str, state: str) -> None:
     tile = drifts(evaluated(apart), "")
     assert (tile.verdict, tile.state, tile.figure, tile.section) == (verdict, state, signed(apart.value), "evaluation")
     assert tile.detail == f"Distance, 15-25 s minus 0-5 s {between(apart)}, 16 clips"
+
+
+def test_drift_of_few_clips_decides_nothing() -> None:
+    few = replace(evaluated(Interval(0.3, 0.1, 0.5)), clips=7)
+    assert (drifts(few, "").verdict, drifts(replace(few, clips=8), "").verdict) == ("Too few clips", "Yes")
 
 
 def test_drift_that_nobody_measured_names_the_command() -> None:
