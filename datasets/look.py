@@ -17,6 +17,7 @@ from .scratch import Scratch
 from .source_text import text_of
 from .sources import Source, source_from_json
 from .storage import sha256_file
+from .trials import UNWATCHED, Trials
 
 Row = dict[str, Any]
 
@@ -76,8 +77,8 @@ def refusal(error: MediaError | Refused | OSError) -> Looked:
 class Look:
     """Row {source: JSON} -> row {name, looked: JSON}."""
 
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
+    def __init__(self, config: DataConfig, trials: Trials = UNWATCHED) -> None:
+        self._config, self._trials = config, trials
 
     def __call__(self, row: Row) -> Row:
         source = source_from_json(row["source"])
@@ -85,13 +86,14 @@ class Look:
 
     def look(self, source: Source) -> Looked:
         try:
-            return self._look(source)
+            if source.refused:
+                raise Refused("list", source.refused)
+            with self._trials.of(source.name):
+                return self._look(source)
         except (MediaError, Refused, OSError) as error:
             return refusal(error)
 
     def _look(self, source: Source) -> Looked:
-        if source.refused:
-            raise Refused("list", source.refused)
         with Scratch() as scratch, at_hand(source, scratch) as path:
             try:
                 text = text_of(source)

@@ -39,6 +39,7 @@ from .source_text import text_of
 from .sources import Span, source_from_json, source_to_json
 from .statistics import Statistics, merged, statistics_of
 from .store import store_of
+from .trials import UNWATCHED, Trials
 
 Row = dict[str, Any]
 Good = tuple[Clip, Judgement]
@@ -65,8 +66,8 @@ class Made:
 class MakePart:
     """Row {part: JSON} -> row {part: its name, receipt: JSON}: makes a part's clips, writes its shards and its receipt."""
 
-    def __init__(self, config: DataConfig, encoder: ClipEncoder, uri: str) -> None:
-        self._config, self._encoder, self._uri = config, encoder, uri
+    def __init__(self, config: DataConfig, encoder: ClipEncoder, uri: str, trials: Trials = UNWATCHED) -> None:
+        self._config, self._encoder, self._uri, self._trials = config, encoder, uri, trials
 
     def __call__(self, row: Row) -> Row:
         part = part_of(row["part"])
@@ -77,12 +78,22 @@ class MakePart:
         with store_of(self._uri) as store:
             writer = PartWriter(store, part)
             outcomes = tuple(self._outcome(item, writer, tally) for item in part.items)
-            writer.close()
-            receipt = Receipt(outcomes, tuple(writer.rows), tuple(writer.shards), tuple(tally.quality), tally.statistics, writer.columns)
-            write_receipt(store, part, receipt)
+            with self._trials.of(part.receipt):  # no source is to blame: the job ends
+                writer.close()
+                receipt = Receipt(
+                    outcomes, tuple(writer.rows), tuple(writer.shards), tuple(tally.quality), tally.statistics, writer.columns
+                )
+                write_receipt(store, part, receipt)
         return receipt
 
     def _outcome(self, item: Item, writer: PartWriter, tally: Tally) -> Outcome:
+        try:
+            with self._trials.of(item.source.name):
+                return self._made(item, writer, tally)
+        except MediaError as error:
+            return Outcome(item.source.name, error.stage, error.reason)
+
+    def _made(self, item: Item, writer: PartWriter, tally: Tally) -> Outcome:
         own = Tally({}, list(tally.quality))
         clips = SourceClips(self._config, self._encoder, item, own)
         for made in clips:

@@ -20,6 +20,7 @@ from .look import Refused, refusal, require, too_short
 from .probe import probe
 from .scratch import Scratch
 from .sources import source_from_json
+from .trials import UNWATCHED, Trials
 
 Row = dict[str, Any]
 Measured = tuple[VideoMoments, AudioMoments]
@@ -30,13 +31,13 @@ MOST_CLIPS = 24  # of a source: a film of two hours tells no more than a minute 
 class Measure:
     """Row {source: JSON, starts: JSON} -> row {name, moments: JSON, refused: JSON of `Looked`}; no moments where no clip can be used."""
 
-    def __init__(self, config: DataConfig) -> None:
-        self._config = config
+    def __init__(self, config: DataConfig, trials: Trials = UNWATCHED) -> None:
+        self._config, self._trials = config, trials
 
     def __call__(self, row: Row) -> Row:
         source = source_from_json(row["source"])
         try:
-            with Scratch() as scratch, at_hand(source, scratch) as path:
+            with self._trials.of(source.name), Scratch() as scratch, at_hand(source, scratch) as path:
                 found = probe(path, needs_video="video" in self._config.modalities)
                 require(found, self._config)
                 moments = self._moments(Reel(path, found, self._config, source.spans, json.loads(row["starts"])))

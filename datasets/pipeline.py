@@ -46,6 +46,9 @@ from .spread import spread
 from .storage import local_path, make_folder
 from .store import Store, below, is_remote, write_bytes
 from .synthetic import SyntheticConfig, write_corpus
+from .trials import UNWATCHED, trials
+
+TOGETHER = 4  # parts of a task
 
 
 def prepare(config: DataConfig, out: str | Path, progress: Progress = silent, grow: bool = False, again: Again | None = None) -> Manifest:
@@ -96,6 +99,7 @@ class _Job:
     def __init__(self, config: DataConfig, store: Store, progress: Progress, hold: Hold, sources: Sequence[Source] | None) -> None:
         self._config, self._store, self._progress, self._sources = config, store, progress, sources
         self._pretrained, self._hold = config.pretrained.only(config.modalities), hold
+        self._trials = UNWATCHED
 
     def run(self, grow: bool, again: Again | None) -> Manifest:
         before, account = self._before(), dict[str, SourceLine]()
@@ -119,13 +123,14 @@ class _Job:
             if not found.fresh or not grow:
                 self._clear(entry.file for entry in before.shards)  # the job that wrote it may have been killed before it did
                 return before
-        if before is None and self._config.stream_sources:
-            fresh, looked = self._first_usable(every)
-        else:
-            fresh, looked = found.fresh, self._look(found.fresh, account)
-        looked, used = self._without_twins(fresh, looked, account)
-        codecs = self._codecs_of(before) if before else self._codecs(used, looked)
-        receipts = self._make(used, looked, codecs, before, scribes) if codecs else []
+        with trials() as self._trials:
+            if before is None and self._config.stream_sources:
+                fresh, looked = self._first_usable(every)
+            else:
+                fresh, looked = found.fresh, self._look(found.fresh, account)
+            looked, used = self._without_twins(fresh, looked, account)
+            codecs = self._codecs_of(before) if before else self._codecs(used, looked)
+            receipts = self._make(used, looked, codecs, before, scribes) if codecs else []
         manifest = self._commit(fresh, looked, receipts, codecs, account, before, scribes)
         self._clear(entry.file for entry in manifest.shards)
         return manifest
@@ -170,7 +175,7 @@ class _Job:
         looked = {s.name: known for s in sources if s.name not in account and (known := notes.known(s))}
         asked = {s.name: s for s in sources if s.name not in looked}
         rows = ({"source": source_to_json(s)} for s in asked.values())
-        for row in self._spread(list(rows), Look(self._config), "look into sources"):
+        for row in self._spread(list(rows), Look(self._config, self._trials), "look into sources"):
             looked[row["name"]] = looked_of(row["looked"])
             notes.add(asked[row["name"]], looked[row["name"]])
         notes.flush()
@@ -223,7 +228,7 @@ class _Job:
         while drawn and (missing := c.codec_fit_sources - len(measured)) > 0:
             asked, drawn = drawn[:missing], drawn[missing:]
             rows = [{"source": source_to_json(s), "starts": json.dumps(looked[s.name].starts)} for s in asked]
-            for row in self._spread(rows, Measure(c), "measure codecs"):
+            for row in self._spread(rows, Measure(c, self._trials), "measure codecs"):
                 if row["moments"]:
                     measured[row["name"]] = unpack_moments(row["moments"])
                 else:
@@ -250,7 +255,8 @@ class _Job:
         if left:
             video, audio = (codec if m in self._config.modalities and codec else None for m, codec in zip(MODALITIES, codecs, strict=True))
             with clip_encoder(video, audio, self._pretrained, self._config.encoders, self._progress) as encoder:
-                for row in self._spread(left, MakePart(self._config, encoder, self._store.uri), "encode clips"):
+                work = MakePart(self._config, encoder, self._store.uri, self._trials)
+                for row in self._spread(left, work, "encode clips", TOGETHER):
                     receipts[row["part"]] = receipt_of(row["receipt"])
         return [receipts[part.name] for part in parts]
 
@@ -318,8 +324,8 @@ class _Job:
         seconds = sum(span.end_s - span.start_s for span in source.spans) or looked.seconds
         return max(1, int((seconds * t.fps - t.frames(c.clip_chunks)) // (c.stride * t.chunk_frames)) + 1)
 
-    def _spread(self, rows: list[Row], work: Callable[[Row], Row], stage: str) -> Iterator[Row]:
-        return spread(rows, work, stage, self._config.pool, self._progress, self._hold.check)
+    def _spread(self, rows: list[Row], work: Callable[[Row], Row], stage: str, together: int = 64) -> Iterator[Row]:
+        return spread(rows, work, stage, self._config.pool, self._progress, self._hold.check, together)
 
 
 def draw_characters(config: DataConfig, store: Store, progress: Progress) -> Path:

@@ -10,17 +10,24 @@ import ray.data
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from .config import PoolConfig
-from .progress import Progress
+from .progress import Progress, silent
 from .share import leave_to_others
 
 Row = dict[str, Any]
 
 
 def spread(
-    rows: list[Row], work: Callable[[Row], Row], stage: str, pool: PoolConfig, progress: Progress, check: Callable[[], None]
+    rows: list[Row],
+    work: Callable[[Row], Row],
+    stage: str,
+    pool: PoolConfig,
+    progress: Progress = silent,
+    check: Callable[[], None] = lambda: None,
+    together: int = 64,
 ) -> Iterator[Row]:
     """What `work` makes of each row, in any order, on as many processes as the settings and the cluster allow. check: is called before each
-    row that is given, and ends the stage where it raises.
+    row that is given, and ends the stage where it raises. together: at most so many rows are lost with a process. Ray gives them to another
+    one without end: work must see to it that each row comes to one (`trials.py`).
     """
     if not rows:
         return
@@ -28,7 +35,8 @@ def spread(
     cpus = int(ray.cluster_resources().get("CPU", 1))
     most = max(1, min(pool.max_workers or cpus, len(rows)))
     # Enough blocks to keep all processes busy, few enough that each is worth a task.
-    dataset = ray.data.from_items(rows, override_num_blocks=max(1, min(len(rows), 4 * max(most, cpus))))
+    blocks = min(len(rows), max(4 * max(most, cpus), -(-len(rows) // together)))
+    dataset = ray.data.from_items(rows, override_num_blocks=blocks)
     progress(stage, 0, len(rows))
     if least := min(pool.min_workers, most):
         held = ActorPoolStrategy(min_size=least, max_size=most)
