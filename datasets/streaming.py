@@ -27,19 +27,20 @@ from .clip_table import read_clips
 from .commit import is_held_out, line_of
 from .config import DataConfig
 from .encoders import ClipEncoder
-from .look import Look
+from .ffmpeg_program import MediaError
+from .look import Look, refusal
 from .making import SourceClips
 from .manifest import Manifest
 from .packed_clip import pack_clip
 from .parts import Item
 from .sources import Source, source_from_json, source_to_json
+from .trials import UNWATCHED, Trials
 
 MOST_BLOCKS = 4096  # of sources
 CLIPS_A_BLOCK = 4  # that go to training together
 HELD_BYTES = 64 << 20  # of a source's clips that wait for its end: most sources are refused before training has seen any of them
 PAUSES = (2.0, 10.0, 30.0)  # seconds before a source that could not be read is tried again
 HELD_OUT = "held out"
-RETRIES = 3  # of a task whose process ended
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,30 @@ class HeldOut:
 
 class StreamSource:
     """Row {source: JSON} -> rows {clip: bytes}, while it is decoded. account: a `StreamAccount`, which hears what came of the source, and
-    tells where `resumed` which clips the stage has had.
+    tells where `resumed` which clips the stage has had. trials: see `trials.py`.
     """
 
     def __init__(
-        self, config: DataConfig, encoder: ClipEncoder, held_out: HeldOut, account: Any, stage: str, resumed: bool = False
+        self,
+        config: DataConfig,
+        encoder: ClipEncoder,
+        held_out: HeldOut,
+        account: Any,
+        stage: str,
+        resumed: bool = False,
+        trials: Trials = UNWATCHED,
     ) -> None:
         self._config, self._encoder, self._held_out = config, encoder, held_out
-        self._account, self._stage, self._resumed = account, stage, resumed
+        self._account, self._stage, self._resumed, self._trials = account, stage, resumed, trials
 
     def __call__(self, row: dict[str, Any]) -> Iterator[dict[str, bytes]]:
         source = source_from_json(row["source"])
         for pause in (*PAUSES, 0.0):
-            line, given = yield from self._clips(source)
+            try:
+                with self._trials.of(source.name):
+                    line, given = yield from self._clips(source)
+            except MediaError as error:  # it has ended its workers
+                line, given = line_of(source, refusal(error), None, 1), 0
             if line.stage != UNREAD or given or not pause:
                 break
             time.sleep(pause)
@@ -121,6 +133,6 @@ def blocks(sources: Sequence[Source], seed: int) -> ray.data.Dataset:
 def stream(rows: ray.data.Dataset, work: StreamSource, clip_bytes: int, most: int) -> ray.data.Dataset:
     """The clips of these sources, once each time it is gone through, each time in another order; at most so many are decoded at once."""
     decoding = TaskPoolStrategy(size=most)
-    dataset = rows.randomize_block_order().flat_map(work, compute=decoding, num_cpus=1, max_retries=RETRIES)
+    dataset = rows.randomize_block_order().flat_map(work, compute=decoding, num_cpus=1)
     dataset.context.target_max_block_size = CLIPS_A_BLOCK * clip_bytes
     return dataset

@@ -32,6 +32,7 @@ from ..datasets.store import store_of
 from ..datasets.stream_account import STREAMED, StreamAccount, Told
 from ..datasets.streamed_clips import Passes
 from ..datasets.streaming import HeldOut, StreamSource, blocks, stream
+from ..datasets.trials import trials
 from ..workers.loop_config import TrainLoopConfig
 from .config import RunConfig
 from .preflight import cpus_left
@@ -106,11 +107,11 @@ def open_streams(plan: Plan | None, progress: Progress, warn: Callable[[str], No
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     account: Any = StreamAccount.options(scheduling_strategy=here).remote(plan.account)  # type: ignore[attr-defined]
     codecs = manifest.video_codec or None, manifest.audio_codec or None
-    with clip_encoder(*codecs, data.pretrained.only(data.modalities), data.encoders, progress) as encoder:
+    with trials() as watched, clip_encoder(*codecs, data.pretrained.only(data.modalities), data.encoders, progress) as encoder:
         rows, datasets = blocks(plan.sources, data.seed), dict[str, Dataset]()
         for stage in plan.stages:
             for resumed in (False, True):
-                work = StreamSource(data, encoder, plan.held_out, account, stage, resumed)
+                work = StreamSource(data, encoder, plan.held_out, account, stage, resumed, watched)
                 datasets[stage + REST if resumed else stage] = stream(rows, work, data.clip_bytes, most)
         options = ExecutionOptions(resource_limits=ExecutionResources.for_limits(cpu=free))
         try:
