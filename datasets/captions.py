@@ -89,6 +89,7 @@ class Captioner:
             raise ValueError(f"data.caption.prompt={config.prompt!r}: this network captions by itself; leave {IMAGE} out")
         if not self._asked and config.frames > 1:
             raise ValueError(f"data.caption.frames={config.frames}: this network sees one picture; set 1")
+        self._require_room()
         what = {name: value for name, value in asdict(config).items() if name not in ("folder", "plugin", "device", "batch")}
         self.identity = identity_of({"files": files, **what})
 
@@ -110,17 +111,42 @@ class Captioner:
     @torch.no_grad()
     def _together(self, seen: Sequence[list[Image.Image]]) -> list[str]:
         c = self._config
-        if self._asked:
-            text = c.prompt.replace(IMAGE, self._asked * c.frames)
-            given = self._processor(images=[list(one) for one in seen], text=[text] * len(seen), return_tensors="pt")
-        else:
-            words = {"text": [c.prompt] * len(seen)} if c.prompt else {}
-            given = self._processor(images=[one[0] for one in seen], return_tensors="pt", **words)
-        given = given.to(c.device, DTYPES[c.dtype])  # whole numbers stay what they are
+        given = self._given(seen).to(c.device, DTYPES[c.dtype])  # whole numbers stay what they are
         written = self._network.generate(**given, max_new_tokens=c.max_tokens, do_sample=False, num_beams=1)
         if self._asked:
             written = written[:, given["input_ids"].shape[1] :]
         return [one_line(text) for text in self._processor.batch_decode(written, skip_special_tokens=True)]
+
+    def _given(self, seen: Sequence[list[Image.Image]]) -> Any:
+        """What the network is given of the pictures of some clips."""
+        c = self._config
+        if self._asked:
+            text = c.prompt.replace(IMAGE, self._asked * c.frames)
+            return self._processor(images=[list(one) for one in seen], text=[text] * len(seen), return_tensors="pt")
+        words = {"text": [c.prompt] * len(seen)} if c.prompt else {}
+        return self._processor(images=[one[0] for one in seen], return_tensors="pt", **words)
+
+    def _require_room(self) -> None:
+        """Refuse captions that are longer than the network's table of positions, behind what it is asked: it would fail in the middle of
+        one. Networks without such a table know no end. Of pictures whose size changes how many tokens they are, those of small ones count.
+        """
+        c = self._config
+        positions = getattr(self._network.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        if not isinstance(positions, int):
+            return
+        small = Image.new("RGB", (64, 64))
+        given = _made(lambda: self._given([[small] * c.frames]))
+        taken = given["input_ids"].shape[1] if "input_ids" in given else 1  # without a prompt the token that begins a caption
+        room = positions - taken + 1  # the last token that is written is not read again
+        if room < 1:
+            raise ValueError(
+                f"data.caption.prompt={c.prompt!r}: is {taken} tokens with its pictures, the network has {positions} positions; shorten it"
+            )
+        if c.max_tokens > room:
+            raise ValueError(
+                f"data.caption.max_tokens={c.max_tokens}: the network has {positions} positions, of which its prompt takes {taken}; "
+                f"set data.caption.max_tokens={room} or less"
+            )
 
 
 def pictures(frames: np.ndarray, count: int) -> list[Image.Image]:

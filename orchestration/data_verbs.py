@@ -24,6 +24,7 @@ from ..datasets.pipeline import prepare
 from ..datasets.playback import play
 from ..datasets.progress import Progress
 from ..datasets.scratch import Scratch
+from ..datasets.scribing import identities
 from ..datasets.sources import Source
 from ..datasets.storage import local_path
 from ..datasets.store import Store, below, is_remote, store_of, write_bytes
@@ -58,6 +59,7 @@ def prepared(config: DataConfig, out: str, progress: Progress) -> Told:
         if is_remote(out):
             with store_of(out) as store:
                 store.names()  # before Ray starts: it must be there, and answer
+        identities(config)  # so must the networks that write text, which stay open
         with ray_session():
             prepare(config, place, progress, grow=True)
         return described(place)
@@ -83,6 +85,7 @@ def requeued(uri: str, stage: str, words: str, media: Sequence[str], progress: P
         stages = Counter(line.stage for line in before.lines if not line.used)
         there = ", ".join(f"{name} ({count})" for name, count in stages.items()) or "none"
         raise ValueError(f"{uri!r}: no source was refused by --stage={stage!r} with --reason={words!r}; refused are, by stage: {there}")
+    identities(config)  # before Ray starts: networks that write text must be there; they stay open
     with told("dataset", uri), ray_session():
         prepare(config, place, progress, grow=True, again=again)
         return described(place), asked

@@ -25,6 +25,7 @@ WORDS = ["a", "red", "fox", "speaks", "softly", "woman", "man", "with", "blue", 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<image>", "<cls>"]
 SMALL: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
 SIDE = {"height": 32, "width": 32}
+POSITIONS = 40  # that the one which captions by itself knows
 
 
 def _tokenizer(framed: bool = False) -> PreTrainedTokenizerFast:
@@ -40,9 +41,8 @@ def _tokenizer(framed: bool = False) -> PreTrainedTokenizerFast:
 def blip_folder(path: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     ids = {"bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
-    text = (
-        SMALL | ids | {"vocab_size": len(SPECIAL + WORDS), "num_hidden_layers": 1, "encoder_hidden_size": 16, "max_position_embeddings": 40}
-    )
+    text = SMALL | ids | {"vocab_size": len(SPECIAL + WORDS), "num_hidden_layers": 1, "encoder_hidden_size": 16}
+    text |= {"max_position_embeddings": POSITIONS}
     vision = SMALL | {"num_hidden_layers": 1, "image_size": 32, "patch_size": 16}
     network = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision, projection_dim=16))
     _louder(network)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from captioner_material import blip_folder, llava_folder
+from captioner_material import POSITIONS, blip_folder, llava_folder
 from safetensors.torch import load_file, save_file
 
 from mutual_forcing.datasets import captions
@@ -82,9 +84,9 @@ def test_a_caption_may_begin_with_words(blip: Path) -> None:
 
 
 def test_identity_is_the_content_and_what_is_asked(blip: Path, copy: Path) -> None:
-    config = CaptionConfig(str(blip))
-    same = CaptionConfig(str(copy), batch=1)
-    others = [CaptionConfig(str(blip), prompt="a"), CaptionConfig(str(blip), max_tokens=9), CaptionConfig(str(blip), dtype="bfloat16")]
+    config = CaptionConfig(str(blip), max_tokens=8)
+    same = replace(config, folder=str(copy), batch=1)
+    others = [replace(config, prompt="a"), replace(config, max_tokens=9), replace(config, dtype="bfloat16")]
     identities = [Captioner(c).identity for c in (config, same, *others)]
     assert identities[0] == identities[1]
     assert len(set(identities)) == 4
@@ -158,6 +160,26 @@ def test_the_prompt_must_suit_the_network(blip: Path, llava: Path) -> None:
         Captioner(CaptionConfig(str(blip), prompt=ASK))
     with pytest.raises(ValueError, match=r"data\.caption\.frames=2: this network sees one picture"):
         Captioner(CaptionConfig(str(blip), frames=2))
+
+
+@pytest.mark.parametrize(("kind", "prompt", "positions"), [("blip", "", POSITIONS), ("llava", ASK, 2048)])
+def test_a_caption_finds_room_in_the_networks_positions(request: pytest.FixtureRequest, kind: str, prompt: str, positions: int) -> None:
+    """The longest that is let in is really written, and one token more fails."""
+    folder = request.getfixturevalue(kind)
+    if kind == "llava":
+        folder, positions = shutil.copytree(folder, folder.parent / "short"), 24
+        edit(folder, "config.json", lambda config: config["text_config"].update(max_position_embeddings=positions))
+    words = rf"^data\.caption\.max_tokens=1000: the network has {positions} positions, .*; set data\.caption\.max_tokens=\d+ or less"
+    with pytest.raises(ValueError, match=words) as refused:
+        Captioner(CaptionConfig(str(folder), prompt=prompt, max_tokens=1000))
+    room = int(re.findall(r"max_tokens=(\d+) or less", str(refused.value))[0])
+    taken = len(ASK.split()) + 3 if kind == "llava" else 1  # a picture is four tokens
+    assert room == positions - taken + 1
+    captioner = Captioner(CaptionConfig(str(folder), prompt=prompt, max_tokens=room))
+    captioner._network.generation_config.eos_token_id = None
+    captioner.caption(clips(1)[0])
+    with pytest.raises(ValueError, match=rf"max_tokens={room + 1}: "):
+        Captioner(CaptionConfig(str(folder), prompt=prompt, max_tokens=room + 1))
 
 
 @pytest.mark.parametrize(

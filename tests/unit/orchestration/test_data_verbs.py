@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from captioner_material import POSITIONS, blip_folder
 from dataset_material import CONFIG, make_dataset
 
 from mutual_forcing.datasets.account import LeftOut, SourceLine, write_account
+from mutual_forcing.datasets.captions import CaptionConfig
 from mutual_forcing.datasets.clip_table import CLIPS, read_clips
+from mutual_forcing.datasets.config import DataConfig
 from mutual_forcing.datasets.progress import silent
 from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.orchestration import data_verbs
 from mutual_forcing.orchestration.data_commands import show
 from mutual_forcing.orchestration.data_page import data_page
-from mutual_forcing.orchestration.data_verbs import Told, config_of, requeued
+from mutual_forcing.orchestration.data_verbs import Told, config_of, prepared, requeued
 
 
 def test_settings_that_shape_no_clip_may_be_given_anew(tmp_path: Path) -> None:
@@ -47,6 +51,14 @@ def test_others_are_refused_by_name(tmp_path: Path, given: str, reason: str) -> 
     with pytest.raises(ValueError, match=reason) as refused:
         config_of(make_dataset(tmp_path), (), [given])
     assert "\n" not in str(refused.value)
+
+
+def test_networks_that_write_text_are_opened_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data_verbs, "ray_session", lambda: pytest.fail("Ray was started"))
+    (tmp_path / "media").mkdir()
+    blip = CaptionConfig(str(blip_folder(tmp_path / "blip")), max_tokens=POSITIONS + 1)
+    with pytest.raises(ValueError, match=rf"^data\.caption\.max_tokens={POSITIONS + 1}: the network has {POSITIONS} positions"):
+        prepared(DataConfig(media=str(tmp_path / "media"), caption=blip), str(tmp_path / "data"), silent)
 
 
 def test_characters_are_not_tried_again(tmp_path: Path) -> None:
