@@ -68,10 +68,10 @@ def requeue(
         from .progress import Terminal
 
         with Terminal(console) as terminal:
-            told, tried = requeued(dataset, stage, reason, media or [], terminal.progress, set_ or [])
+            told, found = requeued(dataset, stage, reason, media or [], terminal.progress, set_ or [])
         if not as_json:
-            typer.echo(f"tried again: {tried} of {len(told.lines)} sources")
-        show(told, as_json)
+            typer.echo(str(found))
+        show(told, as_json, requeue=asdict(found))
 
     run_verb(run, debug, KEPT)
 
@@ -173,15 +173,15 @@ def milliseconds(text: str) -> float:
         raise ValueError(f"--max-av-lag={text!r}: is no time; give milliseconds, as 80ms") from None
 
 
-def show(told: Any, as_json: bool) -> None:
-    """A dataset as it describes itself (`data_verbs.Told`)."""
+def show(told: Any, as_json: bool, **more: Any) -> None:
+    """A dataset as it describes itself (`data_verbs.Told`). more: for a machine to read besides."""
     from ..datasets.account import UNREAD, records
 
     manifest, (sources, clips) = told.manifest, _yields(told)
     if as_json:
         totals = {"clips": manifest.clips, "hours": manifest.hours, "version": manifest.version, **manifest.codec_quality}
         about = {"sources": records(told.lines), "contact_sheet": told.sheet, "page": told.page}
-        typer.echo(json.dumps({**totals, "yield": sources, "clip_yield": clips, **about}))
+        typer.echo(json.dumps({**totals, "yield": sources, "clip_yield": clips, **about, **more}))
         return
     table = Table(title=f"{manifest.clips} clips, {manifest.hours * 60:.1f} minutes")
     for name in ("path", "status", "clips", "seconds", "reason or note"):

@@ -48,6 +48,21 @@ class Told:
     page: str = ""
 
 
+@dataclass(frozen=True)
+class Requeue:
+    """What came of trying sources again. tried: how many were; gone: names of those that were asked for, and are not among the inputs any
+    more; added: new ones that came along.
+    """
+
+    tried: int
+    gone: tuple[str, ...]
+    added: int
+
+    def __str__(self) -> str:
+        gone = f"no longer among the inputs: {len(self.gone)} (the first: {self.gone[0]!r})" if self.gone else ""
+        return "; ".join(filter(None, (f"tried again: {self.tried}", gone, f"new: {self.added}" if self.added else "")))
+
+
 def prepared(config: DataConfig, out: str, progress: Progress) -> Told:
     """Make the dataset `out`, or add to it what is new.
 
@@ -65,8 +80,10 @@ def prepared(config: DataConfig, out: str, progress: Progress) -> Told:
         return described(place)
 
 
-def requeued(uri: str, stage: str, words: str, media: Sequence[str], progress: Progress, settings: Sequence[str] = ()) -> tuple[Told, int]:
-    """Try refused sources of a dataset again: those that this stage refused, with these words in the reason; and how many these were.
+def requeued(
+    uri: str, stage: str, words: str, media: Sequence[str], progress: Progress, settings: Sequence[str] = ()
+) -> tuple[Told, Requeue]:
+    """Try refused sources of a dataset again: those that this stage refused, with these words in the reason; and what came of that.
     media: where the inputs are now, if they moved; settings: see `config_of`.
 
     Raises:
@@ -80,7 +97,7 @@ def requeued(uri: str, stage: str, words: str, media: Sequence[str], progress: P
             "prepare others into another folder, with another data.seed"
         )
     config = config_of(before.manifest, media, settings)
-    asked = sum(again.wants(line) for line in before.lines)
+    asked = [line.path for line in before.lines if again.wants(line)]
     if not asked:
         stages = Counter(line.stage for line in before.lines if not line.used)
         there = ", ".join(f"{name} ({count})" for name, count in stages.items()) or "none"
@@ -88,7 +105,11 @@ def requeued(uri: str, stage: str, words: str, media: Sequence[str], progress: P
     identities(config)  # before Ray starts: networks that write text must be there; they stay open
     with told("dataset", uri), ray_session():
         prepare(config, place, progress, grow=True, again=again)
-        return described(place), asked
+        after = described(place)
+    attempts = {line.path: line.attempts for line in before.lines}
+    tried = {line.path for line in after.lines if line.attempts > attempts.get(line.path, line.attempts)}
+    gone = tuple(sorted(set(asked) - tried))
+    return after, Requeue(len(tried), gone, sum(line.path not in attempts for line in after.lines))
 
 
 def described(place: str) -> Told:

@@ -19,7 +19,7 @@ from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.orchestration import data_verbs
 from mutual_forcing.orchestration.data_commands import show
 from mutual_forcing.orchestration.data_page import data_page
-from mutual_forcing.orchestration.data_verbs import Told, config_of, prepared, requeued
+from mutual_forcing.orchestration.data_verbs import Requeue, Told, config_of, prepared, requeued
 
 
 def test_settings_that_shape_no_clip_may_be_given_anew(tmp_path: Path) -> None:
@@ -51,6 +51,17 @@ def test_others_are_refused_by_name(tmp_path: Path, given: str, reason: str) -> 
     with pytest.raises(ValueError, match=reason) as refused:
         config_of(make_dataset(tmp_path), (), [given])
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("requeue", "words"),
+    [
+        (Requeue(3, (), 0), "tried again: 3"),
+        (Requeue(1, ("x.mp4", "y.mp4"), 2), "tried again: 1; no longer among the inputs: 2 (the first: 'x.mp4'); new: 2"),
+    ],
+)
+def test_what_could_not_be_tried_is_named(requeue: Requeue, words: str) -> None:
+    assert str(requeue) == words
 
 
 def test_networks_that_write_text_are_opened_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
