@@ -11,7 +11,7 @@ from typing import TypeVar
 from .prefixes import Bucket, Object, bucket_and_key, in_prefix, object_source
 from .sidecars import SIDECARS
 from .sources import Source, in_folder, local_source
-from .store import is_remote
+from .store import NoBucket, is_remote
 
 T = TypeVar("T")
 FILMS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v")  # what a video may be stored as that a list names without its suffix
@@ -92,7 +92,7 @@ class ListFolder:
             raise ValueError(f"path: the bucket {bucket[:80]!r} cannot be read; check its name and your credentials")
         try:
             return self._bucket(bucket).folder(prefix)
-        except (FileNotFoundError, PermissionError) as error:
+        except (FileNotFoundError, PermissionError, NoBucket) as error:
             self._denied.add(bucket)
             raise ValueError(f"path: the bucket {bucket[:80]!r} cannot be read ({str(error)[:80]}); check its name") from error
 
