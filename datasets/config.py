@@ -204,6 +204,8 @@ class DataConfig:
         tree = asdict(self)
         drawn = () if self.is_synthetic else ("synthetic_count", "synthetic_seconds")
         streamed = () if self.stream_sources else ("stream_sources",)  # datasets of earlier releases have no such setting
+        if not self.filters.licences:  # nor this one
+            del tree["filters"]["licences"]
         return {f.name: _plain(tree[f.name]) for f in fields(self) if f.name not in (*NOT_SHAPING, *drawn, *streamed)}
 
 

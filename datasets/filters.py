@@ -22,6 +22,7 @@ class FilterConfig:
     min_rms_db: lowest level of the sound in dB of full scale (-300: off). min_luma: lowest mean brightness, of 255 (0: off).
     max_still: highest share of pictures that are the one before (1: off). max_clipped: highest share of samples at full scale (1: off).
     min_side: fewest pixels of the shorter side of the source (0: off).
+    licences: under which a source may be, as its tag says it (none: any, and none).
     """
 
     min_rms_db: float = -60.0
@@ -29,6 +30,7 @@ class FilterConfig:
     max_still: float = 0.98
     max_clipped: float = 0.02
     min_side: int = 0
+    licences: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_still", "max_clipped"):
@@ -36,12 +38,23 @@ class FilterConfig:
                 raise ValueError(f"data.filters.{name}={getattr(self, name)}: must be a share from 0 to 1 (1: off)")
         if self.min_side < 0:
             raise ValueError(f"data.filters.min_side={self.min_side}: must be pixels, 0 or more (0: off)")
+        if not all(name.strip() for name in self.licences):
+            raise ValueError(f"data.filters.licences={self.licences}: an empty name allows nothing; name licences as tags do: [CC-BY-4.0]")
 
 
 def refuse_source(width: int, height: int, config: FilterConfig) -> str | None:
     """Why a source with pictures of this size is of no use, or None."""
     if min(width, height) < config.min_side:
         return f"low resolution: {width} x {height} pixels, at least {config.min_side} on the shorter side wanted"
+    return None
+
+
+def refuse_licence(licences: Iterable[str], config: FilterConfig) -> str | None:
+    """Why a source under these licences ("" where none is told) is of no use, or None."""
+    allowed = {name.strip().casefold() for name in config.licences}
+    for licence in licences if allowed else ():
+        if licence.strip().casefold() not in allowed:
+            return f"licence: {licence[:60]!r}, one of {', '.join(config.licences)} wanted" if licence else "licence: none is told"
     return None
 
 

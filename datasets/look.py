@@ -11,9 +11,10 @@ from .at_hand import at_hand
 from .config import DataConfig
 from .cutting import scenes_of
 from .ffmpeg_child import MediaError
-from .filters import refuse_source
+from .filters import refuse_licence, refuse_source
 from .probe import Probe, probe
 from .scratch import Scratch
+from .sidecars import LICENCE
 from .source_text import text_of
 from .sources import Source, source_from_json
 from .storage import sha256_file
@@ -99,6 +100,9 @@ class Look:
                 text = text_of(source)
             except ValueError as error:
                 raise Refused("text", str(error)) from error
+            own = dict(text.tags).get(LICENCE, "")
+            if reason := refuse_licence([dict(span.tags).get(LICENCE, own) for span in source.spans] or [own], self._config.filters):
+                raise Refused("filter", reason)
             found = probe(path, needs_video="video" in self._config.modalities)
             require(found, self._config)
             starts = scenes_of(path, found, self._config, source.spans) if self._config.scenes.detect else ()

@@ -28,11 +28,11 @@ from pydantic import TypeAdapter, ValidationError
 from .. import __version__
 from ..datasets.progress import Progress, silent
 from ..datasets.storage import atomic_path, local_path, make_folder, sha256_file
-from .generating import Interrupts, format_of, write_clip
+from .generating import UNMARKED, Interrupts, write_clip
 from .opened_model import OpenedModel, open_model
 from .playing import Playing
 from .prompts import Wishes, prompt_of
-from .provenance import tags_of
+from .provenance import Marks
 from .session import ray_session
 
 PROVENANCE = "provenance.jsonl"
@@ -53,6 +53,7 @@ def generate_batch(
     device: str = "auto",
     actors: int = 0,
     progress: Progress = silent,
+    marks: Marks = UNMARKED,
 ) -> dict[str, Any]:
     """Make the clip of every row that has none yet. out: a folder; defaults: what rows leave out; actors: that hold a model each, 0: one a
     GPU of the cluster, or one where there is none.
@@ -61,7 +62,8 @@ def generate_batch(
         ValueError: a row is none, the folder cannot be written to, or the checkpoint cannot be opened. Rows that fail later say so in
             their line of provenance, and the others are made.
     """
-    rows = read_prompts(local_path("--batch", prompts), defaults, settings)
+    marks.signer(SUFFIX)
+    rows = read_prompts(local_path("--batch", prompts), defaults, [*settings, repr(marks)])
     folder = make_folder("--out", local_path("--out", out))
     identity = open_model(checkpoint, settings, "cpu").identity
     done = _whole(folder, rows, identity)
@@ -70,7 +72,7 @@ def generate_batch(
     failed = dict[str, str]()
     if todo:
         with ray_session():
-            for line in made(checkpoint, settings, todo, folder, device, actors):
+            for line in made(checkpoint, settings, todo, folder, device, actors, marks):
                 _append(folder, line)
                 if "error" in line:
                     failed[line["id"]] = line["error"]
@@ -81,7 +83,9 @@ def generate_batch(
     return {"folder": str(folder), "clips": len(rows), "made": len(todo) - len(failed), "kept": len(rows) - len(todo), "failed": failed}
 
 
-def made(checkpoint: str, settings: Sequence[str], rows: Sequence[Row], folder: Path, device: str, actors: int) -> Iterator[dict[str, Any]]:
+def made(
+    checkpoint: str, settings: Sequence[str], rows: Sequence[Row], folder: Path, device: str, actors: int, marks: Marks = UNMARKED
+) -> Iterator[dict[str, Any]]:
     """The lines of provenance of rows, each as soon as its clip is there; Ray is up."""
     gpus = int(ray.cluster_resources().get("GPU", 0)) if device != "cpu" else 0
     if device.startswith("cuda") and not gpus:
@@ -92,7 +96,7 @@ def made(checkpoint: str, settings: Sequence[str], rows: Sequence[Row], folder: 
     maker: Any = Maker  # Ray Data makes one an actor, and calls it
     lines = given.map(
         maker,
-        fn_constructor_args=(checkpoint, list(settings), str(folder), where),
+        fn_constructor_args=(checkpoint, list(settings), str(folder), where, marks),
         concurrency=count,
         num_cpus=1,
         num_gpus=min(1.0, gpus / count) if gpus else 0,
@@ -104,9 +108,9 @@ def made(checkpoint: str, settings: Sequence[str], rows: Sequence[Row], folder: 
 class Maker:
     """A model, held by an actor."""
 
-    def __init__(self, checkpoint: str, settings: list[str], folder: str, device: str) -> None:
+    def __init__(self, checkpoint: str, settings: list[str], folder: str, device: str, marks: Marks = UNMARKED) -> None:
         self._model = open_model(checkpoint, settings, device)
-        self._folder = Path(folder)
+        self._folder, self._marks = Path(folder), marks
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         wanted: Row = json.loads(row["row"])
@@ -116,17 +120,17 @@ class Maker:
         notes: list[str] = []
         about = {"id": row["id"], "prompt": row["prompt"], "request": row["request"], "model": self._model.identity}
         try:
-            return about | clip_of(self._model, wishes_of(row["prompt"]), self._folder / f"{row['id']}{SUFFIX}", notes)
+            return about | clip_of(self._model, wishes_of(row["prompt"]), self._folder / f"{row['id']}{SUFFIX}", notes, self._marks)
         except ValueError as error:
             return about | {"error": " ".join(str(error).split())}
 
 
-def clip_of(model: OpenedModel, wishes: Wishes, path: Path, notes: list[str]) -> dict[str, Any]:
+def clip_of(model: OpenedModel, wishes: Wishes, path: Path, notes: list[str], marks: Marks = UNMARKED) -> dict[str, Any]:
     """Make one clip; what its provenance tells of it. notes: get what the wishes were understood as."""
     sampler = model.sampler(wishes.mode, wishes.moves, wishes.guidance, notes.append)
     prompt, chunks = prompt_of(model, wishes, notes.append)
     playing = Playing(model, [prompt], sampler, chunks)
-    done = write_clip(playing, path, format_of(model, tags_of(model.identity)), chunks, Interrupts())
+    done = write_clip(playing, path, model, chunks, Interrupts(), marks=marks, signer=marks.signer(path.name))
     return {
         "file": path.name,
         "sha256": sha256_file(path),
@@ -138,6 +142,8 @@ def clip_of(model: OpenedModel, wishes: Wishes, path: Path, notes: list[str]) ->
         "stage": model.stage,
         "step": model.step,
         "sampler": {k: v for k, v in asdict(sampler).items() if k != "path"},
+        "watermark": marks.watermark,
+        "signed": marks.chain is not None,
         "device": str(model.device),
         "version": __version__,
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -8,6 +8,7 @@ open_model -> prompt_of -> Playing -> a chunk -> MediaStream -> FILE, or fragmen
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -18,6 +19,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
+
 from ..datasets.media_stream import Format, MediaStream
 from ..datasets.media_write import CONTAINERS
 from ..datasets.progress import Progress, silent
@@ -25,9 +28,10 @@ from ..datasets.storage import local_path, make_folder, sha256_file
 from .opened_model import OpenedModel, open_model
 from .playing import Playing
 from .prompts import Warn, Wishes, prompt_of
-from .provenance import tags_of
+from .provenance import Marks, signed, tags_of
 
 STANDARD_OUTPUT = "-"
+UNMARKED = Marks()
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -99,9 +103,11 @@ def generate_clip(
     device: str = "auto",
     progress: Progress = silent,
     warn: Warn = lambda _: None,
+    marks: Marks = UNMARKED,
 ) -> dict[str, Any]:
     """Generate one clip and write it; returns what was made. out: a file, or - for fragments of an mp4 on standard output; settings: as
-    `--set` takes them, for this clip alone. `progress` counts chunks; `warn` hears how wishes were understood.
+    `--set` takes them, for this clip alone. `progress` counts chunks; `warn` hears how wishes were understood; marks: what the file gets
+    besides its tags.
 
     Raises:
         ValueError: something that was asked for is not there, cannot be read, or does not fit the model; or the file cannot be written.
@@ -112,6 +118,7 @@ def generate_clip(
         raise ValueError(f"--out={out!r}: the name must end in {', '.join(CONTAINERS)}, or be - for standard output")
     if path is None and sys.stdout.isatty():
         raise ValueError("--out=-: standard output is a terminal; pipe it into a player or a file")
+    signer = marks.signer(out)
     model = open_model(checkpoint, settings, device)
     sampler = model.sampler(wishes.mode, wishes.moves, wishes.guidance, warn)
     prompt, chunks = prompt_of(model, wishes, warn)
@@ -120,7 +127,7 @@ def generate_clip(
     playing = Playing(model, [prompt], sampler, chunks)
     target = standard_output() if path is None else path
     with Interrupts() as interrupts:
-        made = write_clip(playing, target, format_of(model, tags_of(model.identity)), chunks, interrupts, progress)
+        made = write_clip(playing, target, model, chunks, interrupts, progress, marks, signer)
     if made.stopped:
         raise Stopped(f"{made.seconds:.2f} s were made, and are whole {'on standard output' if path is None else f'in {path}'}")
     record: dict[str, Any] = {
@@ -139,17 +146,24 @@ def generate_clip(
 def write_clip(
     playing: Playing,
     target: Path | Callable[[bytes], None],
-    form: Format,
+    model: OpenedModel,
     chunks: int,
     interrupts: Interrupts,
     progress: Progress = silent,
+    marks: Marks = UNMARKED,
+    signer: Any = None,
 ) -> Made:
-    """Write the one clip of `playing` chunk by chunk; stopped by a person, it ends after the last whole chunk.
+    """Write the one clip of `playing` chunk by chunk; stopped by a person, it ends after the last whole chunk. signer: of `marks`.
 
     Raises:
         MediaError: it cannot be written. Nothing is left then.
+        ValueError: it cannot be signed.
         KeyboardInterrupt: a person stopped it before there was anything, or twice.
     """
+    form, final = format_of(model, tags_of(model.identity)), target
+    if signer is not None and isinstance(target, Path):
+        target = target.with_name(f".{secrets.token_hex(8)}.unsigned{target.suffix.lower()}")
+    marker = marks.marker(form.sample_rate)
     stopped = False
     with MediaStream(target, form) as out:
         progress("generate chunks", 0, chunks)
@@ -164,9 +178,16 @@ def write_clip(
             if step is None:
                 break
             for chunk in step:
-                out.push(chunk.frames, chunk.samples)
+                if marker is None:
+                    out.push(chunk.frames, chunk.samples)
+                else:
+                    out.push(marker.pictures(chunk.frames), marker.sound(chunk.samples))
             if not stopped:
                 progress("generate chunks", playing.made, chunks)
+        if marker is not None:
+            out.push(np.empty((0, form.height, form.width, 3), np.uint8), marker.rest())
+    if signer is not None and isinstance(final, Path) and isinstance(target, Path):
+        signed(target, final, signer, model.identity)
     return Made(out.frames, out.frames / form.fps, playing.made, stopped)
 
 

@@ -26,6 +26,7 @@ app.command(epilog="Example: mutual-forcing evaluate runs/demo --windows 0-5,5-1
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
+WatermarkKey = Annotated[str | None, typer.Option("--watermark-key", help="Of the watermark [default: one that everybody knows].")]
 Data = Annotated[str | None, typer.Option("--data", help="Dataset (folder or s3://) that `data prepare` made, instead of making one.")]
 
 
@@ -101,6 +102,12 @@ def generate(
     ] = None,
     actors: Annotated[int, typer.Option("--actors", min=0, help="Of --batch, with a model each [default: one a GPU, or one].")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
+    watermark: Annotated[bool, typer.Option("--watermark", help="Mark pictures and sound, hardly to be seen or heard.")] = False,
+    watermark_key: WatermarkKey = None,
+    c2pa_chain: Annotated[
+        str | None, typer.Option("--c2pa-chain", help="Certificates (PEM) that sign the .mp4 as generated: Content Credentials.")
+    ] = None,
+    c2pa_key: Annotated[str | None, typer.Option("--c2pa-key", help="Private key (PEM) of the first of them.")] = None,
     set_: Set = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -112,15 +119,17 @@ def generate(
         from .generating import STANDARD_OUTPUT, generate_clip
         from .progress import Terminal
         from .prompts import Wishes
+        from .provenance import PUBLIC_KEY, Marks
 
+        marks = Marks(watermark, watermark_key or PUBLIC_KEY, c2pa_chain, c2pa_key)
         wishes = Wishes(caption, transcript, text, first_frame, like, onward, seconds, seed, mode, moves, guidance)
         with Terminal(console) as terminal:
             if batch is None:
-                record = generate_clip(checkpoint, out, wishes, set_ or [], device, terminal.progress, terminal.warn)
+                record = generate_clip(checkpoint, out, wishes, set_ or [], device, terminal.progress, terminal.warn, marks)
             else:
                 from .batch import generate_batch
 
-                record = generate_batch(checkpoint, batch, out, wishes, set_ or [], device, actors, terminal.progress)
+                record = generate_batch(checkpoint, batch, out, wishes, set_ or [], device, actors, terminal.progress, marks)
                 failed.update(record["failed"])
                 for name, why in failed.items():
                     terminal.warn(f"{name}: {why}")
@@ -128,6 +137,27 @@ def generate(
 
     run_verb(work, debug, "clips that are finished are kept; the same command goes on" if batch else NOTHING_KEPT)
     raise typer.Exit(int(bool(failed)))
+
+
+@app.command(epilog="Example: mutual-forcing detect clip.mp4 --json")
+def detect(
+    file: Annotated[str, typer.Argument(help="Film.")], watermark_key: WatermarkKey = None, as_json: Json = False, debug: Debug = False
+) -> None:
+    """Say whether a film tells that it is generated: by its tag, a watermark, or Content Credentials."""
+
+    def work() -> None:
+        from .provenance import PUBLIC_KEY
+        from .provenance import detect as found_in
+
+        record = found_in(file, watermark_key or PUBLIC_KEY)
+        if not as_json:
+            mark, credentials = record.pop("watermark"), record.pop("credentials")
+            for name in ("pictures", "sound"):
+                record[f"watermark in {name}"] = f"{'found' if mark[name]['found'] else 'none found'} (z {mark[name]['z']})"
+            record["credentials"] = "none" if credentials is None else f"{credentials['state']} {credentials['problems'] or ''}"
+        print_record(record, as_json)
+
+    run_verb(work, debug)
 
 
 @app.command(epilog="Example: mutual-forcing report runs/demo")

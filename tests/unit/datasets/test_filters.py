@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mutual_forcing.datasets.filters import FilterConfig, refuse_reason, refuse_source, rule_of, still_share
+from mutual_forcing.datasets.filters import FilterConfig, refuse_licence, refuse_reason, refuse_source, rule_of, still_share
 
 
 def pictures(count: int = 50, luma: int = 100) -> np.ndarray:
@@ -91,3 +91,20 @@ def test_impossible_bounds_are_refused(bad: dict) -> None:
 )
 def test_reasons_are_counted_by_their_rule(reason: str, rule: str) -> None:
     assert rule_of(reason) == rule
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        (["CC-BY-4.0"], None),
+        (["cc-by-4.0 ", "CC0-1.0"], None),
+        (["CC-BY-NC-4.0"], "licence: 'CC-BY-NC-4.0', one of CC-BY-4.0, CC0-1.0 wanted"),
+        (["CC0-1.0", ""], "licence: none is told"),
+        ([""], "licence: none is told"),
+    ],
+)
+def test_a_source_must_be_under_a_licence_that_is_allowed(told: list[str], reason: str | None) -> None:
+    assert refuse_licence(told, FilterConfig(licences=("CC-BY-4.0", "CC0-1.0"))) == reason
+    assert refuse_licence(told, FilterConfig()) is None
+    with pytest.raises(ValueError, match="an empty name allows nothing"):
+        FilterConfig(licences=("",))

@@ -35,8 +35,8 @@ def written(path: Path, *rows: dict[str, Any]) -> Path:
 def here(run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     """A batch without Ray: the actor's work in this process."""
 
-    def made(checkpoint: str, settings: Any, rows: Any, folder: Path, device: str, actors: int) -> Any:
-        maker = batch.Maker(checkpoint, list(settings), str(folder), "cpu")
+    def made(checkpoint: str, settings: Any, rows: Any, folder: Path, device: str, actors: int, marks: Any) -> Any:
+        maker = batch.Maker(checkpoint, list(settings), str(folder), "cpu", marks)
         for row in rows:
             yield json.loads(maker({"row": json.dumps(row)})["line"])
 
