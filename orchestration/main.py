@@ -16,12 +16,14 @@ from .command import NOTHING_KEPT, Debug, Json, Set, console, print_record, run_
 from .data_commands import data_app
 from .evaluation_command import evaluate
 from .progress import plain_console, printable
+from .serve_command import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and run Mutual Forcing models.")
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command(epilog="Example: mutual-forcing audit runs/demo")(audit)
 app.command(epilog="Example: mutual-forcing evaluate runs/demo --windows 0-5,5-15,15-25 --out runs/demo-evaluation")(evaluate)
+app.command(epilog="Example: mutual-forcing serve runs/demo --port 8000")(serve)
 
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"

@@ -90,7 +90,7 @@ def serve_app(studios: Sequence[Studio], guard: GuardConfig, limits: Limits) -> 
     @app.get("/v1/about")
     async def about() -> dict[str, Any]:
         """The model, what it was trained with, and how many places are taken."""
-        every = await asyncio.gather(*(studio.about() for studio in studios))
+        every = [about for _, about in await _answering(studios)]
         whole = asdict(every[0]) | {name: sum(getattr(one, name) for one in every) for name in ("viewers", "places")}
         return whole | {"batches": [size for one in every for size in one.batches], "limits": asdict(limits)}
 
@@ -143,14 +143,23 @@ def serve_app(studios: Sequence[Studio], guard: GuardConfig, limits: Limits) -> 
     return Guard(app, guard)  # type: ignore[arg-type]
 
 
+async def _answering(studios: Sequence[Studio]) -> list[tuple[Studio, About]]:
+    """Those that answer.
+
+    Raises:
+        Refused: none does, and why the first one does not.
+    """
+    every: list[About | BaseException] = await asyncio.gather(*(studio.about() for studio in studios), return_exceptions=True)
+    found = [(studio, about) for studio, about in zip(studios, every, strict=True) if isinstance(about, About)]
+    if not found:
+        raise next(error for error in every if isinstance(error, BaseException))
+    return found
+
+
 async def _freest(studios: Sequence[Studio]) -> Studio:
     if len(studios) == 1:
         return studios[0]
-    every: list[About | BaseException] = await asyncio.gather(*(studio.about() for studio in studios), return_exceptions=True)
-    there = [(about.viewers / about.places, i) for i, about in enumerate(every) if isinstance(about, About)]
-    if not there:
-        raise Refused(503, "no replica answers; try again when they have started anew", 10)
-    return studios[min(there)[1]]
+    return min(await _answering(studios), key=lambda found: found[1].viewers / found[1].places)[0]
 
 
 async def _whole(studio: Studio, name: str, gone_s: float) -> AsyncIterator[bytes]:

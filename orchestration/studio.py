@@ -12,12 +12,25 @@ from typing import Any, Protocol
 
 from ..datasets.media_stream import MIME
 from .batches import Batches
-from .opened_model import OpenedModel
+from .opened_model import OpenedModel, open_model
 from .serve_limits import Limits
 from .stream_request import StreamRequest, asked, checked_caption, checked_speech
 from .viewer import Piece
 
 LONGEST_WAIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What `open_model` is given."""
+
+    checkpoint: str
+    settings: tuple[str, ...] = ()
+    device: str = "auto"
+    threads: int = 0
+
+    def open(self) -> OpenedModel:
+        return open_model(self.checkpoint, self.settings, self.device, threads=self.threads)
 
 
 class Studio(Protocol):

@@ -275,3 +275,17 @@ def test_a_port_that_is_taken_is_named() -> None:
         listen("127.0.0.1", one.getsockname()[1])
     with pytest.raises(ValueError, match="cannot be listened on"):
         listen("no such host", 0)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"viewers": 0}, "--viewers=0: must be at least 1"),
+        ({"per_address": 0}, "--per-address=0"),
+        ({"seconds": float("nan")}, "--seconds=nan: must be a number of seconds above 0"),
+        ({"ahead_s": -1.0}, "--ahead=-1.0"),
+    ],
+)
+def test_limits_that_are_none_are_refused(given: dict[str, float], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Limits(**given)  # pyright: ignore[reportArgumentType]
