@@ -77,7 +77,11 @@ def _studios(source: ModelSource, limits: Limits, count: int) -> Iterator[Sequen
         finally:
             studio.close()
         return
-    from .serve_replicas import replicas
+    try:
+        from .serve_replicas import replicas
+    except ImportError as error:
+        needs = "pip install 'mutual-forcing[serve]', or give --replicas 0"
+        raise ValueError(f"--replicas={count}: Ray Serve is not installed ({error.name}); {needs}") from error
 
     gpus = _gpus(source)
     with console.status("Ray Serve and the model are starting ..."), replicas(source, limits, count, gpus) as studios:

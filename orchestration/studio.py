@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..datasets.media_stream import MIME
-from .batches import Batches
 from .opened_model import OpenedModel, open_model
 from .serve_limits import Limits
 from .stream_request import StreamRequest, asked, checked_caption, checked_speech
 from .viewer import Piece
+from .viewer_batches import Batches
 
 LONGEST_WAIT_S = 20.0
 

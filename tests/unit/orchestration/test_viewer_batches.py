@@ -16,11 +16,11 @@ from run_material import untrained_run
 from serving_material import until
 
 from mutual_forcing.datasets.media import DecodeConfig, decode, probe
-from mutual_forcing.orchestration.batches import Batches
 from mutual_forcing.orchestration.opened_model import OpenedModel
 from mutual_forcing.orchestration.serve_limits import Limits, Refused
 from mutual_forcing.orchestration.stream_request import StreamRequest, asked
 from mutual_forcing.orchestration.viewer import Viewer
+from mutual_forcing.orchestration.viewer_batches import Batches
 
 LIMITS = Limits(gather_s=0.3, ahead_s=1.5, patience_s=0.2)
 

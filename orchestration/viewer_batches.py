@@ -22,9 +22,9 @@ from functools import partial
 from typing import Any
 
 from ..datasets.ffmpeg_child import MediaError
-from ..datasets.media_stream import Format
 from ..datasets.sidecars import TimedWords
 from ..model.sampler import SamplerConfig
+from .generating import format_of
 from .opened_model import OpenedModel
 from .playing import Chunk, Playing, spoken_from
 from .provenance import tags_of
@@ -52,6 +52,7 @@ class Batches:
 
     def __init__(self, model: OpenedModel, limits: Limits, prefix: str = "", clock: Clock = time.monotonic) -> None:
         self._model, self._limits, self._prefix, self._clock = model, limits, prefix, clock
+        self._chunk_s = float(model.record.timeline.chunk)
         self._viewers: dict[str, Viewer] = {}
         self._addresses: dict[str, str] = {}
         self._past = OrderedDict[str, str]()
@@ -66,8 +67,8 @@ class Batches:
 
     @property
     def busy(self) -> int:
-        """Slots that are taken."""
-        return len(self._viewers)
+        """Places that are taken."""
+        return sum(not viewer.told for viewer in list(self._viewers.values()))
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -80,18 +81,16 @@ class Batches:
         Raises:
             Refused: all slots are taken, or all that one address gets.
         """
-        record = self._model.record
-        clock = record.timeline
-        film = Format(record.width, record.height, clock.fps, clock.sample_rate, tags_of(self._model.identity))
+        film = format_of(self._model, tags_of(self._model.identity))
         name = f"{self._prefix}{secrets.token_urlsafe(16)}"
-        viewer = Viewer(name, asked, film, float(clock.chunk), self._limits.ahead_s, self._clock)
+        viewer = Viewer(name, asked, film, self._chunk_s, self._limits.ahead_s, self._clock)
         viewer.on_room = self._notify
         with self._changed:
             if self._closing:
                 raise Refused(503, "the server is ending", 30)
-            if len(self._viewers) >= self._limits.viewers:
+            if self.busy >= self._limits.viewers:
                 raise Refused(503, f"all {self._limits.viewers} places are taken; try again when a stream has ended", 5)
-            if sum(other == address for other in self._addresses.values()) >= self._limits.per_address:
+            if sum(self._addresses[v.name] == address and not v.told for v in self._viewers.values()) >= self._limits.per_address:
                 raise Refused(429, f"this address has {self._limits.per_address} streams, all that it gets; stop one of them", 5)
             self._viewers[name], self._addresses[name] = viewer, address
             self._changed.notify_all()
@@ -338,7 +337,7 @@ class Batches:
         return None
 
     def _say(self, viewer: Viewer, text: str) -> TimedWords:
-        place, end = self._place(viewer), viewer.asked.chunks * float(self._model.record.timeline.chunk)
+        place, end = self._place(viewer), viewer.asked.chunks * self._chunk_s
         now = 0.0 if place is None else place[0].playing.seconds
         start = max(now, viewer.said_until)
         if start >= end:
