@@ -103,16 +103,17 @@ def test_a_viewer_who_does_not_fetch_waits_and_holds_up_nobody(batches: Batches,
 
 
 def test_what_waits_for_a_slow_viewer_does_not_grow(batches: Batches, model: OpenedModel) -> None:
-    async def slowly(viewer: Viewer) -> list[int]:
-        waiting, number = [], 0
-        while not (piece := await viewer.piece(number, 2.0)).over:
-            number += bool(piece.data)
-            await asyncio.sleep(0.1)
-            waiting.append(viewer.waiting_bytes)
+    async def slowly(viewer: Viewer) -> list[tuple[float, int]]:
+        waiting = []
+        for number in range(5):
+            await viewer.piece(number, 5.0)
+            await asyncio.sleep(1.5)
+            waiting.append((viewer.ahead_s, viewer.waiting_bytes))
         return waiting
 
-    waiting = asyncio.run(slowly(ask(batches, model, seconds=15, moves=1)))
-    assert 0 < max(waiting) < 60_000
+    waiting = asyncio.run(slowly(ask(batches, model, seconds=60, moves=1)))
+    assert 1 <= max(ahead for ahead, _ in waiting) <= LIMITS.ahead_s
+    assert 0 < max(size for _, size in waiting) < 60_000
 
 
 def test_who_has_gone_and_who_has_stopped_free_their_places(model: OpenedModel) -> None:
