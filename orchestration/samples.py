@@ -28,6 +28,8 @@ from ..model.types import AV, Controls
 from ..workers.checkpoint import is_finished, stage_weights
 from ..workers.loop_config import TrainLoopConfig
 from .config import RunConfig
+from .opened_model import weights_identity
+from .provenance import tags_of
 
 Media = tuple[np.ndarray, np.ndarray]
 
@@ -40,6 +42,7 @@ class Generator:
     dataset: LatentDataset
     stage: str
     config: RunConfig
+    identity: str  # of the weights
 
     def clips(
         self,
@@ -97,7 +100,8 @@ def open_generator(loop: TrainLoopConfig, config: RunConfig) -> Generator:
     weights = stage_weights(loop.checkpoints, finished[-1], loop.architecture(), "ema")
     network = AVTransformer(loop.network, loop.timeline, loop.execution).eval().requires_grad_(False)
     network.load_state_dict(weights)
-    return Generator(network, LatentDataset(loop.data, loop.network.text, verify=True), finished[-1], config)
+    identity = weights_identity(weights)
+    return Generator(network, LatentDataset(loop.data, loop.network.text, verify=True), finished[-1], config, identity)
 
 
 def make_samples(generator: Generator, run_dir: Path, progress: Progress = silent) -> dict[str, Any]:
@@ -130,7 +134,7 @@ def make_samples(generator: Generator, run_dir: Path, progress: Progress = silen
     clips = []
     for i, record in enumerate(shown):
         progress("write held-out clips", i, len(shown))
-        clips.append(_write_clip(folder, i, record, made, dataset))
+        clips.append(_write_clip(folder, i, record, made, dataset, generator.identity))
     progress("write held-out clips", len(shown), len(shown))
     contact_sheet(_sheet(records, made, dataset, config.samples.shown), folder / "contact.png")
     t = dataset.manifest.timeline
@@ -156,13 +160,15 @@ def _tell(progress: Progress, stage: str, clips: int, chunks: int, made: int) ->
     progress(stage, made * clips, chunks * clips)
 
 
-def _write_clip(folder: Path, i: int, record: ClipRecord, made: dict[str, list[Media]], dataset: LatentDataset) -> dict[str, Any]:
+def _write_clip(
+    folder: Path, i: int, record: ClipRecord, made: dict[str, list[Media]], dataset: LatentDataset, identity: str
+) -> dict[str, Any]:
     t = dataset.manifest.timeline
     names = {}
     for name, media in made.items():
         names[name] = f"{name}-{i:03d}.mp4"
         frames, audio = media[i]
-        write_media(folder / names[name], frames, t.fps, audio, t.sample_rate)
+        write_media(folder / names[name], frames, t.fps, audio, t.sample_rate, None if name == "real" else tags_of(identity))
     return {
         "id": record.clip_id,
         "caption": record.caption,
