@@ -40,13 +40,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Audit:
-    """What was counted, and what is wrong, in words; nothing if the account adds up."""
+    """What was counted, and what is wrong, in words; nothing if the account adds up. compared: with the inputs as they are now."""
 
     sources: int
     used: int
     clips: int
     left_out: int
     shards: int
+    compared: bool
     faults: tuple[str, ...]
 
 
@@ -79,7 +80,8 @@ def audit(store: Store, listed: Sequence[Source] | None = None, progress: Progre
     if listed is not None:
         faults += unaccounted(listed, lines)
     left_out = sum(len(line.left_out) for line in lines)
-    return Audit(len(lines), sum(line.used for line in lines), len(rows), left_out, len(manifest.shards), tuple(faults[:MOST_FAULTS]))
+    used, compared = sum(line.used for line in lines), listed is not None
+    return Audit(len(lines), used, len(rows), left_out, len(manifest.shards), compared, tuple(faults[:MOST_FAULTS]))
 
 
 def fetched(store: Store, name: str, scratch: Scratch) -> Path:

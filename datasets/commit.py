@@ -54,9 +54,10 @@ def described(
     before: Manifest | None,
     table: Sequence[ClipRow] = (),
     scribes: Mapping[str, str] = MappingProxyType({}),
+    inputs: Sequence[str] = (),
 ) -> Manifest:
     """The manifest of a dataset whose sources are `lines`, with the parts that were made now. before: what it was; table: its clips then;
-    scribes: see `Manifest`.
+    scribes, inputs: see `Manifest` (no inputs: those of the settings).
 
     Raises:
         ValueError: only one source can be used.
@@ -80,7 +81,7 @@ def described(
     used = sum(line.used for line in lines)
     return Manifest(
         settings=config.shaping(),
-        inputs=tuple(dict.fromkeys((*(before.inputs if before else ()), *config.inputs))),
+        inputs=tuple(inputs or config.inputs),
         timeline=t,
         modalities=config.modalities,
         clip_chunks=config.clip_chunks,
@@ -111,7 +112,7 @@ def counted_anew(before: Manifest, lines: Sequence[SourceLine], inputs: Sequence
     """The manifest of a dataset whose sources are `lines`, and to which no clip was added: the same version."""
     used = sum(line.used for line in lines)
     assert used == before.sources_used, "a source is used where it has clips"
-    return replace(before, inputs=tuple(dict.fromkeys((*before.inputs, *inputs))), sources_refused=len(lines) - used)
+    return replace(before, inputs=tuple(inputs), sources_refused=len(lines) - used)
 
 
 def lost_clips(manifest: Manifest, lines: Iterable[SourceLine]) -> list[str]:

@@ -58,6 +58,30 @@ def sources_of(inputs: Sequence[str], known: Mapping[str, str] | None = None) ->
     return kept
 
 
+def moved(inputs: Sequence[str], media: Sequence[str]) -> tuple[str, ...]:
+    """The inputs as they are now: `media` stand where the first of those was that are gone; where none is gone, they stand for all."""
+    gone = [text for text in inputs if media and not _is_there(text)]
+    if not gone:
+        return tuple(media or inputs)
+    now = [other for text in inputs for other in (media if text == gone[0] else () if text in gone else (text,))]
+    return tuple(dict.fromkeys(now))
+
+
+def _is_there(text: str) -> bool:
+    """Whether an input holds anything, from a request or two. What cannot be asked is there: who lists it is told why."""
+    try:
+        if not is_remote(text):
+            path = _path(text)
+            return bool(os.listdir(path)) if os.path.isdir(path) else os.path.exists(path)
+        name, key = bucket_and_key(text)
+        objects, folders = next(Bucket(name).pages(f"{key.rstrip('/')}/" if key.strip("/") else "", "/"))
+        return bool(objects or folders) or any(found.key == key for found in next(Bucket(name).pages(key, "/"))[0])
+    except (FileNotFoundError, NoBucket):
+        return False
+    except (ValueError, OSError):
+        return True
+
+
 @contextmanager
 def _answered(text: str) -> Iterator[None]:
     """What a disk or S3 answers in one line that names the input."""

@@ -122,7 +122,8 @@ class _Job:
                 )
             if not found.fresh or not grow:
                 self._clear(entry.file for entry in before.shards)  # the job that wrote it may have been killed before it did
-                return before
+                return self._replaced(before, replace(before, inputs=self._inputs_now(before, again))) if again else before
+        inputs = self._inputs_now(before, again)
         with trials() as self._trials:
             if before is None and self._config.stream_sources:
                 fresh, looked = self._first_usable(every)
@@ -131,7 +132,7 @@ class _Job:
             looked, used = self._without_twins(fresh, looked, account)
             codecs = self._codecs_of(before) if before else self._codecs(used, looked)
             receipts = self._make(used, looked, codecs, before, scribes) if codecs else []
-        manifest = self._commit(fresh, looked, receipts, codecs, account, before, scribes)
+        manifest = self._commit(fresh, looked, receipts, codecs, account, before, scribes, inputs)
         self._clear(entry.file for entry in manifest.shards)
         return manifest
 
@@ -154,6 +155,17 @@ class _Job:
             )
         if strange:
             raise ValueError(f"{where}: holds a dataset of other sources ({strange[0]!r} differs); choose another folder or remove it")
+
+    def _replaced(self, before: Manifest, manifest: Manifest) -> Manifest:
+        """The manifest of the same version, written if it is another."""
+        if manifest != before:
+            write_bytes(self._store, MANIFEST, manifest.to_json())
+        return manifest
+
+    def _inputs_now(self, before: Manifest | None, again: Again | None) -> tuple[str, ...]:
+        """Those of the dataset: further ones join, but who tries again names all, at their places of now."""
+        earlier = before.inputs if before is not None and again is None else ()
+        return tuple(dict.fromkeys((*earlier, *self._config.inputs)))
 
     def _inputs(self) -> Sequence[str]:
         if not self._config.is_synthetic:
@@ -269,6 +281,7 @@ class _Job:
         account: Mapping[str, SourceLine],
         before: Manifest | None,
         scribes: dict[str, str],
+        inputs: Sequence[str],
     ) -> Manifest:
         """Write what became of every source, and describe the shards; the dataset is not there before the manifest is written."""
         outcomes = {outcome.name: outcome for receipt in receipts for outcome in receipt.outcomes}
@@ -286,15 +299,14 @@ class _Job:
         ordered = [lines[name] for name in sorted(lines)]
         self._hold.require()
         if before is not None and not any(receipt.clips for receipt in receipts):
-            manifest = counted_anew(before, ordered, self._config.inputs)
-            if manifest != before:  # before the account: a source that does not stand there yet is new to the next job
-                write_bytes(self._store, MANIFEST, manifest.to_json())
+            # Before the account: a source that does not stand there yet is new to the next job.
+            manifest = self._replaced(before, counted_anew(before, ordered, inputs))
             write_account(self._store, manifest.account, ordered)
             return manifest
         table = read_clips(self._store.fetch(before.table)) if before else []
         assert codecs is not None
         try:
-            manifest = described(self._config, codecs, ordered, receipts, before, table, scribes)
+            manifest = described(self._config, codecs, ordered, receipts, before, table, scribes, inputs)
         except ValueError:
             if before is None:
                 write_account(self._store, SOURCES, ordered)

@@ -18,6 +18,10 @@ Dataset = Annotated[str, typer.Argument(help="Dataset folder, or s3://BUCKET/FOL
 Moved = Annotated[list[str] | None, typer.Option("--media", help="Where its sources are now, if not where they were (repeatable).")]
 KEPT = "what was finished is kept; the same command goes on from there"
 SHOWN = 200  # sources in a terminal
+ADDS_UP = {
+    True: "every source and every clip is accounted for, exactly once",
+    False: "every clip, and every source of the account, is accounted for, exactly once; inputs not at hand, not compared: give --media",
+}
 
 
 @data_app.command("prepare", epilog="Example: mutual-forcing data prepare my/clips more.csv --recipe demo --out prepared/mine")
@@ -134,7 +138,7 @@ def audit(
             typer.echo(f"{sum(visits.values())} clips of {len(visits)} training sources were trained on{never}")
         for fault in found.faults:
             typer.echo(f"fault: {printable(fault)}")
-        typer.echo("the account does not add up" if at_fault else "every source and every clip is accounted for, exactly once")
+        typer.echo("the account does not add up" if at_fault else ADDS_UP[found.compared])
 
     run_verb(work, debug)
     raise typer.Exit(int(at_fault))

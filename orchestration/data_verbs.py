@@ -15,6 +15,7 @@ from ..datasets.audit import Audit, audit
 from ..datasets.clip_table import read_clips
 from ..datasets.config import DataConfig, first_difference
 from ..datasets.growth import Again, first_of, listed
+from ..datasets.inputs import moved
 from ..datasets.ledger import head_of, read_chain
 from ..datasets.loader import LatentDataset
 from ..datasets.manifest import MANIFEST, SHEET, Manifest, open_manifest, read_manifest
@@ -215,7 +216,7 @@ def config_of(manifest: Manifest, media: Sequence[str] = (), settings: Sequence[
     Raises:
         ValueError: those of the dataset are of another release, or one that is assigned does shape clips, or names other inputs.
     """
-    inputs = tuple(media) or manifest.inputs
+    inputs = moved(manifest.inputs, media)
     tree = manifest.settings | {"media": inputs[0] if len(inputs) == 1 else inputs}
     try:
         made = TypeAdapter(DataConfig).validate_python(tree)
@@ -247,7 +248,7 @@ def _listed(manifest: Manifest, media: Sequence[str], lines: Sequence[SourceLine
     if manifest.synthetic and not media:
         return None
     try:
-        found = listed(tuple(media) or manifest.inputs, lines)
+        found = listed(moved(manifest.inputs, media), lines)
         return first_of(found, {line.path: line for line in lines}, manifest.settings.get("stream_sources", 0))
     except (ValueError, OSError):
         if media:

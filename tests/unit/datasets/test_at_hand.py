@@ -14,7 +14,7 @@ from s3_server import S3, Fault, s3_server
 from mutual_forcing.datasets import at_hand as at_hand_module
 from mutual_forcing.datasets import prefixes, store
 from mutual_forcing.datasets.at_hand import at_hand
-from mutual_forcing.datasets.inputs import sources_of
+from mutual_forcing.datasets.inputs import moved, sources_of
 from mutual_forcing.datasets.sidecars import Sidecar
 from mutual_forcing.datasets.source_text import text_of
 from mutual_forcing.datasets.sources import Source
@@ -200,6 +200,16 @@ def test_lists_in_s3_and_lists_that_name_objects(s3, tmp_path):
     put(f"{at}/panda.csv", b"videoID,url,timestamp,caption\nvid_eo-1,u,\"[['0:00:01.000', '0:00:02.000']]\",['x']\n")
     (panda,) = sources_of([f"{at}/panda.csv"])
     assert (panda.path, panda.spans[0].caption) == (f"{at}/v/vid_eo-1.mp4", "x")
+
+
+def test_prefixes_that_are_gone_are_told_from_those_that_are_there(s3):
+    put(f"{s3.uri}/there/a.mp4", b"x")
+    for uri in (f"{s3.uri}/there", f"{s3.uri}/there/", f"{s3.uri}/there/a.mp4", s3.uri.removesuffix("/runs")):
+        assert moved([uri, "/gone"], ["new"]) == (uri, "new")
+    for uri in (f"{s3.uri}/the", f"{s3.uri}/there/a", "s3://no-such-bucket-here/x"):
+        assert moved([uri, f"{s3.uri}/there"], ["new"]) == ("new", f"{s3.uri}/there")
+    s3.faults.append(Fault("denied", "GET", "", 10**6))
+    assert moved([f"{s3.uri}/there", "/gone"], ["new"]) == (f"{s3.uri}/there", "new"), "who lists it is told why it cannot be read"
 
 
 def test_s3_that_does_not_answer_is_said_in_one_line(s3):

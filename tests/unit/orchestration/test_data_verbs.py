@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from captioner_material import POSITIONS, blip_folder
 from dataset_material import CONFIG, make_dataset
+from typer.testing import CliRunner
 
 from mutual_forcing.datasets.account import LeftOut, SourceLine, write_account
 from mutual_forcing.datasets.captions import CaptionConfig
 from mutual_forcing.datasets.clip_table import CLIPS, read_clips
 from mutual_forcing.datasets.config import DataConfig
+from mutual_forcing.datasets.inputs import moved
 from mutual_forcing.datasets.progress import silent
 from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
 from mutual_forcing.orchestration import data_verbs
-from mutual_forcing.orchestration.data_commands import show
+from mutual_forcing.orchestration.data_commands import ADDS_UP, show
 from mutual_forcing.orchestration.data_page import data_page
 from mutual_forcing.orchestration.data_verbs import Requeue, Told, config_of, prepared, requeued
+from mutual_forcing.orchestration.main import app
 
 
 def test_settings_that_shape_no_clip_may_be_given_anew(tmp_path: Path) -> None:
@@ -51,6 +56,59 @@ def test_others_are_refused_by_name(tmp_path: Path, given: str, reason: str) -> 
     with pytest.raises(ValueError, match=reason) as refused:
         config_of(make_dataset(tmp_path), (), [given])
     assert "\n" not in str(refused.value)
+
+
+def test_inputs_that_cannot_be_looked_at_are_not_said_to_be_compared(tmp_path: Path) -> None:
+    make_dataset(tmp_path / "data", sources=("a.mp4", "b.mp4"))  # of /media, which is not there
+    said = CliRunner().invoke(app, ["data", "audit", str(tmp_path / "data")])
+    assert (said.exit_code, said.output.splitlines()[-1]) == (0, ADDS_UP[False])
+    assert "inputs not at hand, not compared" in ADDS_UP[False]
+    assert json.loads(CliRunner().invoke(app, ["data", "audit", str(tmp_path / "data"), "--json"]).stdout)["compared"] is False
+    (tmp_path / "media").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / "media" / name).write_bytes(b"x")
+    said = CliRunner().invoke(app, ["data", "audit", str(tmp_path / "data"), "--media", str(tmp_path / "media"), "--json"])
+    assert json.loads(said.stdout)["compared"] is True
+
+
+def test_inputs_that_moved_are_replaced(tmp_path: Path) -> None:
+    for name in ("stays", "moved", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.mp4").touch()
+    a, b, c, d = (str(tmp_path / name) for name in ("gone", "stays", "moved", "other"))
+    assert moved((a, b), ()) == (a, b)
+    assert moved((a, b), (c,)) == (c, b), "where it was: names follow from the order"
+    assert moved((a, b, f"{a}2"), (c, d)) == (c, d, b)
+    assert moved((b, d), (c,)) == (c,), "none is gone: they stand for all"
+    (tmp_path / "stays" / "a.mp4").unlink()
+    assert moved((b, d), (c,)) == (c, d), "an empty folder is no input"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("ray_cluster")
+def test_media_that_moved_are_found_again_without_being_told_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is counted is what was really tried."""
+    monkeypatch.setattr(data_verbs, "ray_session", nullcontext)
+    media, there, out = tmp_path / "a", tmp_path / "b", str(tmp_path / "data")
+    write_corpus(SyntheticConfig(count=2, seconds=1.2, width=32, height=32, seed=3), media)
+    for name in ("bad.mp4", "gone.mp4"):
+        (media / name).write_bytes(b"no film")
+    prepared(DataConfig(media=str(media), clip_chunks=2, width=32, height=32), out, silent)
+    media.rename(there)
+    (there / "gone.mp4").unlink()
+    (there / "new.mp4").write_bytes(b"no film either")
+    for media_now, tried in (([str(there)], Requeue(1, ("gone.mp4",), 1)), ([], Requeue(2, ("gone.mp4",), 0))):
+        told, found = requeued(out, "probe", "", media_now, silent)
+        assert found == tried
+        assert told.manifest.inputs == (str(there),)
+    assert {line.path: line.attempts for line in told.lines if not line.used} == {"bad.mp4": 3, "gone.mp4": 1, "new.mp4": 2}
+    (there / "bad.mp4").unlink()
+    (there / "new.mp4").unlink()
+    there.rename(tmp_path / "c")
+    told, found = requeued(out, "probe", "", [str(tmp_path / "c")], silent)
+    assert found == Requeue(0, ("bad.mp4", "gone.mp4", "new.mp4"), 0)
+    assert told.manifest.inputs == (str(tmp_path / "c"),), "though there was nothing to do"
 
 
 @pytest.mark.parametrize(
