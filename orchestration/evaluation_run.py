@@ -27,6 +27,7 @@ from ..model.types import AV
 from ..workers.checkpoint import is_finished, stage_weights
 from ..workers.evaluation.clip import EvalClip
 from .evaluation_prompts import controls_of, first_latents, latents_of, spread
+from .opened_model import weights_identity
 from .run_record import loop_config, open_run
 from .samples import Generator
 
@@ -151,10 +152,11 @@ def open_subject(
         raise ValueError(f"--device={device!r}: PyTorch sees no GPU here; leave it off")
     torch.set_num_threads(config.workers.threads)
     network = AVTransformer(loop.network, loop.timeline, loop.execution).eval().requires_grad_(False)
-    network.load_state_dict(stage_weights(loop.checkpoints, stage or finished[-1], loop.architecture(), "ema"))
+    weights = stage_weights(loop.checkpoints, stage or finished[-1], loop.architecture(), "ema")
+    network.load_state_dict(weights)
     dataset = LatentDataset(data or loop.data, loop.network.text, verify=True)
     _require_alike(run, dataset, loop.data, data)
-    generator = Generator(network.to(device), dataset, stage or finished[-1], config)
+    generator = Generator(network.to(device), dataset, stage or finished[-1], config, weights_identity(weights))
     return Subject(name, run_dir, data or loop.data, generator, _sampler(generator, mode, moves, guidance), seed, device)
 
 
