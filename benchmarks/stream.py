@@ -3,6 +3,7 @@
     random network of the demo's size, or --checkpoint -> Playing -> chunks -> MediaStream -> fragments, which are counted
 
     alone      one clip: time to the first chunk and to the first fragment, frames/s, jitter, memory, the last tenth against the first
+    viewers    1, 2, 4 and 8 viewers of a served model, together and one after the other
 
 Weights are random: time does not see them. The encoder runs beside the network, on the same processor.
 """
@@ -15,6 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from ._stream_viewers import viewers
 
 if TYPE_CHECKING:
     from ..orchestration.opened_model import OpenedModel
@@ -90,7 +93,7 @@ def alone(model: OpenedModel, seconds: float, mode: str, moves: int | None) -> F
 
 
 Part = Callable[["OpenedModel", float, str, int | None], Figures]
-PARTS: dict[str, Part] = {"alone": alone}
+PARTS: dict[str, Part] = {"alone": alone, "viewers": viewers}
 """What is measured, one after the other, each adding figures of its own names."""
 
 
@@ -148,5 +151,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(figures))
         return 0
     for name, value in figures.items():
-        print(f"{ROWS.get(name, name):<72} {value}")
+        if name != "viewers":
+            print(f"{ROWS.get(name, name):<72} {value}")
+    for row in figures.get("viewers", ()):
+        print("  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()))
     return 0
