@@ -202,6 +202,7 @@ def test_memory_does_not_grow_with_the_film(tmp_path: Path) -> None:
 
 def test_a_film_that_ends_early_is_whole_and_one_given_up_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
+    threads, children = threading.active_count(), set(psutil.Process().children())
     out = MediaStream(path, FORM)
     for piece in list(pieces(6))[:3]:
         out.push(*piece)
@@ -218,17 +219,19 @@ def test_a_film_that_ends_early_is_whole_and_one_given_up_leaves_nothing(tmp_pat
     with pytest.raises(MediaError, match="a film without a picture"), MediaStream(tmp_path / "none.mp4", FORM):
         pass
     assert os.listdir(tmp_path) == ["clip.mp4"]
-    assert threading.active_count() < 8
-    assert not psutil.Process().children()
+    assert threading.active_count() <= threads
+    assert set(psutil.Process().children()) <= children
 
 
 def test_what_a_reader_raises_ends_the_stream() -> None:
+    children = set(psutil.Process().children())
+
     def take(data: bytes) -> None:
         raise BrokenPipeError("nobody reads")
 
     with pytest.raises(BrokenPipeError, match="nobody reads"):
         pushed(take, FORM, pieces(20))
-    assert not psutil.Process().children()
+    assert set(psutil.Process().children()) <= children
 
 
 def test_ffmpeg_that_dies_is_named_and_nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,13 +232,13 @@ def refusals(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def test_bad_input_is_refused_by_name_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
-    clip = tmp_path / "clip.mp4"
+    clip, threads = tmp_path / "clip.mp4", threading.active_count()
     for wishes, told in refusals(tmp_path):
         with pytest.raises(ValueError) as refused:  # noqa: PT011  the text is looked at
             generate_clip(str(run), str(clip), Wishes(**wishes), device="cpu")
         assert told in str(refused.value), wishes
         assert not clip.exists()
-    assert threading.active_count() < 8, "nothing was begun"
+    assert threading.active_count() <= threads + 1, "nothing was begun"
 
 
 def test_a_control_that_the_model_never_saw_is_refused(model: OpenedModel, tmp_path: Path) -> None:
