@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 
 import pyarrow as pa
 
@@ -44,7 +45,7 @@ class StreamedClips:
 
     def close(self) -> None:
         """No more is wanted: what decodes for it ends. Where a clip is being waited for in another thread, it ends with the process."""
-        with suppress(ValueError):  # "generator already executing"
+        if inspect.getgeneratorstate(self._clips) != inspect.GEN_RUNNING:
             self._clips.close()
 
     def _all(self) -> Generator[tuple[int, ClipRecord], None, None]:

@@ -8,13 +8,13 @@ Ray gives the work of a worker that has ended to another, again and again: witho
 
 from __future__ import annotations
 
-import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .ffmpeg_program import MediaError
@@ -94,7 +94,7 @@ def trials() -> Iterator[Trials]:
     try:
         yield Trials(desk)
     finally:
-        with contextlib.suppress(Exception):  # it may be gone already
+        with suppress(RayError, ValueError):  # it may be gone already
             ray.kill(desk)
 
 

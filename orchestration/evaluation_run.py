@@ -22,14 +22,11 @@ from ..datasets.store import is_remote, store_of
 from ..datasets.transfer import DataSource, dataset_here, remote_manifest, told
 from ..model.noise import PositionalNoise
 from ..model.sampler import SamplerConfig, generate
-from ..model.transformer import AVTransformer
 from ..model.types import AV
-from ..workers.checkpoint import is_finished, stage_weights
 from ..workers.evaluation.clip import EvalClip
 from .evaluation_prompts import controls_of, first_latents, latents_of, spread
-from .opened_model import weights_identity
 from .run_record import loop_config, open_run
-from .samples import Generator
+from .samples import Generator, open_generator
 
 BATCH = 4  # clips at once
 WARM = 1  # chunks at the beginning of a batch whose time does not count
@@ -144,19 +141,10 @@ def open_subject(
     run_dir = local_path("CHECKPOINT", path)
     config = open_run(run_dir)
     loop = loop_config(config, run_dir)
-    finished = [s.name for s in config.stages if is_finished(loop.checkpoints, s.name)]
-    if not finished or (stage and stage not in finished):
-        there = f"finished are {', '.join(finished)}" if finished else "no stage is finished"
-        raise ValueError(f"CHECKPOINT={run!r}: {there}; give RUN or RUN@STAGE")
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device={device!r}: PyTorch sees no GPU here; leave it off")
-    torch.set_num_threads(config.workers.threads)
-    network = AVTransformer(loop.network, loop.timeline, loop.execution).eval().requires_grad_(False)
-    weights = stage_weights(loop.checkpoints, stage or finished[-1], loop.architecture(), "ema")
-    network.load_state_dict(weights)
-    dataset = LatentDataset(data or loop.data, loop.network.text, verify=True)
-    _require_alike(run, dataset, loop.data, data)
-    generator = Generator(network.to(device), dataset, stage or finished[-1], config, weights_identity(weights))
+    generator = open_generator(loop, config, stage, data, device)
+    _require_alike(run, generator.dataset, loop.data, data)
     return Subject(name, run_dir, data or loop.data, generator, _sampler(generator, mode, moves, guidance), seed, device)
 
 

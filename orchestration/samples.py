@@ -87,21 +87,26 @@ class Generator:
         return SamplerConfig("multi", steps, guidance=guidance, path=self.config.objective.path)
 
 
-def open_generator(loop: TrainLoopConfig, config: RunConfig) -> Generator:
-    """The averaged weights of the run's last finished stage.
+def open_generator(loop: TrainLoopConfig, config: RunConfig, stage: str = "", data: Path | None = None, device: str = "cpu") -> Generator:
+    """The averaged weights of a finished stage, the run's last unless one is named, with the run's clips or those of `data`.
 
     Raises:
-        ValueError: no stage is finished, or the checkpoint does not fit.
+        ValueError: it is not finished, or the checkpoint does not fit.
     """
     finished = [s.name for s in config.stages if is_finished(loop.checkpoints, s.name)]
     if not finished:
         raise ValueError(f"run {str(loop.run_dir)!r}: no stage is finished; train it first: mutual-forcing train {config.name}")
+    if stage and stage not in finished:
+        raise ValueError(
+            f"run {str(loop.run_dir)!r}: stage {stage!r} is not finished; finished are {', '.join(finished)}; give RUN or RUN@STAGE"
+        )
+    stage = stage or finished[-1]
     torch.set_num_threads(config.workers.threads)  # more threads than free cores wait for each other at every operation
-    weights = stage_weights(loop.checkpoints, finished[-1], loop.architecture(), "ema")
+    weights = stage_weights(loop.checkpoints, stage, loop.architecture(), "ema")
     network = AVTransformer(loop.network, loop.timeline, loop.execution).eval().requires_grad_(False)
     network.load_state_dict(weights)
-    identity = weights_identity(weights)
-    return Generator(network, LatentDataset(loop.data, loop.network.text, verify=True), finished[-1], config, identity)
+    dataset = LatentDataset(data or loop.data, loop.network.text, verify=True)
+    return Generator(network.to(device), dataset, stage, config, weights_identity(weights))
 
 
 def make_samples(generator: Generator, run_dir: Path, progress: Progress = silent) -> dict[str, Any]:
