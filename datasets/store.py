@@ -295,7 +295,7 @@ def tried(request: Callable[[], T], uri: str) -> T:
         OSError: it does not answer, or there is no such object (FileNotFoundError), it is forbidden (PermissionError), or there is no such
             bucket (NoBucket).
     """
-    answers = 0
+    answers, last = 0, ATTEMPTS - 1
     for attempt in range(ATTEMPTS):
         try:
             return request()
@@ -303,10 +303,10 @@ def tried(request: Callable[[], T], uri: str) -> T:
             if code_of(error) == "NoSuchBucket":
                 raise NoBucket(errno.ENXIO, NO_BUCKET, uri) from error
             answers += isinstance(error, FileNotFoundError | PermissionError)
-            if answers > 1 or attempt + 1 == ATTEMPTS:
+            if answers > 1 or attempt == last:
                 raise
         except Exception as error:
-            if attempt + 1 == ATTEMPTS or type(error).__name__ in INCURABLE:
+            if attempt == last or type(error).__name__ in INCURABLE:
                 raise OSError(errno.EIO, f"S3 does not answer ({type(error).__name__}: {error})", uri) from error
         time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ import pytest
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
-Kind = Literal["503", "501", "denied", "missing", "reset", "lost", "careless", "slow", "short", "wrong"]
+Kind = Literal["503", "501", "denied", "missing", "reset", "lost", "careless", "slow", "hang", "short", "wrong"]
 CONDITIONS = ("HTTP_IF_NONE_MATCH", "HTTP_IF_MATCH")
 ERRORS = {
     "501": ("501 Not Implemented", "NotImplemented"),
@@ -29,7 +28,8 @@ ERRORS = {
 class Fault:
     """What happens to the next `times` requests of this method whose path contains `part`. short: half of the answer comes, then the
     connection ends; wrong: a bit of every thousandth byte of the answer is another; lost: it is done, and the connection ends before the
-    answer; careless: it is done whatever its conditions are; 501: it is not done if it has any.
+    answer; careless: it is done whatever its conditions are; 501: it is not done if it has any; slow: the answer takes a second;
+    hang: there is none until the test ends.
     """
 
     kind: Kind
@@ -46,6 +46,7 @@ class S3:
     faults: list[Fault] = field(default_factory=list)
     met: list[tuple[str, str]] = field(default_factory=list)
     up: threading.Event = field(default_factory=threading.Event)
+    closed: threading.Event = field(default_factory=threading.Event)
 
     def next_for(self, method: str, path: str) -> Fault | None:
         for fault in self.faults:
@@ -70,8 +71,8 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         fault = place.next_for(environ["REQUEST_METHOD"], environ["PATH_INFO"])
         if fault is None:
             return backend(environ, start)
-        if fault.kind == "slow":
-            time.sleep(1.0)
+        if fault.kind in ("slow", "hang"):
+            place.closed.wait(1.0 if fault.kind == "slow" else None)
             return backend(environ, start)
         if fault.kind in ("short", "wrong"):
             content = b"".join(backend(environ, start))
@@ -108,6 +109,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
     try:
         yield place
     finally:
+        place.closed.set()
         server.shutdown()
 
 

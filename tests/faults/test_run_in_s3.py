@@ -180,11 +180,10 @@ def test_a_store_that_hangs_holds_the_end_of_a_run_for_its_patience_alone(
 ) -> None:
     monkeypatch.setattr(mirror, "PATIENCE", 0.5)
     begun(config, tmp_path / "run")
-    s3.faults.append(Fault("slow", "PUT", "", 10**6))
+    s3.faults.append(Fault("hang", "PUT", "", 10**6))
     warnings: list[str] = []
-    began = time.monotonic()
-    copy(config, tmp_path / "run", warnings)
-    assert time.monotonic() - began < 5
+    copy(config, tmp_path / "run", warnings)  # comes to an end at all, though no request does
+    assert len(s3.met) <= 1
     assert [("were not sent" in text, "the same command sends them" in text) for text in warnings] == [(True, True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from ending_work_material import EndingLook, EndingMakePart, EndingWork
 from media_material import write_film
 from ray import cloudpickle
+from ray.experimental import internal_kv
 
 from mutual_forcing.datasets import pipeline
 from mutual_forcing.datasets.account import read_account
@@ -20,39 +22,77 @@ from mutual_forcing.datasets.pipeline import prepare
 from mutual_forcing.datasets.spread import spread
 from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
-from mutual_forcing.datasets.trials import MOST, UNWATCHED, Desk, trials
+from mutual_forcing.datasets.trials import MOST, SPACE, UNWATCHED, Trials, trials
 
 cloudpickle.register_pickle_by_value(ending_work_material)  # Ray's processes do not find the tests' modules
 REFUSED = "ended its worker 2 times: a crash, or more memory than there is"
 
 
-def test_a_source_that_ended_two_workers_is_not_begun_again() -> None:
-    desk = Desk(lambda: frozenset({"here"}))
-    assert [desk.begin("task", "bad.mp4", worker, "here") for worker in "abcd"] == [0, 0, MOST, MOST]
-    assert desk.begin("another task", "bad.mp4", "e", "here") == MOST, "another stage need not lose two more"
-    assert desk.begin("task", "good.mp4", "c", "here") == 0
+@pytest.fixture
+def job() -> str:
+    return secrets.token_hex(4)
 
 
-def test_what_was_ended_or_goes_on_elsewhere_does_not_count() -> None:
-    desk = Desk(lambda: frozenset({"here"}))
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_source_that_ended_two_workers_is_not_begun_again(job: str) -> None:
+    seen = Trials(job, lambda: frozenset({"here"}))
+    assert [seen.begin("task", "bad.mp4", worker, "here") for worker in "abcd"] == [0, 0, MOST, MOST]
+    assert seen.begin("another task", "bad.mp4", "e", "here") == MOST, "another stage need not lose two more"
+    assert seen.begin("task", "good.mp4", "c", "here") == 0
+    assert Trials(job + "2", lambda: frozenset({"here"})).begin("task", "bad.mp4", "f", "here") == 0, "of another job"
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_was_ended_or_goes_on_elsewhere_does_not_count(job: str) -> None:
+    seen = Trials(job, lambda: frozenset({"here"}))
     for worker in "abc":
-        assert desk.begin("task", "a.mp4", worker, "here") == 0
-        desk.end("task", "a.mp4", worker)
+        assert seen.begin("task", "a.mp4", worker, "here") == 0
+        seen.end("task", "a.mp4", worker, "here")
     for number in range(5):
-        assert desk.begin(f"task {number}", "a.mp4", f"worker {number}", "here") == 0
-        assert desk.begin("task", "a.mp4", "the same", "here") == 0
+        assert seen.begin(f"task {number}", "a.mp4", f"worker {number}", "here") == 0
+        assert seen.begin("task", "a.mp4", "the same", "here") == 0
 
 
-def test_what_went_away_with_its_machine_does_not_count() -> None:
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_good_beginning_forgives_nothing(job: str) -> None:
+    seen = Trials(job, lambda: frozenset({"here"}))
+
+    def task(worker: str) -> int:
+        if ended := seen.begin("task", "film.mp4", worker, "here"):
+            return ended
+        seen.end("task", "film.mp4", worker, "here")  # its first clip is made
+        return seen.begin("task", "film.mp4", worker, "here")  # the second one ends the worker
+
+    assert [task(worker) for worker in "abc"] == [0, 0, MOST]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_what_went_away_with_its_machine_does_not_count(job: str) -> None:
     nodes = {"here", "there"}
-    desk = Desk(lambda: frozenset(nodes))
-    assert [desk.begin("task", "a.mp4", worker, place) for worker, place in (("a", "there"), ("b", "here"))] == [0, 0]
+    seen = Trials(job, lambda: frozenset(nodes))
+    assert [seen.begin("task", "a.mp4", worker, place) for worker, place in (("a", "there"), ("b", "here"))] == [0, 0]
     nodes.remove("there")
-    assert desk.begin("task", "a.mp4", "c", "here") == 0
-    assert desk.begin("task", "a.mp4", "d", "here") == MOST
+    assert seen.begin("task", "a.mp4", "c", "here") == 0
+    assert seen.begin("task", "a.mp4", "d", "here") == MOST
 
 
-def test_without_a_desk_nobody_is_asked() -> None:
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("name", ["a/b/refused/9", "-x\n'\"", "naïve \udcff.mp4"])
+def test_a_name_is_only_a_name(job: str, name: str) -> None:
+    seen = Trials(job, lambda: frozenset({"here"}))
+    assert [seen.begin("task", name, worker, "here") for worker in "abc"] == [0, 0, MOST]
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_nothing_is_left_in_the_store_of_a_job_that_ended() -> None:
+    before = internal_kv._internal_kv_list("", namespace=SPACE)
+    with trials() as watched:
+        watched.begin("task", "a.mp4", "a", "here")
+        assert len(internal_kv._internal_kv_list("", namespace=SPACE)) == len(before) + 1
+    assert internal_kv._internal_kv_list("", namespace=SPACE) == before
+
+
+def test_without_a_job_nobody_is_asked() -> None:
     for _ in range(9):
         with UNWATCHED.of("a.mp4"):
             pass
