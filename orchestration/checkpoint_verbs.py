@@ -76,6 +76,7 @@ def export(
     out: Annotated[str, typer.Option("--out", help="Folder for the files; it must not hold any.")],
     stage: Annotated[str, typer.Option("--stage", help="Stage [default: the last one with a checkpoint].")] = "",
     step: Annotated[int, typer.Option("--step", help="Step of its checkpoint [default: the last].")] = -1,
+    best: Annotated[bool, typer.Option("--best", help="Of the checkpoint that evaluations found best (course.best).")] = False,
     role: Annotated[str, typer.Option("--weights", help="ema (averaged), live, or fake.")] = "ema",
     branch: Annotated[str, typer.Option("--branch", help="video, audio, or both (a file each).")] = "both",
     register: Annotated[
@@ -91,8 +92,10 @@ def export(
         from .checkpoints import exported
         from .registration import open_registration
 
+        if best and step >= 0:
+            raise ValueError(f"--best with --step={step}: give one of them")
         registration = open_registration(run, register) if register else None
-        record = exported(run, out, stage, step, role, branch)
+        record = exported(run, out, stage, step, role, branch, best)
         if registration is not None:
             record["registered"] = version = registration.add(record)
         if as_json:
@@ -142,7 +145,7 @@ def _show(records: list[dict], as_json: bool) -> None:
         return
     table = Table("checkpoint", "step", "state", "MB")
     for r in records:
-        state = "damaged" if r.get("damage") else "complete" if r["complete"] else "not committed"
+        state = "damaged" if r.get("damage") else ("best" if r["best"] else "complete") if r["complete"] else "not committed"
         table.add_row(printable("/".join(r["path"].rsplit("/", 2)[1:])), str(r["step"]), state, f"{r['bytes'] / 1e6:.1f}")
     plain_console().print(table)
     for where in sorted({r["path"].rsplit("/", 2)[0] for r in records}):

@@ -16,7 +16,8 @@ from ..datasets.store import LocalStore, Store, below, is_remote, store_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import Checkpoint, Found, found_in, newest
 from ..workers.loop_config import StageConfig
-from ..workers.retention import CheckpointConfig, abandoned, remove
+from ..workers.retention import CheckpointConfig, abandoned, kept_for_course, remove
+from ..workers.standing import best_of, read_standing
 from .config import RunConfig, from_tree
 from .model_record import controls_of, dataset_of, record_of_run
 from .restore import remote_record
@@ -45,22 +46,23 @@ def store_of_run(run: str) -> Store:
 
 
 def listed(run: str) -> list[dict[str, Any]]:
-    """A record of each: path (with its store), stage, step, complete, bytes."""
+    """A record of each: path (with its store), stage, step, complete, bytes, best."""
     store = store_of_run(run)
-    return [_record(store, found) for found in found_in(store)]
+    return _records(store, found_in(store))
 
 
 def verified(run: str) -> list[dict[str, Any]]:
     """The same with `damage`: what is wrong with a complete one, or empty."""
     store, records = store_of_run(run), []
-    for found in found_in(store):
+    every = found_in(store)
+    for found, record in zip(every, _records(store, every), strict=True):
         damage = ""
         if found.complete:
             try:
                 Checkpoint(store, found.path).verify()
             except (ValueError, OSError) as error:
                 damage = str(error)
-        records.append(_record(store, found) | {"damage": damage})
+        records.append(record | {"damage": damage})
     return records
 
 
@@ -84,16 +86,19 @@ def _pruned(store: Store, config: CheckpointConfig, dry_run: bool) -> list[str]:
     for stage in sorted({f.stage for f in every}):
         of_stage = [f for f in every if f.stage == stage]
         last = newest(store, stage)
-        keeps = config.keeps(of_stage, last.manifest["steps"] if last is not None else -1)
+        steps = last.manifest["steps"] if last is not None else -1
+        keeps = config.keeps(of_stage, steps) | kept_for_course(store, stage, of_stage, steps)
         gone += [f for f in of_stage if f.path not in keeps and (f.complete or abandoned(store, f))]
     for found in gone if not dry_run else ():
         remove(store, found)
     return [f"{store.uri}/{f.path}" for f in gone]
 
 
-def exported(run: str, out: str, stage: str, step: int, role: str, branch: str) -> dict[str, Any]:
+def exported(run: str, out: str, stage: str, step: int, role: str, branch: str, best: bool = False) -> dict[str, Any]:
     """Write the weights of one network as safetensors, a file a branch, and weights.json with what they are; returns the latter. Of a run
     folder here it tells the model too (`ModelRecord`): codecs, clock, licences, all that clips need.
+
+    best: of the checkpoint that evaluations found best.
 
     Raises:
         ValueError: there is no such checkpoint, role or branch, or the folder holds files.
@@ -103,7 +108,7 @@ def exported(run: str, out: str, stage: str, step: int, role: str, branch: str) 
         raise ValueError(f"--out={out!r}: is not empty; choose another folder")
     if branch not in (*MODALITIES, "both"):
         raise ValueError(f"--branch={branch!r}: choose video, audio or both")
-    checkpoint = _chosen(store, stage, step)
+    checkpoint = _best(store, stage) if best else _chosen(store, stage, step)
     weights = checkpoint.weights(role)
     files = {}
     for name in MODALITIES if branch == "both" else (branch,):
@@ -135,6 +140,13 @@ def _model(run: str) -> dict[str, Any] | None:
         return None
     config = open_run(path)
     return record_of_run(config, path / "data", controls_of(dataset_of(path / "data"))).to_json()
+
+
+def _best(store: Store, stage: str) -> Checkpoint:
+    """Of a stage, or of the one that was trained last."""
+    complete = [f for f in found_in(store, stage) if f.complete]
+    last = max((Checkpoint(store, f.path) for f in complete), key=lambda c: c.manifest.get("time", 0.0), default=None)
+    return best_of(store, [stage or (last.stage if last is not None else "")])
 
 
 def _chosen(store: Store, stage: str, step: int) -> Checkpoint:
@@ -209,6 +221,17 @@ def _max_age(config: RunConfig, stage: StageConfig) -> int | None:
     return config.rollouts.max_age if stage.objective == "mutual" and config.objective.needs_rollouts else None
 
 
-def _record(store: Store, found: Found) -> dict[str, Any]:
-    about = {"path": f"{store.uri}/{found.path}", "stage": found.stage, "step": found.step, "complete": found.complete}
-    return about | {"bytes": sum(found.files.values())}
+def _records(store: Store, every: Sequence[Found]) -> list[dict[str, Any]]:
+    standings = {stage: read_standing(store, stage) for stage in {f.stage for f in every}}
+    best = {standing.path for standing in standings.values() if standing is not None}
+    return [
+        {
+            "path": f"{store.uri}/{f.path}",
+            "stage": f.stage,
+            "step": f.step,
+            "complete": f.complete,
+            "bytes": sum(f.files.values()),
+            "best": f.path in best,
+        }
+        for f in every
+    ]

@@ -18,14 +18,18 @@ from ..datasets.store import is_remote
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
 from ..model.trunk import TransformerConfig
+from ..model.types import MODALITIES
 from ..workers.engine import EngineConfig
 from ..workers.loop_config import StageConfig
 from ..workers.pretrained import InitConfig
 from ..workers.profiler import ProfileConfig
 from ..workers.retention import CheckpointConfig
+from ..workers.standing import BEST_OF
+from .course_config import CourseConfig
 from .mirror import RemoteConfig
 from .rollout_buffer import consumers_of, per_step_of
 from .rollouts_config import RolloutsConfig
+from .run_folder import EVALUATED
 
 T = TypeVar("T")
 
@@ -104,6 +108,7 @@ class RunConfig:
     workers: WorkersConfig = field(default_factory=WorkersConfig)
     rollouts: RolloutsConfig = field(default_factory=RolloutsConfig)
     samples: SamplesConfig = field(default_factory=SamplesConfig)
+    course: CourseConfig = CourseConfig()
     init: InitConfig = InitConfig()
     execution: ExecutionConfig = ExecutionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -133,7 +138,10 @@ class RunConfig:
             raise ValueError(f"stages={names}: at least one stage, each with its own name")
         if any(set(n) - set("abcdefghijklmnopqrstuvwxyz0123456789-") for n in [self.name, *names]):
             raise ValueError(f"name={self.name!r}, stages={names}: use lower-case letters, digits and hyphens")
+        if taken := sorted({EVALUATED, BEST_OF} & set(names)):
+            raise ValueError(f"stages={names}: {taken[0]!r} means something else (`course`); give the stage another name")
         self._check_stages()
+        self._check_course()
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}: choose one from 0 to {2**63 - 1}")
         _require_finite(asdict(self), "")
@@ -170,6 +178,15 @@ class RunConfig:
                 f"chunks of history; set model.window={max(1, seen)} or data.clip_chunks={self.model.window + 1}"
             )
 
+    def _check_course(self) -> None:
+        every, checkpoints = self.course.every, self.checkpoint.every
+        if every and (not checkpoints or every % checkpoints):
+            raise ValueError(
+                f"course.every={every}: evaluations are of checkpoints; make it a multiple of checkpoint.every={checkpoints}, or set that"
+            )
+        if every and not any(set(s.modalities) == set(MODALITIES) for s in self.stages):
+            raise ValueError(f"course.every={every}: no stage trains both modalities, so no clip can be made; set it to 0")
+
     def _check_execution(self) -> None:
         """Ways of computing that would train something else, or fail in the middle of a run."""
         e, adapter = self.execution, self.objective.fake.kind == "lora"
@@ -204,7 +221,7 @@ class RunConfig:
     def settings(self) -> str:
         """Hash of what shapes the trained weights (not of what merely reports on them, guards them, or of how they are computed)."""
         value = asdict(replace(self, samples=SamplesConfig()))
-        del value["execution"], value["checkpoint"], value["profile"], value["remote"]
+        del value["execution"], value["checkpoint"], value["profile"], value["remote"], value["course"]
         for name in ("pool", "encoders", "cache_gb"):
             del value["data"][name]
         value["workers"] = {"max_bad_steps": self.workers.max_bad_steps, "use_gpu": self.workers.use_gpu}

@@ -132,7 +132,8 @@ class Subject:
 def open_subject(
     run: str, name: str, data: Path | None, mode: str, moves: int | None, guidance: float | None, seed: int, device: str = "cpu"
 ) -> Subject:
-    """The averaged weights of a run's last finished stage, or of `RUN@STAGE`, with the clips of `data` or of the run itself.
+    """The averaged weights of a run's last finished stage, of `RUN@STAGE`, or of its best checkpoint (`RUN@best`), with the clips of `data`
+    or of the run itself.
 
     Raises:
         ValueError: no such run, stage, mode or device, or the dataset is not of the run's codecs and rates.

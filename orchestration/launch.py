@@ -27,6 +27,7 @@ from ..datasets.transfer import source_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import is_finished
 from .config import RunConfig
+from .course import course_of
 from .fit import fit
 from .mirror import mirrored
 from .preflight import examine, short_of
@@ -126,7 +127,9 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
                 if todo:
                     tracker.follow()
                     about = {"config": asdict(config), "settings": config.settings(), "mlflow_run_id": tracker.run_id, **_code(record)}
-                    fit(config, replace(loop, about=json.loads(json.dumps(about)), source=source), run_dir, progress, warn, say)
+                    whole = replace(loop, about=json.loads(json.dumps(about)), source=source)
+                    with course_of(config, whole, run_dir, progress, warn, say, tracker.later):
+                        fit(config, whole, run_dir, progress, warn, say)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
         keep()

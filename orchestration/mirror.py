@@ -1,6 +1,6 @@
 """A run folder kept in S3 while the run goes on, in the background: what another machine needs to go on with it, and what people look at.
 
-    run.json  report.html  metrics/  samples/  stacks/  bad-steps/  logs/     when they have changed
+    run.json  report.html  metrics/  samples/  course/  stacks/  bad-steps/  logs/     when they have changed
     data/                                                                     once, the manifest last; not if it came from S3
     checkpoints/                                                              not from here: the training processes write them there
 
@@ -26,10 +26,10 @@ from ..datasets.store import Store, below, store_of
 from ..datasets.stream_account import STREAMED
 from ..datasets.transfer import send_dataset
 from ..workers.checkpoint_writer import one_line
-from .run_folder import RUN
+from .run_folder import COURSE, RUN
 
 FILES = (RUN, "report.html", STREAMED)
-FOLDERS = ("metrics", "samples", "stacks", "bad-steps", "logs")
+FOLDERS = ("metrics", "samples", COURSE, "stacks", "bad-steps", "logs")
 WRITTEN_ONCE = "bad-steps/"  # large files that nobody changes: sent from where they are, and not again by the next command
 INTERVAL = 10.0  # seconds between two looks
 RATE = 2**20  # bytes a second of a file that grows

@@ -1,7 +1,9 @@
 """Open a model to make clips with: a run, one of its checkpoints, or a folder of exported weights.
 
     RUN                        averaged weights of the last finished stage   |  run.json, data/manifest.json
-    RUN/checkpoints/STAGE      of that stage's last checkpoint               |-> the run beside them
+    RUN@best                   of the best checkpoint (`course.best`)        |
+    RUN@STAGE                  of that stage's last checkpoint               |-> the run
+    RUN/checkpoints/STAGE      the same                                      |-> the run beside them
     RUN/checkpoints/STAGE/...  of that checkpoint                            |
     EXPORTED                   what `checkpoint export` wrote                -> weights.json alone
 
@@ -25,13 +27,14 @@ from ..datasets.loader import LatentDataset
 from ..datasets.pretrained_codecs import PretrainedConfig, open_codecs
 from ..datasets.records import ClipRecord
 from ..datasets.storage import local_path, read_json, sha256_file
-from ..datasets.store import LocalStore
+from ..datasets.store import LocalStore, Store
 from ..model.codecs.base import AudioCodec, VideoCodec
 from ..model.execution import PLAIN, ExecutionConfig
 from ..model.sampler import SamplerConfig, few_mode
 from ..model.transformer import AVTransformer
 from ..model.types import MODALITIES
 from ..workers.checkpoint import COMMIT, Checkpoint, Weights, is_finished, newest
+from ..workers.standing import BEST_OF, best_of
 from .checkpoints import FORMAT, WEIGHTS
 from .config import RunConfig, with_settings
 from .model_record import ModelRecord, controls_of, dataset_of, read_model_record, record_of_run
@@ -116,7 +119,8 @@ def open_model(
     Raises:
         ValueError: it is none of these, is damaged, or the settings do not fit it.
     """
-    path, where = local_path("checkpoint", checkpoint), torch.device(device_named(device))
+    place, at, which = checkpoint.rpartition("@") if not Path(checkpoint).exists() else (checkpoint, "", "")
+    path, where = local_path("checkpoint", place if at else checkpoint), torch.device(device_named(device))
     if (path / WEIGHTS).is_file():
         return _exported(path, settings, where, dtype, threads)
     run_dir = next((folder for folder in (path, *path.parents) if (folder / RUN).is_file()), None) if path.is_dir() else None
@@ -125,7 +129,7 @@ def open_model(
         raise ValueError(f"checkpoint {checkpoint!r}: {what}; give a run folder (`mutual-forcing train`), or exported weights")
     config = with_settings(open_run(run_dir), settings)
     loop = loop_config(config, run_dir)
-    found = _chosen(path, run_dir, config)
+    found = _named(which, loop.checkpoints, config) if at else _chosen(path, run_dir, config)
     found.require(loop.architecture())
     weights, data = found.weights(ROLE), loop.data
     record = record_of_run(config, data, ())
@@ -154,6 +158,18 @@ def device_named(name: str) -> str:
     if name != "cpu" and not (name.split(":")[0] == "cuda" and torch.cuda.is_available()):
         raise ValueError(f"--device={name!r}: there is none here; choose auto or cpu")
     return name
+
+
+def _named(which: str, store: Store, config: RunConfig) -> Checkpoint:
+    """The checkpoint that RUN@WHICH names."""
+    stages = [s.name for s in config.stages]
+    if which == BEST_OF:
+        return best_of(store, stages)
+    found = newest(store, which) if which in stages else None
+    if found is None:
+        known = f"RUN, RUN@{BEST_OF} or RUN@STAGE; the stages are {', '.join(stages)}"
+        raise ValueError(f"checkpoint @{which[:80]}: no stage of that name has one in {store.uri}; give {known}")
+    return found
 
 
 def _chosen(path: Path, run_dir: Path, config: RunConfig) -> Checkpoint:

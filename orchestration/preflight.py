@@ -31,7 +31,10 @@ from ..model.transformer import AVTransformer
 from ..workers.checkpoint import is_finished, newest
 from ..workers.pretrained import find_pretrained
 from .config import RunConfig, WorkersConfig
+from .course_config import CourseConfig
+from .examiner import best_figure
 from .machine import free_memory_gb
+from .rollouts_config import RolloutsConfig
 from .run_folder import RUN
 from .session import check_ports
 
@@ -101,26 +104,33 @@ def short_of(config: RunConfig, have: Mapping[str, float], grown: bool = False) 
     """What the processes of a run reserve and these resources of Ray's do not have, in words. grown: of a pool at its largest."""
     workers, pool = config.workers, config.rollouts if _rolls(config) else None
     of_worker = reserved(workers)
-    of_actor = {"CPU": pool.cpus, "GPU": pool.gpus} | ({pool.resource: 1.0} if pool.resource else {}) if pool is not None else {}
-    coders = encoders_of(config)
-    of_coder = {"CPU": coders.cpus, "GPU": coders.gpus} | ({coders.resource: 1.0} if coders.resource else {}) if coders is not None else {}
+    course, coders = config.course if config.course.every else None, encoders_of(config)
+    of_actor, of_examiner, of_coder = _of_actor(pool), _of_actor(course), _of_actor(coders)
     said = []
-    for kind in sorted(of_worker.keys() | of_actor.keys() | of_coder.keys()):
+    for kind in sorted(of_worker.keys() | of_actor.keys() | of_coder.keys() | of_examiner.keys()):
         each = [
             (workers.count, of_worker.get(kind, 0.0), "workers"),
             ((pool.most if grown else pool.size) if pool else 0, of_actor.get(kind, 0.0), "rollout actors"),
             (1 if config.data.stream_sources else 0, 1.0 if kind == "CPU" else 0.0, "process that decodes (data.stream_sources)"),
             (coders.max_actors if coders else 0, of_coder.get(kind, 0.0), "encoders (data.encoders)"),
+            (1, of_examiner.get(kind, 0.0), "evaluation (course.every)"),
         ]
         parts = [f"{count} {who} x {amount:g}" for count, amount, who in each if count * amount]
         held = [(count, amount) for count, amount, _ in each]
-        coding = ceil(held[3][0] * held[3][1])  # beside training, on GPUs of their own
-        total = _gpus(*held[:2]) + coding if kind == "GPU" else sum(count * amount for count, amount in held)
+        others = sum(ceil(count * amount) for count, amount in held[2:])  # beside training, on GPUs of their own
+        total = _gpus(*held[:2]) + others if kind == "GPU" else sum(count * amount for count, amount in held)
         there = have.get(kind, 0.0)
         if total > there:
             remedy = "lower workers.count" + (f" or rollouts.{'max_actors' if grown else 'actors'}" if of_actor.get(kind) else "")
             said.append(f"{kind}: {total:g} are reserved ({' + '.join(parts)}), {there:g} are there; {remedy}")
     return said
+
+
+def _of_actor(pool: RolloutsConfig | CourseConfig | EncodersConfig | None) -> dict[str, float]:
+    """Resources of Ray's that one actor takes."""
+    if pool is None:
+        return {}
+    return {"CPU": pool.cpus, "GPU": pool.gpus} | ({pool.resource: 1.0} if pool.resource else {})
 
 
 def encoders_of(config: RunConfig) -> EncodersConfig | None:
@@ -132,6 +142,7 @@ def cpus_left(config: RunConfig, there: float) -> float:
     """Of so many CPUs, those that training, rollouts and encoders do not reserve."""
     pool, coders = config.rollouts, encoders_of(config)
     taken = config.workers.count * reserved(config.workers)["CPU"] + (pool.most * pool.cpus if _rolls(config) else 0.0)
+    taken += config.course.cpus if config.course.every else 0.0
     return there - taken - (coders.max_actors * coders.cpus if coders else 0.0)
 
 
@@ -150,7 +161,11 @@ def _rolls(config: RunConfig) -> bool:
 
 def examine(config: RunConfig, run_dir: Path) -> list[Finding]:
     """All that stands against a run of this configuration in this folder, as far as it can be told before it starts."""
-    return [Finding(kind, text) for check in (_network, _pool, _memory, _data, _folders, _tracker) for kind, text in check(config, run_dir)]
+    return [
+        Finding(kind, text)
+        for check in (_network, _pool, _course, _memory, _data, _folders, _tracker)
+        for kind, text in check(config, run_dir)
+    ]
 
 
 Told = Iterator[tuple[Literal["problem", "warning"], str]]
@@ -196,6 +211,15 @@ def _pool(config: RunConfig, run_dir: Path) -> Told:
         )
 
 
+def _course(config: RunConfig, run_dir: Path) -> Told:
+    if not config.course.every:
+        return
+    try:
+        best_figure(config.course)
+    except ValueError as error:
+        yield "problem", str(error).replace("--metrics", "course.metrics")
+
+
 def _memory(config: RunConfig, run_dir: Path) -> Told:
     free, needs = free_memory_gb(), needs_of(config)
     if os.environ.get("RAY_ADDRESS") or free is None:
@@ -209,6 +233,7 @@ def _memory(config: RunConfig, run_dir: Path) -> Told:
     workers, actors = config.workers.count, config.rollouts.most
     parts = {
         f"{workers} training processes": workers * (PROCESS_GB + (needs.worker - needs.device) / GB),
+        "an evaluation": ACTOR_GB + 4 * needs.parameters / GB if config.course.every else 0.0,
         f"{actors} rollout actors": actors * (ACTOR_GB + needs.actor / GB) if needs.actor else 0.0,
         "Ray": RAY_GB,
     }

@@ -23,6 +23,7 @@ from markupsafe import Markup
 
 from ..datasets.progress import Progress, silent
 from ..datasets.storage import atomic_path
+from .report_course import course_section
 from .report_evaluation import Evaluated, command_for, evaluation_section
 from .report_losses import StageLosses, losses_section
 from .report_reference import Comparison, compare
@@ -103,6 +104,7 @@ def build_report(run_dir: Path, progress: Progress = silent) -> Path:
         stages=stages,
         losses=losses,
         comparison=comparison,
+        course=_section(lambda: course_section(run_dir, tuple(stage.name for stage in known))),
         rollouts=_section(lambda: rollout_section(run_dir, known)),
         data=data,
         sources=_section(lambda: sources_section(run_dir)),

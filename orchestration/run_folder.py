@@ -12,11 +12,12 @@ from ..datasets.lock import LOCK
 from ..datasets.storage import write_json
 
 RUN = "run.json"
+COURSE, EVALUATED = "course", "evaluation"  # folder of the evaluations made during training, and the spool of their figures
 # Of the run's page in a tracking store.
 NOTE = (
     "Curves: each stage's loss here, everything else in its nested run. Artifacts: `report.html` (everything on one page), `samples/` "
-    "(generated and real clips, their contact sheet), `data/contact.png` (training clips). Tags `changed.*`: settings with which the run "
-    "went on later."
+    "(generated and real clips, their contact sheet), `data/contact.png` (training clips), `course/` (sheets of evaluations made "
+    "meanwhile). Tags `changed.*`: settings with which the run went on later."
 )
 RESTORING = ".restoring"  # a run is being fetched from another place into the folder
 
@@ -48,6 +49,7 @@ def shown_files(run_dir: Path) -> Iterator[tuple[Path, str | None]]:
     """What a tracking store gets of a finished run, each with the folder for it: report, contact sheets, clips."""
     yield run_dir / "report.html", None
     yield run_dir / "data" / "contact.png", "data"
-    for path in sorted((run_dir / "samples").iterdir()):
-        if not path.name.startswith("."):
-            yield path, "samples"
+    for folder in ("samples", COURSE):
+        for path in sorted((run_dir / folder).glob("*")):
+            if not path.name.startswith("."):
+                yield path, folder

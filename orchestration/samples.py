@@ -25,8 +25,9 @@ from ..model.noise import PositionalNoise
 from ..model.sampler import SamplerConfig, few_mode, generate
 from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
-from ..workers.checkpoint import is_finished, stage_weights
+from ..workers.checkpoint import Weights, is_finished, stage_weights
 from ..workers.loop_config import TrainLoopConfig
+from ..workers.standing import BEST_OF, best_of
 from .config import RunConfig
 from .opened_model import weights_identity
 from .provenance import tags_of
@@ -88,11 +89,26 @@ class Generator:
 
 
 def open_generator(loop: TrainLoopConfig, config: RunConfig, stage: str = "", data: Path | None = None, device: str = "cpu") -> Generator:
-    """The averaged weights of a finished stage, the run's last unless one is named, with the run's clips or those of `data`.
+    """The averaged weights of a finished stage, the run's last unless one is named, or of its best checkpoint (`best`), with the clips of
+    `data` or of the run itself.
 
     Raises:
         ValueError: it is not finished, or the checkpoint does not fit.
     """
+    if stage == BEST_OF:
+        best = best_of(loop.checkpoints, [s.name for s in config.stages])
+        best.require(loop.architecture())
+        stage, weights = best.stage, best.weights("ema")
+    else:
+        stage = _finished(loop, config, stage)
+        weights = stage_weights(loop.checkpoints, stage, loop.architecture(), "ema")
+    torch.set_num_threads(config.workers.threads)  # more threads than free cores wait for each other at every operation
+    dataset = LatentDataset(data or loop.data, loop.network.text, verify=True)
+    return generator_of(weights, stage, loop, config, dataset, device)
+
+
+def _finished(loop: TrainLoopConfig, config: RunConfig, stage: str) -> str:
+    """The stage that is meant."""
     finished = [s.name for s in config.stages if is_finished(loop.checkpoints, s.name)]
     if not finished:
         raise ValueError(f"run {str(loop.run_dir)!r}: no stage is finished; train it first: mutual-forcing train {config.name}")
@@ -100,12 +116,15 @@ def open_generator(loop: TrainLoopConfig, config: RunConfig, stage: str = "", da
         raise ValueError(
             f"run {str(loop.run_dir)!r}: stage {stage!r} is not finished; finished are {', '.join(finished)}; give RUN or RUN@STAGE"
         )
-    stage = stage or finished[-1]
-    torch.set_num_threads(config.workers.threads)  # more threads than free cores wait for each other at every operation
-    weights = stage_weights(loop.checkpoints, stage, loop.architecture(), "ema")
+    return stage or finished[-1]
+
+
+def generator_of(
+    weights: Weights, stage: str, loop: TrainLoopConfig, config: RunConfig, dataset: LatentDataset, device: str = "cpu"
+) -> Generator:
+    """A network with these weights, beside the clips of `dataset`."""
     network = AVTransformer(loop.network, loop.timeline, loop.execution).eval().requires_grad_(False)
     network.load_state_dict(weights)
-    dataset = LatentDataset(data or loop.data, loop.network.text, verify=True)
     return Generator(network.to(device), dataset, stage, config, weights_identity(weights))
 
 

@@ -13,6 +13,7 @@ import logging
 import os
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from ..datasets.storage import sha256_file
-from .run_folder import kept_key
+from .run_folder import EVALUATED, kept_key
 from .spool_reader import SpoolReader
 from .tracking_calls import Calls, first_line, redacted, unreachable
 from .tracking_names import flatten, safe_name, safe_value
@@ -47,9 +48,9 @@ LAST = 10.0  # seconds of that patience which artifacts leave to the end of the 
 
 
 class Tracker:
-    """One parent run: `open` it, `follow` forwards the spools of `stages` until `finish`. An earlier command's runs are gone on with.
-    `finished` tells whether a stage has ended well: its own run then ends too, whatever becomes of the others. `warn` is called with one
-    line when the tracker cannot be reached. `complete`: after `finish`, whether the store has everything.
+    """One parent run: `open` it, `follow` forwards the spools of `stages`, and that of evaluations, until `finish`. An earlier command's
+    runs are gone on with. `finished` tells whether a stage has ended well: its own run then ends too, whatever becomes of the others.
+    `warn` is called with one line when the tracker cannot be reached. `complete`: after `finish`, whether the store has everything.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class Tracker:
         self.run_id: str | None = None
         self.complete = False
         self._warn, self._name = warn, name
-        self._finished = finished
+        self._finished = lambda stage: stage != EVALUATED and finished(stage)  # evaluations end with the run
         self._run_dir = run_dir
         self._spools = run_dir / "metrics"
-        self._readers = {stage: SpoolReader(self._spools / f"{stage}.jsonl") for stage in stages}
+        self._readers = {stage: SpoolReader(self._spools / f"{stage}.jsonl") for stage in (*stages, EVALUATED)}
         self._broken: set[bytes] = set()
         self._key = ""
         self._stages: dict[str, str] = {}
@@ -74,6 +75,7 @@ class Tracker:
         self._client: MlflowClient | None = None
         self._experiment = ""
         self._wanted = self._opened = False
+        self._files: deque[tuple[Path, str]] = deque()  # to send when there is time
         self._lost = False  # something that is not sent again by this command
         self._deadline = 0.0
         where = redacted(self.uri)
@@ -90,6 +92,10 @@ class Tracker:
         """Start to forward metrics in the background."""
         self._wanted = True
         self._calls.follow()
+
+    def later(self, path: Path, folder: str) -> None:
+        """Log a file with the parent run in the background, as metrics are."""
+        self._files.append((path, folder))
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a file with the parent run."""
@@ -177,6 +183,9 @@ class Tracker:
                 self._forward_stage(stage, reader, ended)
             if ended and stage in self._stages:
                 self._close(stage, "FINISHED")
+        while self._files:
+            self._use().log_artifact(self._require(), *map(str, self._files[0]))
+            self._files.popleft()  # when it is there: what fails is tried again
 
     def _forward_stage(self, stage: str, reader: SpoolReader, ended: bool) -> None:
         if stage not in self._stages:
@@ -201,7 +210,7 @@ class Tracker:
         if ended and status == "FINISHED":
             self._closed.add(stage)
         else:
-            reader.skip(self._last_step(run_id, "lr"))  # every step has one
+            reader.skip(self._last_step(run_id, "evaluation_s" if stage == EVALUATED else "lr"))  # every step has one
             self._shown[stage] = self._last_step(self._require(), _curve(stage))
             if status != "RUNNING":
                 self._use().update_run(run_id, status="RUNNING")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from ..datasets.store import Store, write_bytes
 from .checkpoint import COMMIT, Found, folder_of, found_in
+from .standing import read_standing
 
 ATTEMPT = "attempt"
 YOUNG = 3600.0  # seconds for which what is not committed may still be, if nobody knows whose turn it is
@@ -19,7 +20,7 @@ YOUNG = 3600.0  # seconds for which what is not committed may still be, if nobod
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """When checkpoints are written, where, and which are kept besides those of finished stages.
+    """When checkpoints are written, where, and which are kept besides those of finished stages and the best ones (`course.best`).
 
     every: steps between two (0 = only at the end of a stage); keep_last: so many of the newest; keep_every: and those of steps that it
     divides (0 = none); uri: a local folder or s3://BUCKET/FOLDER (empty: checkpoints/ in the run folder); patience_s: for how long the last
@@ -80,7 +81,7 @@ def prune(store: Store, config: CheckpointConfig, stage: str, steps: int, attemp
     last, found = turn(store, stage), found_in(store, stage)
     if last not in ("", attempt):
         return []
-    keeps = config.keeps(found, steps) | {folder_of(stage, step, attempt)}
+    keeps = config.keeps(found, steps) | kept_for_course(store, stage, found, steps) | {folder_of(stage, step, attempt)}
 
     def goes(f: Found) -> bool:
         if f.complete:
@@ -91,6 +92,12 @@ def prune(store: Store, config: CheckpointConfig, stage: str, steps: int, attemp
     for f in gone:
         remove(store, f)
     return [f.path for f in gone]
+
+
+def kept_for_course(store: Store, stage: str, found: Sequence[Found], steps: int) -> set[str]:
+    """Paths of checkpoints that stay because they are the best, or are still to be judged."""
+    standing = read_standing(store, stage)
+    return set() if standing is None else standing.keeps(found, steps)
 
 
 def abandoned(store: Store, found: Found) -> bool:

@@ -14,13 +14,16 @@ from mlflow.tracking import MlflowClient
 
 from mutual_forcing.datasets.lock import LOCK
 from mutual_forcing.datasets.media import decode, probe
+from mutual_forcing.orchestration.config import with_settings
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_record import loop_config, open_run
 from mutual_forcing.workers.checkpoint import finished
 
 pytestmark = pytest.mark.timeout(600)
 
-CONFIG = recipe("tiny")
+COURSE = ("checkpoint.every=3", "course.every=3", "course.clips=2", "course.metrics=[drift,motion]", "course.best=drift")
+CONFIG = with_settings(recipe("tiny"), COURSE)
+TRAIN = ("train", "tiny", *(word for setting in COURSE for word in ("--set", setting)))
 STAGES = [s.name for s in CONFIG.stages]
 
 
@@ -39,7 +42,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    with Running("train", "tiny", "--out", str(folder)) as running:
+    with Running(*TRAIN, "--out", str(folder)) as running:
         done = running.wait(240)
         assert done.code == 0, done.error[-2000:]
         return Trained(folder, done, running.left_behind(10))
@@ -80,7 +83,7 @@ def test_every_rank_kept_a_log(run: Trained) -> None:
         assert [line["stage"] for line in lines if line["message"] == "starts at step 0"] == STAGES
         assert not any(line["level"] == "critical" for line in lines)
         complete = [line["stage"] for line in lines if line["message"].endswith(" is complete")]
-        assert complete == (STAGES if rank == 0 else []), "the first rank commits"
+        assert list(dict.fromkeys(complete)) == (STAGES if rank == 0 else []), "the first rank commits"
 
 
 def test_every_step_says_where_its_time_went(run: Trained) -> None:
@@ -134,12 +137,36 @@ def test_mlflow_has_finished_runs_with_artifacts(run: Trained) -> None:
     runs = client.search_runs([parent.info.experiment_id])
     assert {r.info.status for r in runs} == {"FINISHED"}
     children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == record["run_id"]]
-    assert sorted(r.info.run_name or "" for r in children) == sorted(f"tiny {stage}" for stage in STAGES)
-    for child in children:
-        stage = (child.info.run_name or "").removeprefix("tiny ")
+    named = {(r.info.run_name or "").removeprefix("tiny "): r for r in children}
+    assert sorted(named) == sorted([*STAGES, "evaluation"])
+    judged = named.pop("evaluation")
+    for stage in ("joint", "mutual"):
+        history = client.get_metric_history(judged.info.run_id, f"{stage}.drift")
+        assert [(m.step, m.value) for m in history] == [
+            (line["step"], line["metrics"][f"{stage}/drift"]) for line in run.lines("evaluation") if f"{stage}/drift" in line["metrics"]
+        ]
+        assert history, "the end of each stage at least"
+    for stage, child in named.items():
         history = client.get_metric_history(child.info.run_id, "loss")
         assert [(m.step, m.value) for m in history] == [(line["step"], line["metrics"]["loss"]) for line in run.lines(stage)]
-    assert {a.path for a in client.list_artifacts(record["run_id"])} >= {"report.html", "data", "samples"}
+    assert {a.path for a in client.list_artifacts(record["run_id"])} >= {"report.html", "data", "samples", "course"}
+    sheets = sorted(path.name for path in (run.folder / "course").iterdir())
+    assert sorted(Path(a.path).name for a in client.list_artifacts(record["run_id"], "course")) == sheets
+
+
+def test_checkpoints_were_judged_meanwhile_and_the_best_is_kept(run: Trained, tmp_path: Path) -> None:
+    assert "mutual 6/6 evaluated  drift " in run.done.error
+    done = command("checkpoint", "list", str(run.folder), "--json")
+    best = {c["stage"]: c["step"] for c in json.loads(done.out) if c["best"]}
+    judged = [json.loads(path.read_text()) for path in (run.folder / "course").glob("*.json")]
+    for stage in ("joint", "mutual"):
+        of_stage = {one["step"]: one["figures"]["drift"]["value"] for one in judged if one["stage"] == stage}
+        assert best[stage] == min(of_stage, key=of_stage.__getitem__)
+    done = command("checkpoint", "export", str(run.folder), "--best", "--out", str(tmp_path / "weights"), "--json")
+    assert done.code == 0, done.error[-2000:]
+    told = json.loads(done.out)
+    assert (told["stage"], told["step"]) == ("mutual", best["mutual"])
+    assert 'id="course"' in (run.folder / "report.html").read_text()
 
 
 def test_generate_writes_a_clip_that_plays(run: Trained, tmp_path: Path) -> None:
@@ -156,7 +183,7 @@ def test_generate_writes_a_clip_that_plays(run: Trained, tmp_path: Path) -> None
 def test_running_again_returns_at_once(run: Trained) -> None:
     files = {p: p.stat().st_mtime_ns for p in run.folder.rglob("*") if p.is_file() and p.name != LOCK}
     start = time.monotonic()
-    done = command("train", "tiny", "--out", str(run.folder), "--json")
+    done = command(*TRAIN, "--out", str(run.folder), "--json")
     assert done.code == 0, done.error[-2000:]
     assert time.monotonic() - start < 60
     came_to = json.loads(done.out)
@@ -179,7 +206,7 @@ def test_the_record_tells_what_each_stage_took(run: Trained) -> None:
 def test_other_settings_of_the_samples_have_them_made_again_without_training(run: Trained) -> None:
     weights = {p: p.stat().st_mtime_ns for p in (run.folder / "checkpoints").rglob("*")}
     before = json.loads((run.folder / "run.json").read_text())
-    done = command("train", "tiny", "--out", str(run.folder), "--set", "samples.clips=1", "--set", "samples.shown=1")
+    done = command(*TRAIN, "--out", str(run.folder), "--set", "samples.clips=1", "--set", "samples.shown=1")
     assert done.code == 0, done.error[-2000:]
     assert "nothing to do" not in done.error
     assert {p: p.stat().st_mtime_ns for p in (run.folder / "checkpoints").rglob("*")} == weights

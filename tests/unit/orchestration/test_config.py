@@ -79,7 +79,7 @@ def test_the_last_of_two_settings_wins(tiny: RunConfig) -> None:
         ("rollouts.max_aeg=0", r"--set rollouts\.max_aeg: unknown key 'max_aeg'; did you mean 'max_age'\?"),
         ("rolouts.max_age=0", r"unknown key 'rolouts'; did you mean 'rollouts'\?"),
         ("stages.joint.optimizer.lrr=1", r"unknown key 'lrr'; did you mean 'lr'\?"),
-        ("zzz=0", r"--set zzz: unknown key 'zzz'; known here: checkpoint, data, engine"),
+        ("zzz=0", r"--set zzz: unknown key 'zzz'; known here: checkpoint, course, data, engine"),
         ("stages.jiont.steps=3", r"there is no stage 'jiont'; the stages are \['pretrain-video'"),
         ("seed", r"--set 'seed': write section\.key=value, for example"),
         ("seed.deep=1", r"--set seed\.deep: seed is a value, not a section"),

@@ -1,0 +1,237 @@
+"""The course of a run: its checkpoints are evaluated while it trains on, and the best one is kept.
+
+    store of checkpoints <--looks-- Course (a thread of the driver) --path--> Examiner (a Ray actor) --figures, sheet--> Course
+      STAGE/best.json  <-------------------------------------------------------------------------------------------------+
+      metrics/evaluation.jsonl, course/STAGE-STEP.png and .json, a line on the terminal  <-------------------------------+
+
+Training takes no part in it: no step waits for an evaluation, and nothing that fails here ends a run. When evaluations are slower than
+checkpoints, those between are left out.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from ..datasets.progress import Progress
+from ..datasets.storage import atomic_path, make_folder, write_json
+from ..model.types import MODALITIES
+from ..workers.checkpoint import Found, found_in
+from ..workers.checkpoint_writer import one_line
+from ..workers.evaluation.intervals import Estimate
+from ..workers.loop_config import StageConfig, TrainLoopConfig
+from ..workers.metrics import MetricSpool
+from ..workers.standing import Standing, read_standing, write_standing
+from .config import RunConfig
+from .examiner import Examined, Examiner, best_figure
+from .root_cause import root_cause
+from .run_folder import COURSE, EVALUATED
+from .spool_watcher import Say
+
+LOOK, LOOK_REMOTE = 1.0, 10.0  # seconds between two looks into the store
+MOST_FAILURES, PAUSE = 3, 5.0  # actors one after the other, and seconds after the first of them
+
+
+@contextmanager
+def course_of(
+    config: RunConfig,
+    loop: TrainLoopConfig,
+    run_dir: Path,
+    progress: Progress,
+    warn: Callable[[str], None],
+    say: Say,
+    show: Callable[[Path, str], None] = lambda *_: None,
+) -> Iterator[None]:
+    """Evaluate checkpoints during the block, and after it those that are left; Ray must be running. show: is given each file to look at,
+    with the folder for it.
+    """
+    if not config.course.every:
+        yield
+        return
+    course = Course(config, loop, run_dir, warn, say, show)
+    course.start()
+    try:
+        yield
+        course.finish(progress)
+    finally:
+        course.close()
+
+
+class Course:
+    """See the module. Stages of one modality are passed over: no clip can be made of them."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        loop: TrainLoopConfig,
+        run_dir: Path,
+        warn: Callable[[str], None],
+        say: Say,
+        show: Callable[[Path, str], None],
+    ) -> None:
+        self._config, self._loop, self._run_dir, self._warn, self._say, self._show = config, loop, run_dir, warn, say, show
+        self._about = best_figure(config.course)
+        self._before: dict[str, int] = {}  # steps of all stages before
+        for stage in config.stages:
+            self._before[stage.name] = sum(s.steps for s in config.stages[: len(self._before)])
+        self._standings: dict[str, Standing] = {}
+        self._spool: MetricSpool | None = None
+        self._actor: Any = None
+        self._failures = 0
+        self._ending, self._closed = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="course")
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def finish(self, progress: Progress) -> None:
+        """Wait for what is being evaluated, and what is still to be."""
+        self._ending.set()
+        while self._thread.is_alive():
+            progress("evaluate the last checkpoints", 0, 1)
+            self._thread.join(1.0)
+        progress("evaluate the last checkpoints", 1, 1)
+
+    def close(self) -> None:
+        """End it, whatever is under way."""
+        self._ending.set()
+        self._closed.set()
+        self._end_actor()
+        self._thread.join(5.0)
+
+    def _work(self) -> None:
+        pause = LOOK if "://" not in self._loop.checkpoints.uri else LOOK_REMOTE
+        try:
+            while not self._closed.is_set() and self._failures < MOST_FAILURES:
+                ending = self._ending.is_set()  # asked first: what was committed before it is seen below
+                if not self._next():
+                    if ending:
+                        return
+                    self._ending.wait(pause)
+        except Exception as error:  # noqa: BLE001  no mistake of ours here ends a run, and none is kept silent
+            self._warn(f"course.every={self._config.course.every}: no more evaluations ({type(error).__name__}: {error}); training goes on")
+        finally:
+            if self._spool is not None:
+                self._spool.close()
+
+    def _next(self) -> bool:
+        """Evaluate one checkpoint, if there is one to be."""
+        for stage in self._config.stages:
+            if set(stage.modalities) != set(MODALITIES):
+                continue
+            with suppress(OSError):  # the store is away: later
+                if (found := self._due(stage)) is not None:
+                    self._evaluate(stage, found)
+                    return True
+        return False
+
+    def _due(self, stage: StageConfig) -> Found | None:
+        """The newest checkpoint of a stage that is to be evaluated; the standing is written first, by which it stays."""
+        standing = self._standing(stage.name)
+        found = [f for f in found_in(self._loop.checkpoints, stage.name) if standing.is_due(f, stage.steps)]
+        return found[-1] if found else None
+
+    def _standing(self, stage: str) -> Standing:
+        if stage not in self._standings:
+            course, store = self._config.course, self._loop.checkpoints
+            known = read_standing(store, stage)
+            if known is None or known.figure != course.best:  # values of another figure cannot be compared
+                known = Standing(course.every, course.best, judged=0 if known is None else known.judged)
+            self._stand(stage, replace(known, every=course.every, trying=""))
+        return self._standings[stage]
+
+    def _stand(self, stage: str, standing: Standing) -> None:
+        write_standing(self._loop.checkpoints, stage, standing)
+        self._standings[stage] = standing
+
+    def _evaluate(self, stage: StageConfig, found: Found) -> None:
+        self._stand(stage.name, replace(self._standings[stage.name], trying=found.path))
+        try:
+            examined = self._examined(found.path)
+        except RayError as error:
+            if self._closed.is_set():
+                return
+            cause = root_cause(error)
+            self._end_actor()
+            if isinstance(cause, ValueError):  # of this checkpoint: it is gone, or damaged
+                self._warn(f"{stage.name}, step {found.step}: not evaluated ({cause})")
+                self._judged(stage.name, found, None)
+                return
+            self._failures += 1
+            after = "there will be no more" if self._failures == MOST_FAILURES else "it is tried again"
+            self._warn(f"{stage.name}, step {found.step}: its evaluation failed ({one_line(cause)}); {after}, training goes on")
+            self._closed.wait(PAUSE * self._failures)
+            return
+        self._failures = 0
+        best = self._judged(stage.name, found, examined.figures.get(by := self._config.course.best))
+        if by not in examined.figures:
+            self._warn(
+                f"{stage.name}, step {found.step}: course.best={by!r} does not apply ({examined.why.get(by, '')}); choose another figure"
+            )
+        self._keep(examined, best)
+        self._say(self._line(stage, examined, best))
+
+    def _examined(self, path: str) -> Examined:
+        """What the actor finds.
+
+        Raises:
+            RayError: it failed, or took longer than the deadline.
+        """
+        if self._actor is None:
+            maker: Any = ray.remote(Examiner).options(**self._config.course.options)
+            self._actor = maker.remote(self._config, self._loop)
+        return ray.get(self._actor.examine.remote(path), timeout=self._config.course.deadline_s)
+
+    def _judged(self, stage: str, found: Found, value: Estimate | None) -> bool:
+        """Note it; whether it is the best so far."""
+        standing = replace(self._standings[stage], judged=found.step, trying="")
+        better = value is not None and math.isfinite(value.value) and (standing.value is None or self._better(value.value, standing.value))
+        if better:
+            assert value is not None
+            standing = replace(standing, path=found.path, step=found.step, value=value.value)
+        self._stand(stage, standing)
+        return better
+
+    def _better(self, value: float, than: float) -> bool:
+        return value > than if self._about.higher_is_better else value < than
+
+    def _keep(self, examined: Examined, best: bool) -> None:
+        """In the run folder: figures of all evaluations as a spool, which a tracker follows, and of each as JSON beside its sheet."""
+        step = self._before[examined.stage] + examined.step
+        folder = make_folder("run", self._run_dir / COURSE)
+        name = f"{examined.stage}-{examined.step:08d}"
+        with atomic_path(folder / f"{name}.png") as path:
+            path.write_bytes(examined.sheet)
+        self._show(folder / f"{name}.png", COURSE)
+        about = {"stage": examined.stage, "step": examined.step, "by": self._config.course.best, "best_so_far": best}
+        told = {"figures": _plain(examined.figures), "real": _plain(examined.real), "seconds": round(examined.seconds, 2)}
+        write_json(folder / f"{name}.json", about | told)
+        if self._spool is None:
+            self._spool = MetricSpool(self._run_dir / "metrics", EVALUATED, step)
+        figures = {f"{examined.stage}/{name}": figure.value for name, figure in examined.figures.items()}
+        self._spool.write(step, figures | {"evaluation_s": examined.seconds})
+
+    def _line(self, stage: StageConfig, examined: Examined, best: bool) -> list[str]:
+        chosen = examined.figures.get(self._config.course.best)
+        figures = [f"{self._config.course.best} {chosen.value:.4g}{', the best so far' if best else ''}"] if chosen else []
+        if "sync_gap" in examined.figures and self._config.course.best != "sync_gap":
+            figures.append(f"sync_gap {examined.figures['sync_gap'].value:.3f}")
+        return [f"{stage.name} {examined.step}/{stage.steps} evaluated", *figures, f"{examined.seconds:.0f} s"]
+
+    def _end_actor(self) -> None:
+        if self._actor is not None:
+            with suppress(Exception):  # it may be gone already
+                ray.kill(self._actor)
+            self._actor = None
+
+
+def _plain(found: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    return {name: {key: x if math.isfinite(x) else None for key, x in asdict(estimate).items()} for name, estimate in found.items()}

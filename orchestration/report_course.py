@@ -1,0 +1,90 @@
+"""What the report tells of evaluations that were made during training: `course/STAGE-STEP.json`, each with its sheet of clips."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+
+from .report_embed import Take, embed
+from .report_plots import loss_chart
+from .run_folder import COURSE
+from .run_reader import Entry, Series, UnavailableError, read_object
+
+MAX_FILES = 500
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation by the figure that chooses the best; real: that of real clips, nan where it does not apply."""
+
+    step: int
+    value: float
+    real: float
+    best_so_far: bool
+    file: str
+
+
+@dataclass(frozen=True)
+class CourseStage:
+    """The evaluations of a stage, in order. sheet: of the best one; chart: None for a single one."""
+
+    name: str
+    first: Judged
+    best: Judged
+    last: Judged
+    count: int
+    chart: Markup | None
+    sheet: Take
+
+
+@dataclass(frozen=True)
+class Course:
+    """by: the figure that chooses."""
+
+    by: str
+    stages: tuple[CourseStage, ...]
+
+
+def course_section(run_dir: Path, stages: tuple[str, ...]) -> Course | None:
+    """Of these stages in their order; None where nothing was evaluated.
+
+    Raises:
+        UnavailableError: what was cannot be read.
+    """
+    files = sorted((run_dir / COURSE).glob("*.json"))
+    if not files:
+        return None
+    found: dict[str, list[Judged]] = {}
+    reasons, by = [], ""
+    for path in files[-MAX_FILES:]:
+        name = f"{COURSE}/{path.name}"
+        try:
+            entry = read_object(run_dir, name)
+            by = entry.text("by")
+            judged = _judged(entry, by, name)
+            found.setdefault(entry.text("stage"), []).append(judged)
+        except UnavailableError as reason:
+            reasons.append(reason)
+    told = [_stage(run_dir, stage, by, found[stage]) for stage in stages if stage in found]
+    if not told:
+        raise reasons[0] if reasons else UnavailableError(f"{COURSE}/ holds evaluations of no stage of this run")
+    return Course(by, tuple(told))
+
+
+def _judged(entry: Entry, by: str, name: str) -> Judged:
+    real = entry.entry("real")
+    floor = real.entry(by).number("value") if real.has(by) else math.nan
+    value = entry.entry("figures").entry(by).number("value")
+    return Judged(int(entry.number("step")), value, floor, entry.flag("best_so_far"), name.removesuffix(".json") + ".png")
+
+
+def _stage(run_dir: Path, stage: str, by: str, judged: list[Judged]) -> CourseStage:
+    judged = sorted(judged, key=lambda one: one.step)
+    best = next((one for one in reversed(judged) if one.best_so_far), judged[-1])
+    series = Series(np.array([one.step for one in judged], dtype=float), np.array([one.value for one in judged]))
+    chart = loss_chart([("total", series)], f"{by} of {stage} against step") if len(judged) > 1 else None
+    return CourseStage(
+        stage, judged[0], best, judged[-1], len(judged), chart, embed(run_dir, best.file, f"{stage}, step {best.step}, beside real clips")
+    )
