@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+GRACE = 2e-4  # seconds that a new one waits, so that the interpreter is the caller's until it has what it asked for
 
 
 class Ahead(Generic[T]):
@@ -46,9 +48,13 @@ class Ahead(Generic[T]):
         self._forget()
         self._pool.shutdown(wait=wait, cancel_futures=True)
 
+    def _later(self, number: int) -> T:
+        time.sleep(GRACE)
+        return self._make(number)
+
     def _fill(self) -> None:
         while len(self._made) < self._depth and self._next < self._end:
-            self._made.append((self._next, self._pool.submit(self._make, self._next)))
+            self._made.append((self._next, self._pool.submit(self._later, self._next)))
             self._next += 1
 
     def _forget(self) -> None:
