@@ -14,6 +14,7 @@ from .progress import Progress, silent
 from .share import leave_to_others
 
 Row = dict[str, Any]
+WOKEN, PATIENCE = 2, 10.0  # processes, and seconds in which they have imported what they need; others may hold the CPUs meanwhile
 
 
 def spread(
@@ -32,6 +33,7 @@ def spread(
     if not rows:
         return
     leave_to_others(progress)
+    _wake()
     cpus = int(ray.cluster_resources().get("CPU", 1))
     most = max(1, min(pool.max_workers or cpus, len(rows)))
     # Enough blocks to keep all processes busy, few enough that each is worth a task.
@@ -47,6 +49,18 @@ def spread(
         check()
         yield row
         progress(stage, done + 1, len(rows))
+
+
+def _wake() -> None:
+    """Have processes that wait for work import what it needs. Ray Data's own actors, which begin with the first dataset, else take them,
+    and the first task waits for one that starts beside those.
+    """
+    import_all = ray.remote(num_cpus=1)(_import)
+    ray.wait([import_all.remote() for _ in range(WOKEN)], num_returns=WOKEN, timeout=PATIENCE)
+
+
+def _import() -> None:
+    from . import making  # noqa: F401
 
 
 class Held:
