@@ -12,6 +12,9 @@ READY := .venv/.ready
 # Builds of torch without CUDA, taken where there is no NVIDIA GPU: PyPI's build for Linux brings several GB of it. Empty: never.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# Files of tests go to processes, one more than two cores, since many tests wait; each has a small Ray cluster of its own.
+SIDE_BY_SIDE := -n 3 --dist loadfile
+
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
@@ -24,7 +27,7 @@ test: $(READY)  ## Lint, types and tests, as continuous integration runs them
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
-	$(BIN)/pytest -m "not slow and not browser"
+	$(BIN)/pytest -m "not slow and not browser" $(SIDE_BY_SIDE)
 
 test-slow: $(READY)  ## The tests marked slow: whole runs, interrupted, killed and starved; takes long
 	$(BIN)/pytest -m "slow and not browser"

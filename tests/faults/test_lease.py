@@ -204,12 +204,14 @@ def job_that_is_overtaken(s3: S3, media: Path, at: int) -> list[tuple[str, int]]
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_job_that_another_took_over_stops_with_the_next_row(s3: S3, tmp_path: Path) -> None:
     assert job_that_is_overtaken(s3, tmp_path / "media", at=2) == []
     assert Holder(**json.loads(store_of(s3.uri).fetch(LOCK).read_text())) == FAR
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_job_that_does_not_know_of_it_yet_removes_nothing_of_the_other_s(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.Lease, "_beat", lambda lease: None)

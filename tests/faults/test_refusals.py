@@ -50,13 +50,14 @@ def assert_refused(answer: Said, *parts: str) -> None:
         assert part in answer.errors[0]
 
 
-@pytest.mark.parametrize("place", ["below a file", "in /proc"])
+@pytest.mark.parametrize("place", ["below a file", pytest.param("in /proc", marks=pytest.mark.slow)])
 def test_a_run_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").write_text("")
     run = {"below a file": tmp_path / "file" / "run", "in /proc": Path("/proc/run")}[place]
     assert_refused(command("train", "tiny", "--out", str(run)), f"--out={str(run)!r}", "cannot be written to", "choose another")
 
 
+@pytest.mark.slow
 def test_a_run_folder_on_a_read_only_disk(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -107,6 +108,7 @@ def test_a_disk_that_is_full_for_a_while_costs_a_training_no_step_and_no_line(tm
     assert [line["step"] for line in lines if line["metrics"]] == list(range(steps))
 
 
+@pytest.mark.slow
 def test_a_disk_too_small_for_the_checkpoints_is_refused_before_it_starts(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -213,6 +213,7 @@ def test_after_a_kill_the_losses_are_those_of_a_run_that_was_never_killed(
         assert resumed == (step >= 2) or step == 2, "at 2 the checkpoint of two updates may still be on its way"
 
 
+@pytest.mark.slow
 def test_a_rank_that_hears_of_its_end_has_all_of_them_save_and_stop(
     run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]]
 ) -> None:

@@ -41,7 +41,7 @@ def ask(port: int, method: str, path: str, body: object = None, token: str | Non
     return answer.status, json.loads(data) if data[:1] in (b"{", b"[") else data
 
 
-@pytest.mark.parametrize("stop", ["Ctrl-C", "SIGTERM"])
+@pytest.mark.parametrize("stop", ["SIGTERM", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
 def test_a_server_ends_when_it_is_told_and_leaves_no_process(run: Path, stop: str) -> None:
     with Running("serve", str(run), "--port", "0", "--replicas", "0", "--threads", "1") as running:
         port = port_of(running)

@@ -46,8 +46,8 @@ RECIPES = {"joint": None} | variants(BASE)
 ADAMW = OptimizerConfig(lr=2e-3, warmup=0.1)
 
 
-def losses_of(recipe: str) -> list[dict[str, float]]:
-    """What each of the steps reported: losses and gradient norms."""
+def losses_of(recipe: str, steps: int = STEPS) -> list[dict[str, float]]:
+    """What each of the first `steps` steps reported: losses and gradient norms."""
     objective = RECIPES[recipe]
     live, fake, ema, frozen = (_network() for _ in range(4))
     o = objective or BASE
@@ -58,7 +58,7 @@ def losses_of(recipe: str) -> list[dict[str, float]]:
         frozen.requires_grad_(False),
     )
     made = []
-    for step in range(STEPS):
+    for step in range(steps):
         batch = _batch(step)
         noise = PositionalNoise([(0, recipe, p) for p in batch.positions])
         rate = ADAMW.rate(step, STEPS)

@@ -52,7 +52,7 @@ def stepped(far: bool, kind: str) -> dict[str, float]:
     return {name: float(x) for name, x in found.items()}
 
 
-@pytest.mark.parametrize("kind", ["flow", "mutual", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["flow", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("mutual", "lora"))])
 def test_a_step_on_another_device_is_the_same_step(kind: str) -> None:
     with Far():
         there = stepped(True, kind)

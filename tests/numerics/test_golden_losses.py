@@ -10,14 +10,16 @@ from __future__ import annotations
 import json
 
 import pytest
-from golden_material import FILE, RECIPES, losses_of
+from golden_material import FILE, RECIPES, STEPS, losses_of
 
 GOLDEN = json.loads(FILE.read_text())
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_twenty_steps_give_the_losses_they_gave_before(recipe: str) -> None:
-    made, golden = losses_of(recipe), GOLDEN[recipe]
+@pytest.mark.parametrize("steps", [5, pytest.param(STEPS, marks=pytest.mark.slow)])
+def test_steps_give_the_losses_they_gave_before(recipe: str, steps: int) -> None:
+    made, golden = losses_of(recipe, steps), GOLDEN[recipe][:steps]
+    assert len(made) == len(golden) == steps
     for step, (new, old) in enumerate(zip(made, golden, strict=True)):
         near = pytest.approx(old, rel=5e-3 if step else 1e-6)
         assert new == near, f"step {step}: for a change that is meant, run tests/numerics/golden_material.py"

@@ -38,7 +38,7 @@ def batch() -> AVBatch:
     return WORLD.clips(0, 2, CHUNKS).to("meta")
 
 
-@pytest.mark.parametrize("name", ["mutual", "sc-tf", "dmd-sf"])
+@pytest.mark.parametrize("name", ["mutual", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sc-tf", "dmd-sf"))])
 def test_a_step_keeps_to_its_device(name: str, network: AVTransformer, batch: AVBatch) -> None:
     o, models, noise = RECIPES[name], Models(network, network, network), noise_of(0, "any", batch.positions, "meta")
     rollout = None

@@ -214,6 +214,7 @@ def test_rows_have_their_figures() -> None:
     assert trained["tokens_per_s"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few_moves")
 def test_it_prints_one_json_object_and_continues_from_its_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -256,6 +257,7 @@ def test_it_runs_with_pytorch_alone(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "tiny-cpu-quick" / "ceilings.json").read_text())["mark"]["codecs"] == "none"
 
 
+@pytest.mark.slow
 def test_a_row_that_fails_says_why_and_is_tried_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tries: list[str] = []
 

@@ -198,6 +198,7 @@ def test_who_somebody_is_does_not_count_where_features_are_movement() -> None:
     assert abs(found[True]) < 1e-3
 
 
+@pytest.mark.slow
 def test_a_quick_start_and_a_recipe(tmp_path: Path) -> None:
     scale = _small_training.quick_small(str(tmp_path / "clips"))
     place = _runs.Place(tmp_path / "out", tmp_path / "starts", "cpu")

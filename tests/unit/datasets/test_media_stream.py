@@ -160,6 +160,7 @@ def test_fragments_are_what_media_source_extensions_take() -> None:
     assert b"esds" in top[1][1]
 
 
+@pytest.mark.slow
 def test_who_reads_slowly_slows_down_who_makes() -> None:
     """The reader stops: two pieces are held, and the third waits until it goes on."""
     go, pushed = threading.Event(), list[int]()

@@ -294,6 +294,7 @@ def test_a_killed_job_is_made_anew_and_gives_the_same_clips(job, tmp_path):
     assert read_clips(out / again.manifest.table) == read_clips(job.out / job.manifest.table)
 
 
+@pytest.mark.slow
 def test_workers_that_are_held_make_the_same_dataset(job: Job, tmp_path: Path) -> None:
     held = run(replace(job.config, pool=PoolConfig(max_workers=2, min_workers=1)), tmp_path / "held")
     assert held.manifest.contents() == job.manifest.contents()

@@ -29,6 +29,7 @@ def limit() -> float | None:
     return DataContext.get_current().execution_options.resource_limits.cpu
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_what_others_hold_is_left_to_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DataContext.get_current().execution_options, "resource_limits", ExecutionResources.for_limits())

@@ -499,7 +499,7 @@ class Loaders(Actors):
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("way", ["owner died", "torn"])
+@pytest.mark.parametrize("way", ["owner died", pytest.param("torn", marks=pytest.mark.slow)])
 def test_rays_own_words_are_understood(way: str) -> None:
     async def work() -> None:
         maker: Any = Trainer

@@ -140,6 +140,7 @@ def test_a_damaged_checkpoint_is_passed_over(run: Run) -> None:
         open_model(f"{run.folder}@best")
 
 
+@pytest.mark.slow
 def test_an_actor_that_dies_is_replaced(run: Run) -> None:
     course = run.course()
     course.start()
@@ -162,6 +163,7 @@ def test_a_figure_that_does_not_apply_is_told(run: Run) -> None:
         course_section(run.folder, (run.stage,))
 
 
+@pytest.mark.slow
 def test_evaluations_that_never_end_are_given_up_and_the_run_goes_on(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(course_module, "PAUSE", 0.01)
     course = run.course(deadline_s=0.05)
