@@ -37,6 +37,7 @@ from .run_folder import COURSE, EVALUATED
 from .spool_watcher import Say
 
 LOOK, LOOK_REMOTE = 1.0, 10.0  # seconds between two looks into the store
+MOST_LOOKS = 3  # at a store that is away, at the end
 MOST_FAILURES, PAUSE = 3, 5.0  # actors one after the other, and seconds after the first of them
 
 
@@ -83,6 +84,7 @@ class Course:
         for stage in config.stages:
             self._before[stage.name] = sum(s.steps for s in config.stages[: len(self._before)])
         self._standings: dict[str, Standing] = {}
+        self._unwritten: set[str] = set()  # stages whose standing the store lacks
         self._spool: MetricSpool | None = None
         self._actor: Any = None
         self._failures = 0
@@ -108,14 +110,25 @@ class Course:
         self._thread.join(5.0)
 
     def _work(self) -> None:
-        pause = LOOK if "://" not in self._loop.checkpoints.uri else LOOK_REMOTE
+        pause, away = LOOK if "://" not in self._loop.checkpoints.uri else LOOK_REMOTE, 0
         try:
             while not self._closed.is_set() and self._failures < MOST_FAILURES:
                 ending = self._ending.is_set()  # asked first: what was committed before it is seen below
-                if not self._next():
-                    if ending:
-                        return
+                try:
+                    more, away = self._next(), 0
+                except OSError as error:  # the store is away: later
+                    more, away = False, away + 1
+                    if ending and away == MOST_LOOKS:
+                        what = "not all of them were judged, or which is the best is not noted there"
+                        self._warn(f"checkpoints {self._loop.checkpoints.uri}: cannot be read or written ({one_line(error)}); {what}")
+                if more:
+                    continue
+                if not ending:
                     self._ending.wait(pause)
+                elif 0 < away < MOST_LOOKS:
+                    self._closed.wait(pause)
+                else:
+                    return
         except Exception as error:  # noqa: BLE001  no mistake of ours here ends a run, and none is kept silent
             self._warn(f"course.every={self._config.course.every}: no more evaluations ({type(error).__name__}: {error}); training goes on")
         finally:
@@ -123,14 +136,17 @@ class Course:
                 self._spool.close()
 
     def _next(self) -> bool:
-        """Evaluate one checkpoint, if there is one to be."""
+        """Evaluate one checkpoint, if there is one to be.
+
+        Raises:
+            OSError: the store is away.
+        """
+        for stage in sorted(self._unwritten):
+            self._stand(stage, self._standings[stage])
         for stage in self._config.stages:
-            if set(stage.modalities) != set(MODALITIES):
-                continue
-            with suppress(OSError):  # the store is away: later
-                if (found := self._due(stage)) is not None:
-                    self._evaluate(stage, found)
-                    return True
+            if set(stage.modalities) == set(MODALITIES) and (found := self._due(stage)) is not None:
+                self._evaluate(stage, found)
+                return True
         return False
 
     def _due(self, stage: StageConfig) -> Found | None:
@@ -149,8 +165,10 @@ class Course:
         return self._standings[stage]
 
     def _stand(self, stage: str, standing: Standing) -> None:
-        write_standing(self._loop.checkpoints, stage, standing)
         self._standings[stage] = standing
+        self._unwritten.add(stage)
+        write_standing(self._loop.checkpoints, stage, standing)
+        self._unwritten.discard(stage)
 
     def _evaluate(self, stage: StageConfig, found: Found) -> None:
         self._stand(stage.name, replace(self._standings[stage.name], trying=found.path))
@@ -171,13 +189,17 @@ class Course:
             self._closed.wait(PAUSE * self._failures)
             return
         self._failures = 0
-        best = self._judged(stage.name, found, examined.figures.get(by := self._config.course.best))
-        if by not in examined.figures:
-            self._warn(
-                f"{stage.name}, step {found.step}: course.best={by!r} does not apply ({examined.why.get(by, '')}); choose another figure"
-            )
-        self._keep(examined, best)
+        value = examined.figures.get(by := self._config.course.best)
+        best = self._is_best(stage.name, value)
+        try:
+            self._keep(examined, best)  # before it counts as judged: what a killed command did not keep is judged again
+        except (OSError, ValueError) as error:
+            self._warn(f"{stage.name}, step {found.step}: its figures were not kept ({one_line(error)})")
+        if value is None:
+            why = examined.why.get(by, "")
+            self._warn(f"{stage.name}, step {found.step}: course.best={by!r} does not apply ({why}); choose another figure")
         self._say(self._line(stage, examined, best))
+        self._judged(stage.name, found, value if best else None)
 
     def _examined(self, path: str) -> Examined:
         """What the actor finds.
@@ -190,18 +212,19 @@ class Course:
             self._actor = maker.remote(self._config, self._loop)
         return ray.get(self._actor.examine.remote(path), timeout=self._config.course.deadline_s)
 
-    def _judged(self, stage: str, found: Found, value: Estimate | None) -> bool:
-        """Note it; whether it is the best so far."""
+    def _judged(self, stage: str, found: Found, best: Estimate | None) -> None:
+        """Note it. best: its value, if that is the best so far."""
         standing = replace(self._standings[stage], judged=found.step, trying="")
-        better = value is not None and math.isfinite(value.value) and (standing.value is None or self._better(value.value, standing.value))
-        if better:
-            assert value is not None
-            standing = replace(standing, path=found.path, step=found.step, value=value.value)
+        if best is not None:
+            standing = replace(standing, path=found.path, step=found.step, value=best.value)
         self._stand(stage, standing)
-        return better
 
-    def _better(self, value: float, than: float) -> bool:
-        return value > than if self._about.higher_is_better else value < than
+    def _is_best(self, stage: str, value: Estimate | None) -> bool:
+        """So far."""
+        than = self._standings[stage].value
+        if value is None or not math.isfinite(value.value) or than is None:
+            return value is not None and math.isfinite(value.value)
+        return value.value > than if self._about.higher_is_better else value.value < than
 
     def _keep(self, examined: Examined, best: bool) -> None:
         """In the run folder: figures of all evaluations as a spool, which a tracker follows, and of each as JSON beside its sheet."""

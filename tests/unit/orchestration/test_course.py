@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from math import nan
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,14 @@ from mutual_forcing.orchestration import course as course_module
 from mutual_forcing.orchestration.config import RunConfig
 from mutual_forcing.orchestration.course import Course, course_of
 from mutual_forcing.orchestration.course_config import CourseConfig
+from mutual_forcing.orchestration.examiner import Examined
 from mutual_forcing.orchestration.opened_model import open_model, weights_identity
 from mutual_forcing.orchestration.preflight import examine
 from mutual_forcing.orchestration.report_course import course_section
 from mutual_forcing.orchestration.run_reader import UnavailableError
 from mutual_forcing.orchestration.run_record import loop_config, open_run
 from mutual_forcing.orchestration.samples import open_generator
+from mutual_forcing.workers.evaluation.intervals import Estimate
 from mutual_forcing.workers.loop_config import TrainLoopConfig
 from mutual_forcing.workers.standing import read_standing
 
@@ -161,6 +164,81 @@ def test_a_figure_that_does_not_apply_is_told(run: Run) -> None:
     assert "()" not in warned
     with pytest.raises(UnavailableError, match="frechet_latent_joint"):
         course_section(run.folder, (run.stage,))
+
+
+@pytest.fixture
+def at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations whose figure is the step, without an actor: the question is what becomes of them."""
+
+    def examined(_: Course, path: str) -> Examined:
+        step = int(path.rpartition("/")[2][:8])
+        return Examined(run.stage, step, {BY: Estimate(float(step), nan, nan)}, {}, {}, b"", 0.0)
+
+    monkeypatch.setattr(Course, "_examined", examined)
+    monkeypatch.setattr(course_module, "LOOK", 0.01)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_was_judged_counts_when_it_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class KilledError(BaseException):
+        """A command that is killed while it writes figures."""
+
+    def killed(*_: object) -> None:
+        raise KilledError
+
+    course = run.course()
+    with monkeypatch.context() as patched:
+        patched.setattr(Course, "_keep", killed)
+        with pytest.raises(KilledError):
+            course._next()
+    assert run.judged() == {}
+    again = run.course()
+    again.start()
+    again.finish(silent)
+    assert list(run.judged()) == [4], "the next command judges it again"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_figures_without_room_are_told_and_not_judged_again(run: Run) -> None:
+    (run.folder / "course").write_bytes(b"in the way")
+    course = run.course()
+    course.start()
+    course.finish(silent)
+    assert [text.startswith(f"{run.stage}, step 4: its figures were not kept (") for text in run.warned] == [True]
+    standing = read_standing(run.loop.checkpoints, run.stage)
+    assert standing is not None
+    assert (standing.judged, standing.step) == (4, 4)
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_store_that_is_away_is_asked_again(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("the store is away")
+
+    course = run.course()
+    write, written = course_module.write_standing, list[int]()
+
+    def unsteady(*given: object) -> None:
+        written.append(given[2].judged)  # pyright: ignore[reportAttributeAccessIssue]
+        if written == [0, 0, 4]:
+            refused()
+        write(*given)  # pyright: ignore[reportArgumentType]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(course_module, "write_standing", unsteady)
+        course.start()
+        course.finish(silent)
+    assert (run.warned, len(run.said)) == ([], 1), "judged once, whatever became of its note"
+    assert written == [0, 0, 4, 4]
+    standing = read_standing(run.loop.checkpoints, run.stage)
+    assert standing is not None
+    assert standing.judged == 4
+    monkeypatch.setattr(course_module, "read_standing", refused)
+    course = run.course()
+    course.start()
+    course.finish(silent)
+    (warned,) = run.warned
+    assert "cannot be read or written (OSError: the store is away)" in warned
 
 
 @pytest.mark.slow
