@@ -158,10 +158,12 @@ class Course:
     def _standing(self, stage: str) -> Standing:
         if stage not in self._standings:
             course, store = self._config.course, self._loop.checkpoints
-            known = read_standing(store, stage)
-            if known is None or known.figure != course.best:  # values of another figure cannot be compared
-                known = Standing(course.every, course.best, judged=0 if known is None else known.judged)
-            self._stand(stage, replace(known, every=course.every, trying=""))
+            known, new = read_standing(store, stage), Standing(course.every, course.best, way_of(self._config))
+            if known is not None:
+                known = known.among(found_in(store, stage))
+                alike = (known.figure, known.way) == (new.figure, new.way)  # other values cannot be compared
+                new = replace(known if alike else new, every=course.every, judged=known.judged, trying="")
+            self._stand(stage, new)
         return self._standings[stage]
 
     def _stand(self, stage: str, standing: Standing) -> None:
@@ -254,6 +256,12 @@ class Course:
             with suppress(Exception):  # it may be gone already
                 ray.kill(self._actor)
             self._actor = None
+
+
+def way_of(config: RunConfig) -> str:
+    """How clips are made for a figure, besides what a run cannot change."""
+    course, samples = config.course, config.samples
+    return f"{course.clips} clips of {course.seconds:g} s, {samples.multi_steps} steps guided by {samples.multi_guidance:g}"
 
 
 def _plain(found: dict[str, Estimate]) -> dict[str, dict[str, float | None]]:

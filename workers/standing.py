@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from ..datasets.store import Store, write_bytes
 from .checkpoint import MANIFEST, NAME, Checkpoint, Found
@@ -21,12 +21,13 @@ LIMIT = 2**16  # bytes that are read at all
 
 @dataclass(frozen=True)
 class Standing:
-    """every: steps between two evaluations (0: none); judged: step of the last one; trying: the one that is being judged; path, step,
-    value: the best one of the stage by `figure`, if any was judged.
+    """every: steps between two evaluations (0: none); way: how clips are made for `figure`; judged: step of the last one; trying: the one
+    that is being judged; path, step, value: the best one of the stage by `figure`, if any was judged.
     """
 
     every: int
     figure: str
+    way: str = ""
     judged: int = 0
     trying: str = ""
     path: str = ""
@@ -36,6 +37,12 @@ class Standing:
     def is_due(self, found: Found, end: int) -> bool:
         """Whether a checkpoint is still to be judged; end: the last step of its stage."""
         return bool(self.every) and found.complete and found.step > self.judged and (found.step % self.every == 0 or found.step == end)
+
+    def among(self, found: Sequence[Found]) -> Standing:
+        """The same where these are the checkpoints of its stage: what is gone is not the best, and steps beyond were not judged."""
+        complete = [f for f in found if f.complete]
+        there = replace(self, judged=min(self.judged, max((f.step for f in complete), default=0)))
+        return there if self.path in {f.path for f in complete} else replace(there, path="", step=0, value=None)
 
     def keeps(self, found: Sequence[Found], end: int) -> set[str]:
         """Paths of one stage's checkpoints that stay for its sake; in their order."""
@@ -77,7 +84,7 @@ def _standing(value: object) -> Standing | None:
         return None
     counts = all(type(value[name]) is int and 0 <= value[name] < 2**62 for name in ("every", "judged", "step"))
     number = value["value"] is None or (type(value["value"]) in (int, float) and math.isfinite(value["value"]))
-    named = isinstance(value["figure"], str) and all(_is_place(value[name]) for name in ("path", "trying"))
+    named = all(isinstance(value[name], str) for name in ("figure", "way")) and all(_is_place(value[name]) for name in ("path", "trying"))
     return Standing(**value) if counts and number and named else None
 
 

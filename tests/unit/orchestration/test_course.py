@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -239,6 +240,39 @@ def test_a_store_that_is_away_is_asked_again(run: Run, monkeypatch: pytest.Monke
     course.finish(silent)
     (warned,) = run.warned
     assert "cannot be read or written (OSError: the store is away)" in warned
+
+
+def judge(run: Run, **changed: float | str) -> tuple[int, int]:
+    """Go on with evaluations: the last step that was judged, and the best one."""
+    course = run.course(**changed)
+    course.start()
+    course.finish(silent)
+    standing = read_standing(run.loop.checkpoints, run.stage)
+    assert standing is not None
+    return standing.judged, standing.step
+
+
+def save(run: Run, step: int) -> None:
+    save_checkpoint(run.loop.checkpoints, run.stage, step, STEPS, run.loop.architecture(), {"ema": run.weights[4]})
+
+
+@pytest.mark.usefixtures("at_once")
+def test_values_of_other_clips_are_not_compared(run: Run) -> None:
+    assert judge(run) == (4, 4)
+    save(run, 6)
+    assert judge(run) == (6, 4), "the lower one"
+    assert judge(run, clips=3) == (6, 0), "of three clips none was judged yet"
+    assert list(run.judged()) == [4, 6]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_steps_that_are_trained_again_are_judged_again(run: Run) -> None:
+    save(run, 6)
+    assert judge(run) == (6, 6)
+    shutil.rmtree(run.folder / "checkpoints" / run.stage / f"00000006-{ATTEMPT}")
+    assert judge(run) == (4, 0), "the best one is gone"
+    save(run, 6)
+    assert judge(run) == (6, 6)
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_the_best_and_what_waits_stay(tmp_path: Path) -> None:
     assert steps(store) == [90]
 
 
-GOOD = asdict(Standing(20, "sync_gap", 20, "", f"{STAGE}/00000020-{ATTEMPT}", 20, 0.3))
+GOOD = asdict(Standing(20, "sync_gap", "8 clips", 20, "", f"{STAGE}/00000020-{ATTEMPT}", 20, 0.3))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ GOOD = asdict(Standing(20, "sync_gap", 20, "", f"{STAGE}/00000020-{ATTEMPT}", 20
         b"{}",
         json.dumps(GOOD | {"path": "../../etc"}).encode(),
         json.dumps(GOOD | {"trying": 3}).encode(),
+        json.dumps(GOOD | {"way": 8}).encode(),
         json.dumps(GOOD | {"step": -1}).encode(),
         json.dumps(GOOD | {"every": True}).encode(),
         json.dumps(GOOD | {"value": "low"}).encode(),
