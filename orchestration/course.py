@@ -66,6 +66,28 @@ def course_of(
         course.close()
 
 
+def is_left(config: RunConfig, loop: TrainLoopConfig) -> bool:
+    """Whether checkpoints wait to be evaluated: an earlier command may have ended between its training and that.
+
+    Raises:
+        OSError: the store is away.
+    """
+    if not config.course.every:
+        return False
+    fresh = Standing(config.course.every, config.course.best)
+    for stage in _judged_stages(config):
+        found = found_in(loop.checkpoints, stage.name)
+        standing = replace((read_standing(loop.checkpoints, stage.name) or fresh).among(found), every=fresh.every)
+        if any(standing.is_due(f, stage.steps) for f in found):
+            return True
+    return False
+
+
+def _judged_stages(config: RunConfig) -> list[StageConfig]:
+    """Those of which clips can be made."""
+    return [stage for stage in config.stages if set(stage.modalities) == set(MODALITIES)]
+
+
 class Course:
     """See the module. Stages of one modality are passed over: no clip can be made of them."""
 
@@ -143,8 +165,8 @@ class Course:
         """
         for stage in sorted(self._unwritten):
             self._stand(stage, self._standings[stage])
-        for stage in self._config.stages:
-            if set(stage.modalities) == set(MODALITIES) and (found := self._due(stage)) is not None:
+        for stage in _judged_stages(self._config):
+            if (found := self._due(stage)) is not None:
                 self._evaluate(stage, found)
                 return True
         return False

@@ -27,7 +27,7 @@ from ..datasets.transfer import source_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import is_finished
 from .config import RunConfig
-from .course import course_of
+from .course import course_of, is_left
 from .fit import fit
 from .mirror import mirrored
 from .preflight import examine, short_of
@@ -87,6 +87,7 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
     done = not todo and record.get("finished") and (run_dir / "report.html").is_file()
     if done and record.get("tracked", True):
         return False
+    late = not todo and is_left(config, loop)
     for name in MODALITIES:
         if todo and (width := config.model.branch(name).caption_features):
             warn(f"model.{name}.caption_features={width}: prepared clips hold no such features yet, so the {name} branch reads no captions")
@@ -114,7 +115,7 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
             status = "FINISHED"
             return False
         keep()
-        if todo or not (loop.data / MANIFEST).is_file():
+        if todo or late or not (loop.data / MANIFEST).is_file():
             with ray_session():
                 for text in short_of(config, ray.cluster_resources()):
                     warn(f"{text}; training waits until nodes that have them join the cluster")
@@ -124,12 +125,13 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
                 _dataset(config, loop.data, record, progress)
                 source = source_of(config.data_uri, loop.data)
                 keep()
-                if todo:
+                if todo or late:
                     tracker.follow()
                     about = {"config": asdict(config), "settings": config.settings(), "mlflow_run_id": tracker.run_id, **_code(record)}
                     whole = replace(loop, about=json.loads(json.dumps(about)), source=source)
                     with course_of(config, whole, run_dir, progress, warn, say, tracker.later):
-                        fit(config, whole, run_dir, progress, warn, say)
+                        if todo:
+                            fit(config, whole, run_dir, progress, warn, say)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
         keep()

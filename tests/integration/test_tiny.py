@@ -216,3 +216,20 @@ def test_other_settings_of_the_samples_have_them_made_again_without_training(run
     assert after["total_seconds"] > before["total_seconds"]
     assert len(json.loads((run.folder / "samples" / "samples.json").read_text())["clips"]) == 1
     assert not list((run.folder / "samples").glob("*-001.mp4"))
+
+
+@pytest.mark.slow
+def test_evaluations_that_a_stopped_command_left_are_made_up_for(run: Trained) -> None:
+    """As if it had been killed while the run waited for its last evaluation."""
+    best, [last] = run.folder / "checkpoints" / "mutual" / "best.json", (run.folder / "course").glob("mutual-*6.json")
+    weights = {p: p.stat().st_mtime_ns for p in (run.folder / "checkpoints").rglob("*.safetensors")}
+    best.write_text(json.dumps(json.loads(best.read_text()) | {"judged": 3}))
+    record = json.loads((run.folder / "run.json").read_text())
+    (run.folder / "run.json").write_text(json.dumps(record | {"finished": False}))
+    last.unlink()
+    done = command(*TRAIN, "--out", str(run.folder))
+    assert done.code == 0, done.error[-2000:]
+    assert "mutual 6/6 evaluated  drift " in done.error
+    assert last.is_file()
+    assert json.loads(best.read_text())["judged"] == 6
+    assert {p: p.stat().st_mtime_ns for p in (run.folder / "checkpoints").rglob("*.safetensors")} == weights
