@@ -109,7 +109,7 @@ class Course:
         self._unwritten: set[str] = set()  # stages whose standing the store lacks
         self._spool: MetricSpool | None = None
         self._actor: Any = None
-        self._failures = 0
+        self._failures, self._told_away = 0, ""
         self._ending, self._closed = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True, name="course")
 
@@ -203,6 +203,13 @@ class Course:
                 return
             cause = root_cause(error)
             self._end_actor()
+            if isinstance(cause, OSError) and not isinstance(cause, RayError) and not self._ending.is_set():
+                if self._told_away != found.path:
+                    why = f"what its evaluation needs is away ({one_line(cause)})"
+                    self._warn(f"{stage.name}, step {found.step}: {why}; it is tried again, training goes on")
+                self._told_away = found.path
+                self._ending.wait(PAUSE)
+                return  # training is as patient: no failure of the actor
             if isinstance(cause, ValueError):  # of this checkpoint: it is gone, or damaged
                 self._warn(f"{stage.name}, step {found.step}: not evaluated ({cause})")
                 self._judged(stage.name, found, None)

@@ -21,7 +21,7 @@ from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration import course as course_module
 from mutual_forcing.orchestration.config import RunConfig
-from mutual_forcing.orchestration.course import Course, course_of
+from mutual_forcing.orchestration.course import MOST_FAILURES, Course, course_of
 from mutual_forcing.orchestration.course_config import CourseConfig
 from mutual_forcing.orchestration.examiner import Examined
 from mutual_forcing.orchestration.opened_model import open_model, weights_identity
@@ -240,6 +240,31 @@ def test_a_store_that_is_away_is_asked_again(run: Run, monkeypatch: pytest.Monke
     course.finish(silent)
     (warned,) = run.warned
     assert "cannot be read or written (OSError: the store is away)" in warned
+
+
+@ray.remote(num_cpus=0)
+def away() -> None:
+    raise OSError("S3 does not answer")
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_is_away_for_the_actor_is_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried, examined = list[str](), Course._examined
+
+    def at_last(course: Course, path: str) -> Examined:
+        tried.append(path)
+        if len(tried) <= MOST_FAILURES + 1:
+            ray.get(away.remote())
+        return examined(course, path)
+
+    monkeypatch.setattr(Course, "_examined", at_last)
+    monkeypatch.setattr(course_module, "PAUSE", 0.01)
+    course = run.course()
+    course.start()
+    until(lambda: 4 in run.judged())
+    course.finish(silent)
+    (warned,) = run.warned
+    assert warned.startswith(f"{run.stage}, step 4: what its evaluation needs is away (OSError: S3 does not answer); it is tried again")
 
 
 def judge(run: Run, **changed: float | str) -> tuple[int, int]:
