@@ -55,6 +55,7 @@ def course_of(
     with the folder for it.
     """
     if not config.course.every:
+        _let_go(config, loop)
         yield
         return
     course = Course(config, loop, run_dir, warn, say, show)
@@ -81,6 +82,15 @@ def is_left(config: RunConfig, loop: TrainLoopConfig) -> bool:
         if any(standing.is_due(f, stage.steps) for f in found):
             return True
     return False
+
+
+def _let_go(config: RunConfig, loop: TrainLoopConfig) -> None:
+    """No checkpoint stays any longer because it is still to be judged; the best ones do."""
+    with suppress(OSError):  # the store is away: a few checkpoints too many stay
+        for stage in _judged_stages(config):
+            standing = read_standing(loop.checkpoints, stage.name)
+            if standing is not None and (standing.every or standing.trying):
+                write_standing(loop.checkpoints, stage.name, replace(standing, every=0, trying=""))
 
 
 def _judged_stages(config: RunConfig) -> list[StageConfig]:
@@ -154,6 +164,8 @@ class Course:
         except Exception as error:  # noqa: BLE001  no mistake of ours here ends a run, and none is kept silent
             self._warn(f"course.every={self._config.course.every}: no more evaluations ({type(error).__name__}: {error}); training goes on")
         finally:
+            if not self._closed.is_set():  # an end of its own, not that of the command
+                _let_go(self._config, self._loop)
             if self._spool is not None:
                 self._spool.close()
 

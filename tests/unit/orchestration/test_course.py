@@ -14,6 +14,7 @@ import pytest
 import ray
 import torch
 from checkpoint_material import ATTEMPT, save_checkpoint
+from ray.exceptions import RayActorError
 from run_material import untrained_run
 
 from mutual_forcing.datasets.progress import silent
@@ -30,8 +31,10 @@ from mutual_forcing.orchestration.report_course import course_section
 from mutual_forcing.orchestration.run_reader import UnavailableError
 from mutual_forcing.orchestration.run_record import loop_config, open_run
 from mutual_forcing.orchestration.samples import open_generator
+from mutual_forcing.workers.checkpoint import found_in
 from mutual_forcing.workers.evaluation.intervals import Estimate
 from mutual_forcing.workers.loop_config import TrainLoopConfig
+from mutual_forcing.workers.retention import kept_for_course
 from mutual_forcing.workers.standing import read_standing
 
 STEPS, BY = 6, "drift"
@@ -230,7 +233,7 @@ def test_a_store_that_is_away_is_asked_again(run: Run, monkeypatch: pytest.Monke
         course.start()
         course.finish(silent)
     assert (run.warned, len(run.said)) == ([], 1), "judged once, whatever became of its note"
-    assert written == [0, 0, 4, 4]
+    assert written[:4] == [0, 0, 4, 4]
     standing = read_standing(run.loop.checkpoints, run.stage)
     assert standing is not None
     assert standing.judged == 4
@@ -240,6 +243,33 @@ def test_a_store_that_is_away_is_asked_again(run: Run, monkeypatch: pytest.Monke
     course.finish(silent)
     (warned,) = run.warned
     assert "cannot be read or written (OSError: the store is away)" in warned
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_waits_to_be_judged_stays_no_longer_than_it_is_judged(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stays() -> list[int]:
+        found = found_in(run.loop.checkpoints, run.stage)
+        kept = kept_for_course(run.loop.checkpoints, run.stage, found, STEPS)
+        return [f.step for f in found if f.path in kept]
+
+    def failed(*_: object) -> None:
+        raise RayActorError
+
+    monkeypatch.setattr(course_module, "PAUSE", 0.01)
+    with monkeypatch.context() as patched:
+        patched.setattr(Course, "_examined", failed)
+        course = run.course()
+        assert course._due(run.config.stages[-1]) is not None
+        assert stays() == [4]
+        course.start()
+        course._thread.join()
+        assert (len(run.warned), stays()) == (MOST_FAILURES, []), "there are no more evaluations"
+    assert judge(run) == (4, 4)
+    save(run, 6)
+    assert course_module.is_left(run.config, run.loop)
+    without = replace(run.config, course=replace(run.config.course, every=0))
+    with course_of(without, run.loop, run.folder, silent, run.warned.append, run.say):
+        assert stays() == [4], "the best one, and none that nobody will judge"
 
 
 @ray.remote(num_cpus=0)
