@@ -148,20 +148,20 @@ class Viewer:
             Refused: it is neither the last one nor the next, or the stream was ended by somebody else than its viewer.
         """
         self.seen = self._clock()
-        if number == self._number:
-            return self._answer(self._piece)
-        if number != self._number + 1:
-            raise Refused(409, f"piece {number}: the next is {self._number + 1}; pieces are given in their order")
         until = self._clock() + wait_s
         ready = asyncio.Event()
         self._ready = (asyncio.get_running_loop(), ready)
-        while not self._waiting and not self.over and (left := until - self._clock()) > 0:
+        while number == self._number + 1 and not self._waiting and not self.over and (left := until - self._clock()) > 0:
             try:
                 await asyncio.wait_for(ready.wait(), left)
             except TimeoutError:
                 break
             ready.clear()
         self.seen = self._clock()
+        if number == self._number:  # also where somebody who asked for it twice has got it meanwhile
+            return self._answer(self._piece)
+        if number != self._number + 1:
+            raise Refused(409, f"piece {number}: the next is {self._number + 1}; pieces are given in their order")
         if self.state in ("left", "failed"):
             raise Refused(410, f"stream {self.name}: {self.reason}")
         taken = self._next()

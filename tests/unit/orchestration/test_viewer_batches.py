@@ -102,6 +102,19 @@ def test_a_viewer_who_does_not_fetch_waits_and_holds_up_nobody(batches: Batches,
     assert len(data) > 100_000
 
 
+def test_who_asks_again_for_a_piece_loses_nothing_to_the_request_that_was_cut(batches: Batches, model: OpenedModel, tmp_path: Path) -> None:
+    async def asked_twice(viewer: Viewer) -> bytes:
+        cut = asyncio.create_task(viewer.piece(0, 2.0))  # nobody hears its answer, but the server still waits for one
+        await asyncio.sleep(0)
+        data = (await viewer.piece(0, 10.0)).data + await film(viewer, 3, since=1)
+        with contextlib.suppress(Refused):
+            await cut
+        return data + await film(viewer, since=3)
+
+    data = asyncio.run(asked_twice(ask(batches, model, seconds=6, moves=1)))
+    assert len(frames(data, tmp_path)) == 1 + 12 * 12
+
+
 def test_what_waits_for_a_slow_viewer_does_not_grow(batches: Batches, model: OpenedModel) -> None:
     async def slowly(viewer: Viewer) -> list[tuple[float, int]]:
         waiting = []
