@@ -94,7 +94,7 @@ class Guard:
         known = (*LOOPBACK_NAMES, *self._config.names)
         if (is_loopback(self._config.host) or self._config.names) and name not in known:
             return 421, f"host {name[:80]!r}: this server is not known by that name; give it as --name when it is started"
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place_of(origin) != host.lower():
             return 403, f"origin {origin[:80]!r}: pages of other sites may not use this server"
         if headers.get("sec-fetch-site", "none") not in ("same-origin", "none") and scope["path"] not in OPEN:
             return 403, "sec-fetch-site: pages of other sites may not use this server"
@@ -140,6 +140,14 @@ def _name_of(host: str) -> str:
     if host.startswith("["):
         return host.partition("]")[0].lower() + "]"
     return host.partition(":")[0].lower()
+
+
+def _place_of(origin: str) -> str | None:
+    """An Origin header's name and port; None of one that is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 async def _refuse(send: Send, status: int, reason: str) -> None:

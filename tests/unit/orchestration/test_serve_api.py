@@ -198,6 +198,7 @@ def test_other_sites_and_other_names_are_refused(served: Served) -> None:
         ({"host": "127.0.0.1.attacker.example"}, 421),
         ({"origin": "https://attacker.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://[::1"}, 403),
         ({"origin": f"http://127.0.0.1:{int(port) + 1}"}, 403),
         ({"sec-fetch-site": "cross-site"}, 403),
         ({"sec-fetch-site": "same-site"}, 403),
