@@ -19,7 +19,7 @@ from .report import policy_hash
 from .report_embed import Take, embed
 
 ABOUT = (
-    *("stage", "mode", "moves", "guidance", "parameters", "evaluations_per_chunk", "evaluations_to_commit", "frames_per_s"),
+    *("stage", "step", "mode", "moves", "guidance", "parameters", "evaluations_per_chunk", "evaluations_to_commit", "frames_per_s"),
     *("clips_at_once", "device", "run"),
 )
 

@@ -25,6 +25,7 @@ from ..model.sampler import SamplerConfig, generate
 from ..model.types import AV
 from ..workers.evaluation.clip import EvalClip
 from .evaluation_prompts import controls_of, first_latents, latents_of, spread
+from .opened_model import parted
 from .run_record import loop_config, open_run
 from .samples import Generator, open_generator
 
@@ -60,7 +61,8 @@ class Subject:
     def about(self) -> dict[str, Any]:
         """How its clips were made, as plain values. An evaluation is one pass of the network; a guided step takes two."""
         s = self.sampler
-        told: dict[str, Any] = {"run": str(self.run_dir), "stage": self.generator.stage, "mode": s.mode, "moves": s.moves}
+        told: dict[str, Any] = {"run": str(self.run_dir), "stage": self.generator.stage, "step": self.generator.step}
+        told |= {"mode": s.mode, "moves": s.moves}
         if s.mode == "multi":
             told["guidance"] = s.guidance
         told["parameters"] = sum(p.numel() for p in self.generator.network.parameters())
@@ -138,13 +140,13 @@ def open_subject(
     Raises:
         ValueError: no such run, stage, mode or device, or the dataset is not of the run's codecs and rates.
     """
-    path, _, stage = run.partition("@")
+    path, stage = parted(run)
     run_dir = local_path("CHECKPOINT", path)
     config = open_run(run_dir)
     loop = loop_config(config, run_dir)
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device={device!r}: PyTorch sees no GPU here; leave it off")
-    generator = open_generator(loop, config, stage, data, device)
+    generator = open_generator(loop, config, stage or "", data, device)
     _require_alike(run, generator.dataset, loop.data, data)
     return Subject(name, run_dir, data or loop.data, generator, _sampler(generator, mode, moves, guidance), seed, device)
 

@@ -68,10 +68,9 @@ class Examiner:
         began, course = time.monotonic(), self._config.course
         try:
             checkpoint = Checkpoint(self._loop.checkpoints, path)
-            weights = checkpoint.weights("ema")
+            generator = generator_of(checkpoint, self._loop, self._config, self._dataset, self._device)
         except Missing as error:
             raise ValueError(str(error)) from None  # one that can travel
-        generator = generator_of(weights, checkpoint.stage, self._loop, self._config, self._dataset, self._device)
         subject = self._subject(generator)
         real, reference = self._judged_real(subject)
         window = Window(0.0, course.seconds) if course.seconds else WHOLE

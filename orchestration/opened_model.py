@@ -119,8 +119,8 @@ def open_model(
     Raises:
         ValueError: it is none of these, is damaged, or the settings do not fit it.
     """
-    place, at, which = checkpoint.rpartition("@") if not Path(checkpoint).exists() else (checkpoint, "", "")
-    path, where = local_path("checkpoint", place if at else checkpoint), torch.device(device_named(device))
+    place, which = parted(checkpoint)
+    path, where = local_path("checkpoint", place), torch.device(device_named(device))
     if (path / WEIGHTS).is_file():
         return _exported(path, settings, where, dtype, threads)
     run_dir = next((folder for folder in (path, *path.parents) if (folder / RUN).is_file()), None) if path.is_dir() else None
@@ -129,12 +129,18 @@ def open_model(
         raise ValueError(f"checkpoint {checkpoint!r}: {what}; give a run folder (`mutual-forcing train`), or exported weights")
     config = with_settings(open_run(run_dir), settings)
     loop = loop_config(config, run_dir)
-    found = _named(which, loop.checkpoints, config) if at else _chosen(path, run_dir, config)
+    found = _chosen(path, run_dir, config) if which is None else _named(which, loop.checkpoints, config)
     found.require(loop.architecture())
     weights, data = found.weights(ROLE), loop.data
     record = record_of_run(config, data, ())
     torch.set_num_threads(threads or config.workers.threads)  # more threads than free cores wait for each other at every operation
     return _opened(weights, record, config.data.pretrained, config.execution, found.stage, found.step, where, dtype, data)
+
+
+def parted(checkpoint: str) -> tuple[str, str | None]:
+    """The folder, and what stands behind its @; None where nothing does, or the folder's own name has it."""
+    place, at, which = checkpoint.rpartition("@")
+    return (place, which) if at and not Path(checkpoint).exists() else (checkpoint, None)
 
 
 def weights_identity(weights: Mapping[str, Tensor]) -> str:

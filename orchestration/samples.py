@@ -25,7 +25,7 @@ from ..model.noise import PositionalNoise
 from ..model.sampler import SamplerConfig, few_mode, generate
 from ..model.transformer import AVTransformer
 from ..model.types import AV, Controls
-from ..workers.checkpoint import Weights, is_finished, stage_weights
+from ..workers.checkpoint import Checkpoint, finished, is_finished
 from ..workers.loop_config import TrainLoopConfig
 from ..workers.standing import BEST_OF, best_of
 from .config import RunConfig
@@ -37,11 +37,12 @@ Media = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained network with its codecs and data."""
+    """A trained network with its codecs and data: that of step `step` of a stage."""
 
     network: AVTransformer
     dataset: LatentDataset
     stage: str
+    step: int
     config: RunConfig
     identity: str  # of the weights
 
@@ -96,36 +97,40 @@ def open_generator(loop: TrainLoopConfig, config: RunConfig, stage: str = "", da
         ValueError: it is not finished, or the checkpoint does not fit.
     """
     if stage == BEST_OF:
-        best = best_of(loop.checkpoints, [s.name for s in config.stages])
-        best.require(loop.architecture())
-        stage, weights = best.stage, best.weights("ema")
+        found = best_of(loop.checkpoints, [s.name for s in config.stages])
     else:
-        stage = _finished(loop, config, stage)
-        weights = stage_weights(loop.checkpoints, stage, loop.architecture(), "ema")
+        found = finished(loop.checkpoints, _finished(loop, config, stage))
+        assert found is not None, "it was there a moment ago"
+    found.require(loop.architecture())
     torch.set_num_threads(config.workers.threads)  # more threads than free cores wait for each other at every operation
     dataset = LatentDataset(data or loop.data, loop.network.text, verify=True)
-    return generator_of(weights, stage, loop, config, dataset, device)
+    return generator_of(found, loop, config, dataset, device)
 
 
 def _finished(loop: TrainLoopConfig, config: RunConfig, stage: str) -> str:
     """The stage that is meant."""
-    finished = [s.name for s in config.stages if is_finished(loop.checkpoints, s.name)]
-    if not finished:
+    known = [s.name for s in config.stages if is_finished(loop.checkpoints, s.name)]
+    if not known:
         raise ValueError(f"run {str(loop.run_dir)!r}: no stage is finished; train it first: mutual-forcing train {config.name}")
-    if stage and stage not in finished:
+    if stage and stage not in known:
         raise ValueError(
-            f"run {str(loop.run_dir)!r}: stage {stage!r} is not finished; finished are {', '.join(finished)}; give RUN or RUN@STAGE"
+            f"run {str(loop.run_dir)!r}: stage {stage!r} is not finished; finished are {', '.join(known)}; give RUN or RUN@STAGE"
         )
-    return stage or finished[-1]
+    return stage or known[-1]
 
 
 def generator_of(
-    weights: Weights, stage: str, loop: TrainLoopConfig, config: RunConfig, dataset: LatentDataset, device: str = "cpu"
+    checkpoint: Checkpoint, loop: TrainLoopConfig, config: RunConfig, dataset: LatentDataset, device: str = "cpu"
 ) -> Generator:
-    """A network with these weights, beside the clips of `dataset`."""
+    """A network with the averaged weights of a checkpoint, beside the clips of `dataset`.
+
+    Raises:
+        ValueError: they are gone, or damaged.
+    """
+    weights = checkpoint.weights("ema")
     network = AVTransformer(loop.network, loop.timeline, loop.execution).eval().requires_grad_(False)
     network.load_state_dict(weights)
-    return Generator(network.to(device), dataset, stage, config, weights_identity(weights))
+    return Generator(network.to(device), dataset, checkpoint.stage, checkpoint.step, config, weights_identity(weights))
 
 
 def make_samples(generator: Generator, run_dir: Path, progress: Progress = silent) -> dict[str, Any]:

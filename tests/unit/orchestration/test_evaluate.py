@@ -10,18 +10,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_material import save_checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 from run_material import untrained_run
 from typer.testing import CliRunner
 
 from mutual_forcing.datasets.media import DecodeConfig, decode, probe
+from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.model.sampler import SamplerConfig
+from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration import evaluate as module
 from mutual_forcing.orchestration.evaluate import Wish, evaluate
 from mutual_forcing.orchestration.evaluation_prompts import spread
 from mutual_forcing.orchestration.evaluation_run import Subject, open_subject
 from mutual_forcing.orchestration.main import app
+from mutual_forcing.orchestration.run_record import loop_config, open_run
+from mutual_forcing.workers.checkpoint import newest
+from mutual_forcing.workers.standing import Standing, write_standing
 
 WINDOWS = "0-1,1-2.5"
 
@@ -154,6 +160,23 @@ def test_a_run_without_that_stage_and_a_folder_that_is_there_are_refused(runs: P
         evaluate(Wish((str(runs / "a"),), str(tmp_path)))
     with pytest.raises(ValueError, match="each once"):
         Wish((str(runs / "a"),) * 2, str(tmp_path / "out"))
+
+
+def test_what_stands_behind_a_run_tells_its_checkpoint(runs: Path, tmp_path: Path) -> None:
+    """Also where the folder's own name has an @."""
+    folder = shutil.copytree(runs / "a", tmp_path / "me@home" / "a", symlinks=True)
+    store, config = LocalStore(folder / "checkpoints"), open_run(folder)
+    network = AVTransformer(config.model, config.data.timeline).state_dict()
+    last = newest(store, "mutual")
+    assert last is not None
+    steps = last.step
+    best = save_checkpoint(store, "mutual", steps - 1, steps, loop_config(config, folder).architecture(), {"ema": network}, "aaaaaaaa")
+    write_standing(store, "mutual", Standing(1, "drift", path=best, step=steps - 1, value=1.0))
+    told = {}
+    for run in (str(folder), f"{folder}@mutual", f"{folder}@best"):
+        about = open_subject(run, "a", None, "few", None, None, 0).about()
+        told[run.removeprefix(str(folder))] = about["stage"], about["step"]
+    assert told == {"": ("mutual", steps), "@mutual": ("mutual", steps), "@best": ("mutual", steps - 1)}
 
 
 def test_an_interruption_leaves_nothing(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
