@@ -143,10 +143,12 @@ def _model(run: str) -> dict[str, Any] | None:
 
 
 def _best(store: Store, stage: str) -> Checkpoint:
-    """Of a stage, or of the one that was trained last."""
-    complete = [f for f in found_in(store, stage) if f.complete]
-    last = max((Checkpoint(store, f.path) for f in complete), key=lambda c: c.manifest.get("time", 0.0), default=None)
-    return best_of(store, [stage or (last.stage if last is not None else "")])
+    """Of a stage, or of the one that was trained last of those that have a best one."""
+    if stage:
+        return best_of(store, [stage])
+    stages = sorted({f.stage for f in found_in(store) if f.complete})
+    last = [c for c in (newest(store, name) for name in stages) if c is not None]
+    return best_of(store, [c.stage for c in sorted(last, key=lambda c: c.manifest.get("time", 0.0))])
 
 
 def _chosen(store: Store, stage: str, step: int) -> Checkpoint:

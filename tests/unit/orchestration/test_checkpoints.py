@@ -22,6 +22,8 @@ from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.run_record import loop_config, open_run
+from mutual_forcing.workers.checkpoint import folder_of
+from mutual_forcing.workers.standing import Standing, write_standing
 
 STEPS = 6
 
@@ -137,6 +139,18 @@ def test_an_export_is_read_without_this_package(run: Path, tmp_path: Path, branc
 )
 def test_what_cannot_be_exported_is_said(run: Path, tmp_path: Path, words: list[str], told: str) -> None:
     assert told in said("checkpoint", "export", str(run), "--out", str(tmp_path / "w"), *words, code=1)
+
+
+def test_the_best_is_that_of_the_last_stage_that_has_one(run: Path, tmp_path: Path) -> None:
+    loop = loop_config(open_run(run), run)
+    network = {"ema": AVTransformer(loop.network, loop.timeline).state_dict()}
+    save_checkpoint(loop.checkpoints, "later", 2, 2, loop.architecture(), network)
+    best = folder_of("mutual", 4, ATTEMPT)
+    write_standing(loop.checkpoints, "mutual", Standing(2, "drift", path=best, step=4, value=1.0))
+    words = ("checkpoint", "export", str(run), "--best", "--json", "--out")
+    record = json.loads(said(*words, str(tmp_path / "weights")))
+    assert (record["stage"], record["step"]) == ("mutual", 4)
+    assert "none was evaluated" in said(*words, str(tmp_path / "none"), "--stage", "later", code=1)
 
 
 def test_an_export_overwrites_nothing(run: Path) -> None:
