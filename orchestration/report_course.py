@@ -56,15 +56,24 @@ def course_section(run_dir: Path, stages: tuple[str, ...]) -> Course | None:
     files = sorted((run_dir / COURSE).glob("*.json"))
     if not files:
         return None
-    found: dict[str, list[Judged]] = {}
-    reasons, by = [], ""
+    entries: list[tuple[str, float, str, Entry]] = []  # stage, step, the file's name
+    reasons: list[UnavailableError] = []
     for path in files[-MAX_FILES:]:
         name = f"{COURSE}/{path.name}"
         try:
             entry = read_object(run_dir, name)
-            by = entry.text("by")
-            judged = _judged(entry, by, name)
-            found.setdefault(entry.text("stage"), []).append(judged)
+            if not math.isfinite(step := entry.number("step")):
+                raise UnavailableError(f"{name}: 'step' should be finite")
+            entries.append((entry.text("stage"), step, name, entry))
+        except UnavailableError as reason:
+            reasons.append(reason)
+    found: dict[str, list[Judged]] = {}
+    last = max((e for e in entries if e[0] in stages), key=lambda e: (stages.index(e[0]), e[1]), default=None)
+    by = "" if last is None else last[3].text("by", "")  # a run may have gone on with another figure
+    for stage, step, name, entry in entries:
+        try:
+            judged = _judged(entry, by, int(step), name)
+            found.setdefault(stage, []).append(judged)
         except UnavailableError as reason:
             reasons.append(reason)
     told = [_stage(run_dir, stage, by, found[stage]) for stage in stages if stage in found]
@@ -73,11 +82,12 @@ def course_section(run_dir: Path, stages: tuple[str, ...]) -> Course | None:
     return Course(by, tuple(told))
 
 
-def _judged(entry: Entry, by: str, name: str) -> Judged:
+def _judged(entry: Entry, by: str, step: int, name: str) -> Judged:
     real = entry.entry("real")
     floor = real.entry(by).number("value") if real.has(by) else math.nan
     value = entry.entry("figures").entry(by).number("value")
-    return Judged(int(entry.number("step")), value, floor, entry.flag("best_so_far"), name.removesuffix(".json") + ".png")
+    best = entry.flag("best_so_far") and entry.text("by") == by
+    return Judged(step, value, floor, best, name.removesuffix(".json") + ".png")
 
 
 def _stage(run_dir: Path, stage: str, by: str, judged: list[Judged]) -> CourseStage:
