@@ -74,8 +74,8 @@ def prune(
 def export(
     run: Run,
     out: Annotated[str, typer.Option("--out", help="Folder for the files; it must not hold any.")],
-    stage: Annotated[str, typer.Option("--stage", help="Stage [default: the last one with a checkpoint].")] = "",
-    step: Annotated[int, typer.Option("--step", help="Step of its checkpoint [default: the last].")] = -1,
+    stage: Annotated[str, typer.Option("--stage", help="Stage (default: the last one with a checkpoint).")] = "",
+    step: Annotated[int, typer.Option("--step", help="Step of its checkpoint (default: the last).")] = -1,
     best: Annotated[bool, typer.Option("--best", help="Of the checkpoint that evaluations found best (course.best).")] = False,
     role: Annotated[str, typer.Option("--weights", help="ema (averaged), live, or fake.")] = "ema",
     branch: Annotated[str, typer.Option("--branch", help="video, audio, or both (a file each).")] = "both",

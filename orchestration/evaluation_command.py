@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    checkpoints: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="Run folder, or RUN@STAGE; several with --compare.")],
+    checkpoints: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="RUN, RUN@best or RUN@STAGE; several with --compare.")],
     out: Annotated[str, typer.Option("--out", help="Folder to make: evaluation.json, evaluation.html, figures.png, clips/.")],
-    data: Annotated[str | None, typer.Option("--data", help="Prepared dataset (folder or s3://) [default: the run's own].")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Prepared dataset (folder or s3://) (default: the run's own).")] = None,
     windows: Annotated[str, typer.Option("--windows", help="Spans of a clip in seconds.")] = "0-5,5-15,15-25",
     compare: Annotated[bool, typer.Option("--compare", help="Several runs side by side, with differences to the first.")] = False,
     clips: Annotated[int, typer.Option("--clips", help="How many held-out clips are prompts.")] = 16,
     mode: Annotated[str, typer.Option("--mode", help="few or multi.")] = "few",
-    moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk [default: the run's].")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi [default: the run's].")] = None,
-    metrics: Annotated[str, typer.Option("--metrics", help="Groups of figures, comma-separated [default: all that need no weights].")] = "",
+    moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk (default: the run's).")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi (default: the run's).")] = None,
+    metrics: Annotated[str, typer.Option("--metrics", help="Groups of figures, comma-separated (default: all that need no weights).")] = "",
     judge: Annotated[list[str] | None, typer.Option("--judge", help="A metric with weights: NAME=FOLDER (repeatable).")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Noise seed.")] = 0,
     device: Annotated[str, typer.Option("--device", help="What the network runs on: cpu or cuda.")] = "cpu",

@@ -28,7 +28,7 @@ app.command(epilog="Example: mutual-forcing serve runs/demo --port 8000")(serve)
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
-WatermarkKey = Annotated[str | None, typer.Option("--watermark-key", help="Of the watermark [default: one that everybody knows].")]
+WatermarkKey = Annotated[str | None, typer.Option("--watermark-key", help="Of the watermark (default: one that everybody knows).")]
 Data = Annotated[str | None, typer.Option("--data", help="Dataset (folder or s3://) that `data prepare` made, instead of making one.")]
 
 
@@ -77,7 +77,7 @@ def train(
     epilog='Example: mutual-forcing generate runs/demo --seconds 5 --caption "a calm voice" --transcript words.json --out clip.mp4'
 )
 def generate(
-    checkpoint: Annotated[str, typer.Argument(help="Run folder, a folder below its checkpoints/, or one that `checkpoint export` made.")],
+    checkpoint: Annotated[str, typer.Argument(help="RUN, RUN@best, RUN@STAGE, a folder below RUN/checkpoints, or an exported one.")],
     out: Annotated[
         str, typer.Option("--out", help="Video file to write (.mp4, .webm, .mkv), - for standard output, or a folder for --batch.")
     ],
@@ -90,19 +90,19 @@ def generate(
     first_frame: Annotated[str | None, typer.Option("--first-frame", help="Picture to begin with (PNG, JPEG, WebP).")] = None,
     like: Annotated[
         int | None,
-        typer.Option("--like", help="Held-out clip that gives what nobody else gives [default: 0, without a first frame]."),
+        typer.Option("--like", help="Held-out clip that gives what nobody else gives (default: 0, without a first frame)."),
     ] = None,
     onward: Annotated[
         str | None, typer.Option("--continue", help="Film to go on after; what is written holds it too, without its last part of a chunk.")
     ] = None,
     mode: Annotated[str, typer.Option("--mode", help="few or multi.")] = "few",
-    moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk [default: the run's].")] = None,
-    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi [default: the run's].")] = None,
+    moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk (default: the run's).")] = None,
+    guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi (default: the run's).")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Noise seed: the same one gives the same clip on the same device.")] = 0,
     batch: Annotated[
         str | None, typer.Option("--batch", help="File with a JSON object a line: a clip each, these options for what it leaves out.")
     ] = None,
-    actors: Annotated[int, typer.Option("--actors", min=0, help="Of --batch, with a model each [default: one a GPU, or one].")] = 0,
+    actors: Annotated[int, typer.Option("--actors", min=0, help="Of --batch, with a model each (default: one a GPU, or one).")] = 0,
     device: Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")] = "auto",
     watermark: Annotated[bool, typer.Option("--watermark", help="Mark pictures and sound, hardly to be seen or heard.")] = False,
     watermark_key: WatermarkKey = None,

@@ -21,7 +21,7 @@ TOKEN = "MUTUAL_FORCING_TOKEN"
 
 
 def serve(
-    checkpoint: Annotated[str, typer.Argument(help="Run folder, a checkpoint in it, or exported weights.")],
+    checkpoint: Annotated[str, typer.Argument(help="RUN, RUN@best, RUN@STAGE, a folder below RUN/checkpoints, or an exported one.")],
     host: Annotated[str, typer.Option("--host", help="Address to listen on; other than loopback's only with a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: any that is free.")] = 8000,
     token: Annotated[str | None, typer.Option("--token", help=f"Asked of every request (better in the environment: {TOKEN}).")] = None,

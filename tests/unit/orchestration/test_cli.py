@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from command_material import Said, command
+from rich.text import Text
 from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
@@ -73,6 +74,16 @@ def test_the_example_is_a_command_that_parses(verb: tuple[str, ...]) -> None:
     assert tuple(words[: len(verb)]) == verb
     with command.make_context("example", words[len(verb) :]) as context:
         assert context.params
+
+
+@pytest.mark.parametrize("verb", list(VERBS), ids=" ".join)
+def test_help_loses_no_word(verb: tuple[str, ...]) -> None:
+    """What stands in square brackets is markup where help is printed, and not seen."""
+    said = say(*verb, "--help").out
+    for parameter in VERBS[verb].params:
+        text = getattr(parameter, "help", None) or ""
+        assert Text.from_markup(text).plain == text, parameter.name
+        assert text.split("(")[-1][:40] in " ".join(said.replace("│", " ").split()), parameter.name
 
 
 def test_no_words_print_the_help() -> None:
