@@ -63,7 +63,8 @@ class Ends:
 def learned(ends: Sequence[Ends], normal: Normal | None) -> Tile:
     """Did the loss fall, on the same clips with the same noise where the run measured that, and is it what the recipe shows?"""
     question = "Did it learn?"
-    aside = None if normal is None else ("Is my loss normal?", f"{normal.answer} {normal.detail}")
+    colon = ":" if normal is not None and normal.answer in ("Yes", "No") else ""
+    aside = None if normal is None else ("Is my loss normal?", f"{normal.answer}{colon} {normal.detail}")
     if not ends:
         return Tile(question, "Not known", "", "no stage logged a loss before and after it", "learning", "open", aside)
     fallen = sum(end.fell for end in ends)
