@@ -56,8 +56,14 @@ class Ends:
         return self.after < self.before
 
     @property
+    def figures(self) -> str:
+        """With as many digits as tell them apart, up to five."""
+        digits = next((n for n in (3, 4) if significant(self.before, n) != significant(self.after, n)), 5)
+        return f"{significant(self.before, digits)} → {significant(self.after, digits)}"
+
+    @property
     def words(self) -> str:
-        return f"{self.stage}{self.title} {significant(self.before)} → {significant(self.after)}"
+        return f"{self.stage}{self.title} {self.figures}"
 
 
 def learned(ends: Sequence[Ends], normal: Normal | None) -> Tile:
@@ -69,8 +75,7 @@ def learned(ends: Sequence[Ends], normal: Normal | None) -> Tile:
         return Tile(question, "Not known", "", "no stage logged a loss before and after it", "learning", "open", aside)
     fallen = sum(end.fell for end in ends)
     detail = f"{fallen} of {len(ends)} stages end at a lower loss than they began: {', '.join(end.words for end in ends)}"
-    last = ends[-1]
-    figure = f"{significant(last.before)} → {significant(last.after)}"
+    figure = ends[-1].figures
     state: State = "bad" if normal is not None and normal.answer == "No" else "good"
     if fallen == 0:
         return Tile(question, "No", figure, detail, "learning", "bad", aside)

@@ -40,6 +40,14 @@ def test_learnt(ends: list[Ends], normal: str | None, verdict: str, state: str) 
     assert tile.aside == (None if normal is None else ("Is my loss normal?", told[normal]))
 
 
+def test_a_small_fall_shows_as_one() -> None:
+    assert [learned([Ends("mutual", 1.2541, after)], None).figure for after in (1.1, 1.2531, 1.25409)] == [
+        "1.25 → 1.10",
+        "1.254 → 1.253",
+        "1.2541 → 1.2541",
+    ]
+
+
 def test_the_figure_of_learning_is_that_of_the_last_stage_and_all_are_told() -> None:
     tile = learned([FELL, replace(ROSE, title=" (with DMD)")], None)
     assert tile.figure == "1.00 → 1.20"
