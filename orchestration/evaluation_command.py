@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..workers.evaluation.clip import About
     from ..workers.evaluation.figures import Figure
+    from ..workers.evaluation.gathering import Window
     from ..workers.evaluation.intervals import Estimate
     from .evaluation_result import Evaluation
 
@@ -68,30 +69,41 @@ def evaluate(
 
 
 def tables(evaluation: Evaluation) -> list[Table]:
-    """One run: its windows side by side. Several: a table a window, and the differences to the first."""
+    """One run: its windows side by side. Several: a table a window, and one of the differences to the first that are decided."""
+    windows, runs = evaluation.windows, evaluation.runs
+    if len(runs) > 1:
+        return [*(_beside(evaluation, window) for window in windows), *_decided(evaluation)]
+    table = Table("figure", "real", *(w.name for w in windows), *(["last - first"] if len(windows) > 1 else []))
+    change = runs[0].degradation()
+    for about in evaluation.metrics:
+        cells = [_cell(runs[0].windows[w].get(about.name)) for w in windows]
+        last = [_apart(about, change.get(about.name))] if len(windows) > 1 else []
+        table.add_row(about.name, _cell(evaluation.real.get(about.name)), *cells, *last)
+    return [table]
+
+
+def _beside(evaluation: Evaluation, window: Window) -> Table:
+    """What all runs have in a window."""
+    table = Table("figure", "real", *(printable(run.name) for run in evaluation.runs), title=window.name)
+    for about in evaluation.metrics:
+        cells = [_cell(run.windows[window].get(about.name)) for run in evaluation.runs]
+        table.add_row(about.name, _cell(evaluation.real.get(about.name)), *cells)
+    return table
+
+
+def _decided(evaluation: Evaluation) -> list[Table]:
+    """Differences whose interval excludes 0; nothing where there are none."""
     from .evaluation_result import verdict
 
-    windows, runs = evaluation.windows, evaluation.runs
-    if len(runs) == 1:
-        table = Table("figure", "real", *(w.name for w in windows), *(["last - first"] if len(windows) > 1 else []))
-        change = runs[0].degradation()
+    table = Table(
+        "run", "window", "figure", "difference", title=f"minus {printable(evaluation.runs[0].name)}, where the interval excludes 0"
+    )
+    for run, _, window, found in evaluation.differences():
         for about in evaluation.metrics:
-            cells = [_cell(runs[0].windows[w].get(about.name)) for w in windows]
-            last = [_apart(about, change.get(about.name), verdict)] if len(windows) > 1 else []
-            table.add_row(about.name, _cell(evaluation.real.get(about.name)), *cells, *last)
-        return [table]
-    found = []
-    for window in windows:
-        names = [printable(run.name) for run in runs]
-        table = Table("figure", "real", *names, *(f"{name} - {names[0]}" for name in names[1:]), title=window.name)
-        apart = [differences for _, _, w, differences in evaluation.differences() if w == window]
-        for about in evaluation.metrics:
-            cells = [_cell(run.windows[window].get(about.name)) for run in runs]
-            table.add_row(
-                about.name, _cell(evaluation.real.get(about.name)), *cells, *(_apart(about, one.get(about.name), verdict) for one in apart)
-            )
-        found.append(table)
-    return found
+            apart = found.get(about.name)
+            if apart is not None and verdict(about, apart):
+                table.add_row(printable(run), window.name, about.name, _apart(about, apart))
+    return [table] if table.row_count else []
 
 
 def reasons(evaluation: Evaluation) -> list[str]:
@@ -112,7 +124,9 @@ def _cell(figure: Figure | None) -> str:
     return _number(figure.estimate.value)
 
 
-def _apart(about: About, apart: Estimate | None, verdict: Callable[[About, Estimate], str]) -> str:
+def _apart(about: About, apart: Estimate | None) -> str:
+    from .evaluation_result import verdict
+
     if apart is None:
         return "-"
     interval = f" [{_number(apart.low)}, {_number(apart.high)}]" if math.isfinite(apart.low) else ""

@@ -44,7 +44,7 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
         try:
             with kept_signals(signal.SIGTERM):
                 ray.init(**options)
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # bare ones too, where its processes take longer than it waits
             place = f"at RAY_ADDRESS={address!r} cannot be reached" if address else "could not start here"
             raise ValueError(f"Ray {place} ({error}); `mutual-forcing doctor` shows the free memory, disk and cores") from error
         ray.data.DataContext.get_current().enable_progress_bars = False
