@@ -26,7 +26,7 @@ from ..model.types import AV
 from ..workers.evaluation.clip import EvalClip
 from .evaluation_prompts import controls_of, first_latents, latents_of, spread
 from .opened_model import parted
-from .run_record import loop_config, open_run
+from .run_record import loop_config, open_run, require_both
 from .samples import Generator, open_generator
 
 BATCH = 4  # clips at once
@@ -147,6 +147,7 @@ def open_subject(
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device={device!r}: PyTorch sees no GPU here; leave it off")
     generator = open_generator(loop, config, stage or "", data, device)
+    require_both(config, generator.stage)
     _require_alike(run, generator.dataset, loop.data, data)
     return Subject(name, run_dir, data or loop.data, generator, _sampler(generator, mode, moves, guidance), seed, device)
 

@@ -39,7 +39,7 @@ from .checkpoints import FORMAT, WEIGHTS
 from .config import RunConfig, with_settings
 from .model_record import ModelRecord, controls_of, dataset_of, read_model_record, record_of_run
 from .run_folder import RUN
-from .run_record import loop_config, open_run
+from .run_record import loop_config, open_run, require_both
 
 ROLE = "ema"
 MAX_MOVES = 1000
@@ -131,6 +131,7 @@ def open_model(
     loop = loop_config(config, run_dir)
     found = _chosen(path, run_dir, config) if which is None else _named(which, loop.checkpoints, config)
     found.require(loop.architecture())
+    require_both(config, found.stage)
     weights, data = found.weights(ROLE), loop.data
     record = record_of_run(config, data, ())
     torch.set_num_threads(threads or config.workers.threads)  # more threads than free cores wait for each other at every operation

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..datasets.pipeline import require_unchanged
 from ..datasets.storage import read_json, write_json
+from ..model.types import MODALITIES
 from ..workers.loop_config import TrainLoopConfig
 from .config import RunConfig, from_tree
 from .machine import git_state, machine, versions
@@ -39,6 +40,19 @@ def loop_config(config: RunConfig, run_dir: Path) -> TrainLoopConfig:
         published=config.rollouts.weights,
         direct=config.rollouts.direct,
     )
+
+
+def require_both(config: RunConfig, stage: str) -> None:
+    """Raises ValueError unless both modalities have been trained when this stage ends: clips need both."""
+    trained = set(config.init.folders())
+    for each in config.stages:
+        trained |= set(each.modalities)
+        if each.name == stage:
+            break
+    if lacking := [name for name in MODALITIES if name not in trained]:
+        known = [s.name for s in config.stages]
+        later = f"give a later one of {', '.join(known)}" if stage != known[-1] else "train a stage of both"
+        raise ValueError(f"stage {stage!r}: its {lacking[0]} branch is as random as at the start, and clips need both; {later}")
 
 
 def open_run(run_dir: Path) -> RunConfig:

@@ -184,7 +184,8 @@ class Tracker:
             if ended and stage in self._stages:
                 self._close(stage, "FINISHED")
         while self._files:
-            self._use().log_artifact(self._require(), *map(str, self._files[0]))
+            if self._files[0][0].is_file():  # who removed it does not want it sent
+                self._use().log_artifact(self._require(), *map(str, self._files[0]))
             self._files.popleft()  # when it is there: what fails is tried again
 
     def _forward_stage(self, stage: str, reader: SpoolReader, ended: bool) -> None:
