@@ -66,11 +66,13 @@ class Ends:
         return f"{self.stage}{self.title} {self.figures}"
 
 
+MARKS = {"Yes": ":", "No": ","}  # what stands between an answer and its detail
+
+
 def learned(ends: Sequence[Ends], normal: Normal | None) -> Tile:
     """Did the loss fall, on the same clips with the same noise where the run measured that, and is it what the recipe shows?"""
     question = "Did it learn?"
-    colon = ":" if normal is not None and normal.answer in ("Yes", "No") else ""
-    aside = None if normal is None else ("Is my loss normal?", f"{normal.answer}{colon} {normal.detail}")
+    aside = None if normal is None else ("Is my loss normal?", f"{normal.answer}{MARKS.get(normal.answer, '')} {normal.detail}")
     if not ends:
         return Tile(question, "Not known", "", "no stage logged a loss before and after it", "learning", "open", aside)
     fallen = sum(end.fell for end in ends)

@@ -39,7 +39,7 @@ def replayed(folder: Path, config: RunConfig, factor: float = 1.0) -> Path:
 def test_the_report_answers_yes_for_a_run_like_the_reference_and_shades_every_curve(tmp_path: Path) -> None:
     page, words = words_of(replayed(tmp_path / "run", replace(recipe("tiny"), seed=77)))
     runs = f"{len(read_reference('tiny').seeds)} reference runs"
-    assert f"Is my loss normal? Yes all 14 losses of 4 stages end within what {runs} showed" in words
+    assert f"Is my loss normal? Yes: all 14 losses of 4 stages end within what {runs} showed" in words
     assert f"Is my loss normal? Yes: all 3 losses are within what {runs} showed." in words
     assert page.count("<polygon") == sum(map(len, read_reference("tiny").curves.values()))
     assert "its seed is one of theirs" not in words
@@ -54,7 +54,7 @@ def test_the_report_says_that_the_seed_is_one_of_the_references(tmp_path: Path) 
 
 def test_the_report_answers_no_and_says_which_loss_and_from_where(tmp_path: Path) -> None:
     _, words = words_of(replayed(tmp_path / "run", replace(recipe("tiny"), seed=77), factor=2.0))
-    assert "Is my loss normal? No in 1 of 4 stages: joint: total is 2× the reference from step 3 on" in words
+    assert "Is my loss normal? No, in 1 of 4 stages: joint: total is 2× the reference from step 3 on" in words
     assert "Is my loss normal? No: total is 2× the reference from step 3 on." in words
     assert re.search(r"total: above the reference from step 3 on \(mean [\d.]+ against [\d.]+\)", words)
     assert "above, 2×" in words

@@ -36,7 +36,7 @@ FELL, ROSE, STOOD = Ends("joint", 3.0, 2.0), Ends("mutual", 1.0, 1.2), Ends("mut
 def test_learnt(ends: list[Ends], normal: str | None, verdict: str, state: str) -> None:
     tile = learned(ends, None if normal is None else Normal(normal, "as it is"))
     assert (tile.verdict, tile.state) == (verdict, state)
-    told = {"Yes": "Yes: as it is", "No": "No: as it is", "–": "– as it is"}
+    told = {"Yes": "Yes: as it is", "No": "No, as it is", "–": "– as it is"}
     assert tile.aside == (None if normal is None else ("Is my loss normal?", told[normal]))
 
 
