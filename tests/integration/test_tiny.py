@@ -19,7 +19,7 @@ from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_record import loop_config, open_run
 from mutual_forcing.workers.checkpoint import finished
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 COURSE = ("checkpoint.every=3", "course.every=3", "course.clips=2", "course.metrics=[drift,motion]", "course.best=drift")
 CONFIG = with_settings(recipe("tiny"), COURSE)
@@ -43,7 +43,7 @@ class Trained:
 def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with Running(*TRAIN, "--out", str(folder)) as running:
-        done = running.wait(240)
+        done = running.wait(600)  # a minute and a half by itself; other tests run beside it
         assert done.code == 0, done.error[-2000:]
         return Trained(folder, done, running.left_behind(10))
 
