@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
+from .actor_options import ray_options, require_gpus
+
 
 @dataclass(frozen=True)
 class CourseConfig:
@@ -38,8 +40,7 @@ class CourseConfig:
                 raise ValueError(f"course.{name}={getattr(self, name)}: must be 0 or more")
         if self.seconds > 600:
             raise ValueError(f"course.seconds={self.seconds}: must be 600 at most")
-        if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"course.gpus={self.gpus}: must be a share of one GPU, or whole ones")
+        require_gpus("course", self.gpus)
         if not 0 < self.deadline_s < inf:
             raise ValueError(f"course.deadline_s={self.deadline_s}: must be above 0")
         if not self.metrics or not self.best:
@@ -48,9 +49,4 @@ class CourseConfig:
     @property
     def options(self) -> dict[str, Any]:
         """Ray's options of the actor."""
-        return {
-            "num_cpus": self.cpus,
-            "num_gpus": self.gpus,
-            "resources": {self.resource: 1} if self.resource else {},
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
-        }
+        return ray_options(self)

@@ -1,8 +1,8 @@
 """A run folder kept in S3 while the run goes on, in the background: what another machine needs to go on with it, and what people look at.
 
     run.json  report.html  metrics/  samples/  course/  stacks/  bad-steps/  logs/     when they have changed
-    data/                                                                     once, the manifest last; not if it came from S3
-    checkpoints/                                                              not from here: the training processes write them there
+    data/                                                                              once, the manifest last; not if it came from S3
+    checkpoints/                                                                       not from here: training processes write them there
 
 A file is sent whole. One that grows is sent again after `INTERVAL` seconds, or, if that is more, after one second for each `RATE` bytes
 that it has: it costs `RATE` bytes a second at most, however long the run, and what a machine takes with it is the metrics of that time.

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal
 
+from .actor_options import ray_options, require_gpus
+
 
 @dataclass(frozen=True)
 class RolloutsConfig:
@@ -52,8 +54,7 @@ class RolloutsConfig:
         for name in ("buffer_mb", "cpus", "gpus", "balance_s"):
             if not 0 <= getattr(self, name) < inf:
                 raise ValueError(f"rollouts.{name}={getattr(self, name)}: must be 0 or more")
-        if self.gpus > 1 and self.gpus != int(self.gpus):
-            raise ValueError(f"rollouts.gpus={self.gpus}: must be a share of one GPU, or whole ones")
+        require_gpus("rollouts", self.gpus)
         if not 1 < self.straggler < inf or not 0 < self.deadline_s < inf:
             raise ValueError(f"rollouts.straggler={self.straggler}, rollouts.deadline_s={self.deadline_s}: must be above 1, and above 0")
         if self.publish_every > self.max_age + 1:
@@ -80,9 +81,4 @@ class RolloutsConfig:
     @property
     def options(self) -> dict[str, Any]:
         """Ray's options of an actor."""
-        return {
-            "num_cpus": self.cpus,
-            "num_gpus": self.gpus,
-            "resources": {self.resource: 1} if self.resource else {},
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.threads)}},
-        }
+        return ray_options(self)

@@ -306,3 +306,15 @@ def test_a_line_that_no_store_can_hold_stops_no_other(commands: Commands) -> Non
     tracker.finish("FINISHED")
     assert commands.sent() == [(0, 0.0)]
     assert ["1 broken lines" in line for line in commands.said] == [True]
+
+
+def test_a_sheet_that_was_removed_before_it_was_sent_holds_up_no_other(commands: Commands) -> None:
+    (commands.run_dir / "there.png").write_bytes(b"png")
+    tracker = Tracker(commands.run_dir, "tiny", ["joint"], lambda _: True, commands.said.append)
+    tracker.open({}, {})
+    for name in ("gone.png", "there.png"):
+        tracker.later(commands.run_dir / name, "course")
+    tracker.finish("FINISHED")
+    assert (tracker.complete, commands.said) == (True, [])
+    assert tracker.run_id is not None
+    assert [file.path for file in commands.client.list_artifacts(tracker.run_id, "course")] == ["course/there.png"]
