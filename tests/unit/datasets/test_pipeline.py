@@ -90,7 +90,7 @@ def fill(media: Path) -> None:
     (media / "elsewhere").symlink_to(media.parent)
     (media / "gone.mp4").symlink_to(media / "nowhere.mp4")
     write_film(media / "closed.mp4", 1.3, seed=4)
-    (media / "closed.json").symlink_to("/proc/self/mem")
+    (media / "closed.json").symlink_to("closed.json")
 
 
 @pytest.fixture(scope="module")
