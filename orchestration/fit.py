@@ -21,6 +21,7 @@ from ..datasets.progress import Progress
 from ..datasets.storage import make_folder
 from ..workers.checkpoint import found_in, is_finished
 from ..workers.loop_config import Process, TrainLoopConfig
+from ..workers.notice import no_notice
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import train_stages
 from .config import RunConfig
@@ -32,6 +33,7 @@ from .rollout_pool import NoRollouts, RolloutClient, start_pool
 from .root_cause import causes
 from .session import kept_signals
 from .spool_watcher import Say, SpoolWatcher
+from .stopping import Stopping, ToldToStop, forget
 from .streams import Plan, Streams, open_streams, passes_of, plan_streams
 
 
@@ -104,8 +106,16 @@ def _fit_once(
     name, storage = f"fit-{time.time_ns()}", make_folder("run", run_dir / "ray")  # the same name would silently resume
     with open_streams(plan, progress, warn) as streams:
         trainer = _trainer(config, loop, run_dir, rollouts, streams, restarts, name)
-        with SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
-            trainer.fit()
+        with Stopping(name, warn) as stopping, SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
+            try:
+                trainer.fit()
+            except (TrainingFailedError, RayError):
+                if not stopping.is_asked:
+                    raise
+            finally:
+                forget(name)
+            if stopping.is_asked:
+                stopping.end()
     for attempt in storage.glob("fit-*"):  # the notes of interrupted ones help nobody any more
         if attempt.name != name:
             shutil.rmtree(attempt, ignore_errors=True)
@@ -129,6 +139,7 @@ def _trainer(
             "use_gpu": workers.use_gpu,
             "run": run_dir.name,
             "restarts": restarts,
+            "training": name,
             "passes": passes_of(streams, config.data.stream_shuffle),
         },
         datasets=dict(streams.datasets),
@@ -158,7 +169,12 @@ def _worker(settings: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of that number; rollout actors may have the first ones
     observer = Exporter(settings["run"], settings["restarts"])
-    process = Process(context.get_world_rank(), context.get_world_size(), str(device), observer, noticed, settings["passes"])
+    told = ToldToStop(settings["training"]) if context.get_world_rank() == 0 else no_notice
+
+    def notice() -> bool:
+        return noticed() or told()
+
+    process = Process(context.get_world_rank(), context.get_world_size(), str(device), observer, notice, settings["passes"])
     train_stages(settings["loop"], settings["rollouts"], process)
 
 

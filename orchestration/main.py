@@ -15,6 +15,7 @@ from .checkpoint_verbs import audit, checkpoint_app
 from .command import NOTHING_KEPT, Debug, Json, Set, console, print_record, run_verb
 from .data_commands import data_app
 from .evaluation_command import evaluate
+from .jobs.command import logs, resume, status, stop, submit
 from .progress import plain_console, printable
 from .serve_command import serve
 
@@ -24,6 +25,13 @@ app.add_typer(checkpoint_app, name="checkpoint")
 app.command(epilog="Example: mutual-forcing audit runs/demo")(audit)
 app.command(epilog="Example: mutual-forcing evaluate runs/demo --windows 0-5,5-15,15-25 --out runs/demo-evaluation")(evaluate)
 app.command(epilog="Example: mutual-forcing serve runs/demo --port 8000")(serve)
+app.command(epilog="Example: mutual-forcing submit demo --address http://127.0.0.1:8265 --set remote.uri=s3://bucket/run --name mine")(
+    submit
+)
+app.command(epilog="Example: mutual-forcing status mine --address http://127.0.0.1:8265 --json")(status)
+app.command(epilog="Example: mutual-forcing logs mine --follow --address http://127.0.0.1:8265")(logs)
+app.command(epilog="Example: mutual-forcing stop mine --address http://127.0.0.1:8265")(stop)
+app.command(epilog="Example: mutual-forcing resume mine --address http://127.0.0.1:8265")(resume)
 
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"

@@ -110,8 +110,8 @@ def unobserved(stage: str, step: int, metrics: dict[str, float]) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """One of the processes that train together. device: its own; observer: who hears of every step, on rank 0; notice: whether a machine is
-    about to go away; passes: where stages without rollouts get their clips from, instead of the dataset.
+    """One of the processes that train together. device: its own; observer: who hears of every step, on rank 0; notice: whether the
+    training is about to end; passes: where stages without rollouts get their clips from, instead of the dataset.
     """
 
     rank: int

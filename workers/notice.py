@@ -1,10 +1,10 @@
-"""A machine is about to be taken back: how a rank hears of it, and how a training ends that has made ready for it."""
+"""Notice that a training is about to end, as a machine is taken back or somebody stops it: how a rank hears of it, and how it ends then."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-Notice = Callable[[], bool]  # whether this rank has heard that a machine of the training goes away; asked every step, so it must not wait
+Notice = Callable[[], bool]  # whether this rank has heard of it; asked every step, so it must not wait
 
 
 class TakenBack(RuntimeError):

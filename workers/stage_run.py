@@ -159,7 +159,7 @@ class StageRun:
             self._spool.close()
         if done < self._stage.steps:
             dist.barrier()  # the first that ends takes the others with it: rank 0 must have committed
-            raise TakenBack(f"a machine is taken back; checkpoint of step {done} of stage {self._stage.name!r} is committed")
+            raise TakenBack(f"notice was given; checkpoint of step {done} of stage {self._stage.name!r} is committed")
         ema = {name: x.detach().to("cpu", copy=True) for name, x in self._ema.state_dict().items()}
         for engine in self._engines.values():
             engine.close()

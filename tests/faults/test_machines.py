@@ -131,6 +131,6 @@ def test_notice_leads_to_a_checkpoint_in_time_and_to_another_machine(tmp_path: P
         machines.lose(trainers[0])
         answer = running.wait(400)
     assert answer.code == 0, answer.error
-    told = f"a machine is taken back; checkpoint of step {saved} of stage 'mutual' is committed); it goes on from its last checkpoint"
+    told = f"notice was given; checkpoint of step {saved} of stage 'mutual' is committed); it goes on from its last checkpoint"
     assert told in answer.error
     training.assert_as_if_undisturbed(undisturbed(tmp_path / "undisturbed", steps, *settings))

@@ -1,0 +1,96 @@
+"""SIGTERM while a training runs: the workers hear of it, and the handler before has its say when they have ended, or at the second one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from uuid import uuid4
+
+import pytest
+
+from mutual_forcing.orchestration import stopping
+from mutual_forcing.orchestration.stopping import Stopping, ToldToStop, forget
+
+
+class Ended(BaseException):
+    """What the handler before raises."""
+
+
+@pytest.fixture
+def training(ray_cluster: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(stopping, "ASK_S", 0.0)
+
+    def handler(number: int, _: object) -> None:
+        raise Ended(number)
+
+    signal.signal(signal.SIGTERM, handler)
+    return uuid4().hex
+
+
+@pytest.fixture(autouse=True)
+def _handler() -> object:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def terminate() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def ends_it() -> None:
+    """The signal, now or after a while, has the end that it has without the context."""
+
+    def wait() -> None:
+        terminate()
+        time.sleep(60)
+
+    with pytest.raises(Ended):
+        wait()
+
+
+def test_workers_hear_of_it_and_the_signal_has_its_end_afterwards(training: str) -> None:
+    warnings = list[str]()
+    with Stopping(training, warnings.append) as stop:
+        told, other = ToldToStop(training), ToldToStop(uuid4().hex)
+        assert not told()
+        terminate()
+        until(told)
+        assert stop.is_asked
+        assert not other(), "another training goes on"
+        with pytest.raises(Ended):
+            stop.end()
+    assert len(warnings) == 1
+    forget(training)
+    assert not ToldToStop(training)()
+
+
+def test_the_same_word_twice_is_one_and_a_later_one_ends_it_at_once(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Stopping(training, lambda _: None) as stop:
+        told = ToldToStop(training)
+        terminate()
+        terminate()
+        until(told)
+        monkeypatch.setattr(stopping, "ECHO_S", 0.0)
+        ends_it()
+        assert stop.is_asked
+
+
+def test_what_has_not_begun_has_nothing_to_save(training: str) -> None:
+    with Stopping(training, lambda _: None):
+        ends_it()
+
+
+def test_patience_ends(training: str) -> None:
+    with Stopping(training, lambda _: None, patience=0.2):
+        ToldToStop(training)
+        ends_it()
