@@ -24,6 +24,7 @@ Follow = Annotated[
 Grows = Annotated[bool, typer.Option("--grows", help="Start although machines are missing: the cluster adds them when asked for.")]
 Install = Annotated[str, typer.Option("--install", help="auto: packages whose locked version the cluster has not; never: refuse it then.")]
 Tag = Annotated[str, typer.Option("--tag", help="A word of yours that the cluster keeps with the job.")]
+LAST = 60  # letters of what a job printed last, in a table
 GOES_ON = "the job goes on; `mutual-forcing logs JOB --follow` looks again, `mutual-forcing stop JOB` ends it"
 
 
@@ -226,5 +227,7 @@ def _show(records: list[dict[str, Any]]) -> None:
         return
     table = Table("job", "status", "seconds", "recipe", "tag", "last line")
     for r in records:
-        table.add_row(*(printable(str("-" if r[k] is None else r[k])) for k in ("job", "status", "seconds", "recipe", "tag", "last")))
+        table.add_row(
+            *(printable(str(r[k] if r[k] or r[k] == 0 else "-"))[:LAST] for k in ("job", "status", "seconds", "recipe", "tag", "last"))
+        )
     plain_console().print(table)

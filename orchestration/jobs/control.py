@@ -37,8 +37,8 @@ def described(cluster: Cluster, seen: Seen, now: float | None = None) -> dict[st
     record: dict[str, Any] = {"job": seen.job, "status": seen.status, "seconds": round(end - seen.began) if seen.began else None}
     try:
         spec = of_metadata(seen.metadata, seen.job)
-        record |= {"recipe": spec.recipe, "run": spec.run_folder(seen.job), "tag": spec.tag or None}
+        record |= {"recipe": spec.recipe, "run": spec.run_folder(seen.job), "tag": spec.tag}
     except ValueError:
-        record |= {"recipe": None, "run": None, "tag": None}
+        record |= {"recipe": None, "run": None, "tag": ""}
     record |= {name: seen.metadata.get(name) for name in ("config_hash", "git_commit", "version")}
     return record | {"last": lines[-1][:300] if lines else None}
