@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -27,18 +28,29 @@ NOT_SHAPING = ("media", "stream_shuffle", "prepared", "mix", "cache_gb", "pool",
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """Processes that prepare data, one CPU each. max_workers: at most so many (0: as many as the cluster has CPUs); min_workers: above 0, a
-    stage holds so many from its beginning to its end, as a pool that grows with the work (0: workers come and go with tasks).
+    """Processes that prepare data, one CPU each. max_workers: at most so many (0: as many as the cluster has CPUs, or units of `resource`);
+    min_workers: above 0, a stage holds so many from its beginning to its end, as a pool that grows with the work (0: workers come and go
+    with tasks). resource: a custom resource of the nodes that they may use, one unit each (empty: any node).
     """
 
     max_workers: int = 0
     min_workers: int = 0
+    resource: str = ""
 
     def __post_init__(self) -> None:
         if self.max_workers < 0:
             raise ValueError(f"data.pool.max_workers={self.max_workers}: must be at least 1, or 0 for all CPUs")
         if self.min_workers < 0 or (self.max_workers and self.min_workers > self.max_workers):
             raise ValueError(f"data.pool.min_workers={self.min_workers}: must be from 0 (none are held) to data.pool.max_workers")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of a task or an actor, as Ray takes them."""
+        return {"num_cpus": 1} | ({"resources": {self.resource: 1}} if self.resource else {})
+
+    def most(self, there: Mapping[str, float]) -> int:
+        """So many processes at once on a cluster with these resources of Ray's; with `max_workers` also where their nodes are to come."""
+        return max(1, self.max_workers or int(there.get(self.resource or "CPU", 1)))
 
 
 @dataclass(frozen=True)

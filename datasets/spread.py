@@ -33,29 +33,32 @@ def spread(
     if not rows:
         return
     leave_to_others(progress)
-    _wake()
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    most = max(1, min(pool.max_workers or cpus, len(rows)))
+    there = ray.cluster_resources()
+    if pool.resource and not there.get(pool.resource):
+        progress(f"wait for a node: none has data.pool.resource={pool.resource!r} now", 0, 1)
+    _wake(pool)
+    cpus = int(there.get("CPU", 1))
+    most = min(pool.most(there), len(rows))
     # Enough blocks to keep all processes busy, few enough that each is worth a task.
     blocks = min(len(rows), max(4 * max(most, cpus), -(-len(rows) // together)))
     dataset = ray.data.from_items(rows, override_num_blocks=blocks)
     progress(stage, 0, len(rows))
     if least := min(pool.min_workers, most):
         held = ActorPoolStrategy(min_size=least, max_size=most)
-        made = dataset.map(Held, fn_constructor_args=(work,), compute=held, num_cpus=1)  # type: ignore[arg-type]
+        made = dataset.map(Held, fn_constructor_args=(work,), compute=held, **pool.options)  # type: ignore[arg-type]
     else:
-        made = dataset.map(work, compute=TaskPoolStrategy(size=most), num_cpus=1)
+        made = dataset.map(work, compute=TaskPoolStrategy(size=most), **pool.options)
     for done, row in enumerate(made.iter_rows()):
         check()
         yield row
         progress(stage, done + 1, len(rows))
 
 
-def _wake() -> None:
+def _wake(pool: PoolConfig) -> None:
     """Have processes that wait for work import what it needs. Ray Data's own actors, which begin with the first dataset, else take them,
     and the first task waits for one that starts beside those.
     """
-    import_all = ray.remote(num_cpus=1)(_import)
+    import_all = ray.remote(**pool.options)(_import)
     ray.wait([import_all.remote() for _ in range(WOKEN)], num_returns=WOKEN, timeout=PATIENCE)
 
 

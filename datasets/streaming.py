@@ -25,7 +25,7 @@ from ..model.noise import position_seed
 from .account import UNREAD, read_account
 from .clip_table import read_clips
 from .commit import is_held_out, line_of
-from .config import DataConfig
+from .config import DataConfig, PoolConfig
 from .encoders import ClipEncoder
 from .ffmpeg_program import MediaError
 from .look import Look, refusal
@@ -130,9 +130,11 @@ def blocks(sources: Sequence[Source], seed: int) -> ray.data.Dataset:
     return ray.data.from_items([{"source": source_to_json(s)} for s in mixed], override_num_blocks=min(len(mixed), MOST_BLOCKS))
 
 
-def stream(rows: ray.data.Dataset, work: StreamSource, clip_bytes: int, most: int) -> ray.data.Dataset:
-    """The clips of these sources, once each time it is gone through, each time in another order; at most so many are decoded at once."""
+def stream(rows: ray.data.Dataset, work: StreamSource, clip_bytes: int, most: int, pool: PoolConfig) -> ray.data.Dataset:
+    """The clips of these sources, once each time it is gone through, each time in another order; at most so many are decoded at once, on
+    the nodes that `pool` names.
+    """
     decoding = TaskPoolStrategy(size=most)
-    dataset = rows.randomize_block_order().flat_map(work, compute=decoding, num_cpus=1)
+    dataset = rows.randomize_block_order().flat_map(work, compute=decoding, **pool.options)
     dataset.context.target_max_block_size = CLIPS_A_BLOCK * clip_bytes
     return dataset

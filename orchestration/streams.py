@@ -112,7 +112,7 @@ def open_streams(plan: Plan | None, progress: Progress, warn: Callable[[str], No
         for stage in plan.stages:
             for resumed in (False, True):
                 work = StreamSource(data, encoder, plan.held_out, account, stage, resumed, watched)
-                datasets[stage + REST if resumed else stage] = stream(rows, work, data.clip_bytes, most)
+                datasets[stage + REST if resumed else stage] = stream(rows, work, data.clip_bytes, most, data.pool)
         options = ExecutionOptions(resource_limits=ExecutionResources.for_limits(cpu=free))
         try:
             yield Streams(datasets, ray.train.DataConfig(execution_options=options), account)
