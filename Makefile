@@ -12,6 +12,9 @@ READY := .venv/.ready
 # Builds of torch without CUDA, taken where there is no NVIDIA GPU: PyPI's build for Linux brings several GB of it. Empty: never.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# What pyproject.toml calls extras; deploy/Dockerfile leaves out what only developers need.
+EXTRAS ?= dev
+
 # Files of tests go to processes, one more than two cores, since many tests wait; each has a small Ray cluster of its own.
 SIDE_BY_SIDE := -n 3 --dist loadfile
 
@@ -75,7 +78,7 @@ $(READY): pyproject.toml constraints.txt
 	fi
 	@# The variables reach the isolated builds of source packages too, which the option -c does not.
 	@PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 \
-	  $(BIN)/python -m pip install --quiet --editable '.[dev]' >.venv/install.log 2>&1 || { \
+	  $(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]' >.venv/install.log 2>&1 || { \
 	    tail -n 20 .venv/install.log >&2; echo "error: the install failed (above: the end of .venv/install.log); check the network and run make again" >&2; exit 1; }
 	@mkdir -p .venv/src
 	@ln -sfn ../.. .venv/src/mutual_forcing

@@ -1,6 +1,7 @@
 """A cloud's notice that it takes this machine back, passed on to Ray.
 
-    python -m mutual_forcing.orchestration.nodes.spot_notice --cloud aws --address HEAD:6379
+    python -m mutual_forcing.orchestration.nodes.spot_notice --cloud aws --address HEAD:6379     beside Ray
+    python -m mutual_forcing.orchestration.nodes.spot_notice --now 110                      as a pod's preStop
 
     metadata service of the machine --asked every 5 s--> seconds left --drain--> Ray: nothing new comes here; ranks save, go on elsewhere
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -123,14 +125,30 @@ def _ask(request: Request) -> bytes:
 def main(arguments: list[str]) -> int:
     """Returns the exit code."""
     parser = argparse.ArgumentParser(description="Tell Ray when the cloud takes this machine back.")
-    parser.add_argument("--cloud", required=True, choices=sorted(CLOUDS))
-    parser.add_argument("--address", required=True, help="of Ray's head, HOST:PORT")
+    when = parser.add_mutually_exclusive_group(required=True)
+    when.add_argument("--cloud", choices=sorted(CLOUDS), help="wait for the notice of this cloud")
+    when.add_argument("--now", type=float, metavar="SECONDS", help="tell Ray at once that so many are left, and stay so long")
+    parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="of Ray's head, HOST:PORT (default: RAY_ADDRESS)")
     parser.add_argument("--node-id", default="", help="of the node to drain (default: the only one with this machine's address)")
     parser.add_argument("--service", default="", help="address of the metadata service (default: the cloud's)")
     chosen = parser.parse_args(arguments)
+    if not chosen.address:
+        parser.error("--address: give that of Ray's head, or set RAY_ADDRESS")
+    if chosen.now is not None:
+        return _now(chosen.address, chosen.node_id, chosen.now)
     look, service = CLOUDS[chosen.cloud]
     drain: Callable[[float], None] = lambda left: drain_node(chosen.address, chosen.node_id, left)  # noqa: E731
     watch(look, chosen.service or service, drain, lambda text: print(f"spot notice: {text}", flush=True))
+    return 0
+
+
+def _now(address: str, node_id: str, left: float) -> int:
+    try:
+        drain_node(address, node_id, left)
+    except RuntimeError as error:
+        print(f"spot notice: cannot tell Ray ({error})", file=sys.stderr)
+        return 1
+    time.sleep(left)  # the pod is ended when this has ended, or when nothing runs in it any more
     return 0
 
 
