@@ -30,6 +30,7 @@ from .ffmpeg_program import MediaError, essence, ffmpeg_path
 __all__ = ["Child", "Ended", "Feed", "Kept", "Limits", "MediaError", "Overrun", "Sink", "essence", "ffmpeg_path", "run_ffmpeg"]
 
 GATHER_BYTES = CHUNK_BYTES // 4
+INHERITED = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "LANG", "LC_ALL", "LC_CTYPE")  # of this process's environment
 PATIENCE_S = 0.02  # between a closed pipe and the end of its process
 
 BuildArguments = Callable[[Sequence[int]], list[str]]
@@ -277,8 +278,8 @@ def _widen(descriptor: int) -> None:
 
 
 def _spawn(arguments: list[str], descriptors: Sequence[int]) -> subprocess.Popen[bytes]:
-    # FFREPORT would make the child write a log file wherever it says.
-    environment = {key: value for key, value in os.environ.items() if key != "FFREPORT"} | {"AV_LOG_FORCE_NOCOLOR": "1"}
+    # No credentials for a child that a hostile file takes over, and no FFREPORT, which would have it write a log wherever that says.
+    environment = {key: os.environ[key] for key in INHERITED if key in os.environ} | {"AV_LOG_FORCE_NOCOLOR": "1"}
     return subprocess.Popen(
         arguments,
         stdin=subprocess.DEVNULL,

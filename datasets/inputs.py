@@ -67,6 +67,22 @@ def moved(inputs: Sequence[str], media: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(now))
 
 
+def require_there(inputs: Sequence[str]) -> None:
+    """Ask once for each input whether it is there; `sources_of` answers that too, when it has listed everything.
+
+    Raises:
+        ValueError: one is not, or S3 does not answer.
+    """
+    for text in inputs:
+        with _answered(text):
+            if is_remote(text):
+                name, key = bucket_and_key(text)
+                if not any(next(Bucket(name).pages(key, "/"))):
+                    raise ValueError(f"input={text!r}: holds no files; put media files there")
+            elif text and "://" not in text:
+                os.stat(_path(text))
+
+
 def _is_there(text: str) -> bool:
     """Whether an input holds anything, from a request or two. What cannot be asked is there: who lists it is told why."""
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 from .sources import MAX_SOURCES, Place, Source, no_media, paired
 from .storage import s3
-from .store import tried
+from .store import require_no_user, tried
 
 MAX_KEYS = 5 * MAX_SOURCES  # each source may have four sidecars
 MAX_OBJECT_BYTES = 64 << 30
@@ -96,9 +96,9 @@ def bucket_and_key(uri: str) -> tuple[str, str]:
     """Of an s3:// URI.
 
     Raises:
-        ValueError: it names no bucket.
+        ValueError: it names no bucket, or a user.
     """
-    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    bucket, _, key = require_no_user(uri).removeprefix("s3://").partition("/")
     if not bucket:
         raise ValueError(f"{uri!r}: names no bucket; give s3://BUCKET/FOLDER")
     return bucket, key

@@ -27,7 +27,9 @@ from ..model.codecs.folder import Place
 from ..model.codecs.registry import codec_from_folder
 from ..model.codecs.umt5 import Umt5TextEncoder
 from .lock import alone
+from .redaction import redacted
 from .storage import local_path, make_folder, s3, sync, user_cache
+from .store import require_no_user
 
 ITSELF = ("",)
 TEXT_PARTS = ("text_encoder", "tokenizer")
@@ -65,10 +67,10 @@ def local_folder(field: str, uri: str, parts: Sequence[str] = ITSELF, cache: Pat
         if scheme == "hf":
             return _copied(_hub, rest, uri, parts, _commit(rest), cache, also)
         if scheme == "s3":
-            return _copied(s3, rest, uri, parts, "", cache, also)
+            return _copied(s3, require_no_user(uri).removeprefix("s3://"), uri, parts, "", cache, also)
         raise ValueError(f"{scheme}:// is no address of folders; give a local one, s3://BUCKET/FOLDER or hf://OWNER/NAME@COMMIT/FOLDER")
     except ValueError as error:
-        raise ValueError(f"{field}={uri!r}: {error}") from error
+        raise ValueError(f"{field}={redacted(uri)!r}: {error}") from error
 
 
 def open_codec(field: str, uri: str, place: Place | None = None, cache: Path | None = None) -> VideoCodec | AudioCodec:

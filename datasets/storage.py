@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .redaction import NO_USER, has_user, redacted
+
 CONNECT_S, READ_S = 10, 60  # seconds that S3 may take to be reached, and between two parts of an answer
 
 
@@ -51,11 +53,17 @@ def s3(attempts: int = 3) -> Any:
     """S3 as a filesystem, with credentials and endpoint of the environment. Listings are always fresh: kept ones hide new objects.
 
     attempts: of each request inside the client; 1 where the caller makes them itself.
+
+    Raises:
+        ValueError: the endpoint is given with a user or a password.
     """
     import s3fs
 
     patience = {"connect_timeout": CONNECT_S, "read_timeout": READ_S, "retries": {"max_attempts": attempts}}
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    name = "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    endpoint = os.environ.get(name)
+    if endpoint and has_user(endpoint):  # the client would sign in with both, fail, and name the address in each of its errors
+        raise ValueError(f"{name}={redacted(endpoint)!r}: {NO_USER}")
     made = s3fs.S3FileSystem(endpoint_url=endpoint, use_listings_cache=False, config_kwargs=patience)  # one a thread: making one is slow
     made.retries = min(attempts, made.retries)
     return made

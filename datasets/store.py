@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from .redaction import NO_USER, has_user, redacted, without_secrets
 from .scratch import Scratch
 from .storage import atomic_path, s3, sync
 
@@ -84,6 +85,17 @@ class Store(Protocol):
 def is_remote(uri: str) -> bool:
     """Whether a user's word for a folder names one in S3."""
     return uri.startswith("s3://")
+
+
+def require_no_user(uri: str) -> str:
+    """The URI, if its bucket is written without a user and a password, which S3 would not read, and every record of a run would keep.
+
+    Raises:
+        ValueError: it is not; the line shows neither.
+    """
+    if is_remote(uri) and has_user(uri):
+        raise ValueError(f"{redacted(uri)!r}: {NO_USER}")
+    return uri
 
 
 def below(uri: str, name: str) -> str:
@@ -213,7 +225,7 @@ class S3Store(_Closing):
     """A prefix of a bucket. Uploads are one request, or parts that count when the last request completes them: nothing is seen before."""
 
     def __init__(self, uri: str) -> None:
-        self._root = uri.removeprefix("s3://").strip("/")
+        self._root = require_no_user(uri).removeprefix("s3://").strip("/")
         if not self._root:
             raise ValueError(f"{uri!r}: names no bucket; give s3://BUCKET/FOLDER")
         self._fs = s3(attempts=1)
@@ -307,7 +319,8 @@ def tried(request: Callable[[], T], uri: str) -> T:
                 raise
         except Exception as error:
             if attempt == last or type(error).__name__ in INCURABLE:
-                raise OSError(errno.EIO, f"S3 does not answer ({type(error).__name__}: {error})", uri) from error
+                why = without_secrets(f"{type(error).__name__}: {error}")
+                raise OSError(errno.EIO, f"S3 does not answer ({why})", uri) from error
         time.sleep(FIRST_PAUSE * 2**attempt * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")
 

@@ -13,6 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from ..datasets.redaction import without_secrets
+from ..datasets.store import NoBucket
 from .progress import plain_console, printable
 
 console = plain_console(stderr=True)
@@ -43,8 +45,8 @@ def run_verb(action: Any, debug: bool, kept: str = NOTHING_KEPT) -> None:
         raise typer.Exit(code) from None
     except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
         if debug:
-            traceback.print_exc()
-        typer.echo(f"error: {_one_line(error)}", err=True)
+            typer.echo(without_secrets(traceback.format_exc()), err=True)
+        typer.echo(f"error: {without_secrets(_one_line(error))}", err=True)
         raise typer.Exit(1) from None
 
 
@@ -53,6 +55,8 @@ def _one_line(error: BaseException) -> str:
     from .root_cause import root_cause
 
     cause = root_cause(error)
+    if isinstance(cause, NoBucket):
+        return f"{cause.filename}: {cause.strerror}"
     text = " ".join(str(cause).split()) or type(cause).__name__
     known = isinstance(cause, ValueError | FloatingPointError)
     # By its words: ffmpeg and safetensors find it too, and raise no OSError. Some of our own errors name the remedy already.

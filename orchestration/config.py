@@ -14,6 +14,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..datasets.config import DataConfig
+from ..datasets.redaction import NO_USER, has_user, redacted
 from ..datasets.store import is_remote
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
@@ -144,7 +145,7 @@ class RunConfig:
         self._check_course()
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed={self.seed}: choose one from 0 to {2**63 - 1}")
-        _require_finite(asdict(self), "")
+        _require_plain(asdict(self), "")
 
     def _check_stages(self) -> None:
         for stage in self.stages:
@@ -278,14 +279,16 @@ def _checked(tree: dict[str, Any], kind: type[T], where: str) -> T:
         ) from None
 
 
-def _require_finite(tree: Any, where: str) -> None:
-    """Refuse .nan and .inf wherever they stand: comparisons let NaN pass."""
+def _require_plain(tree: Any, where: str) -> None:
+    """Refuse .nan and .inf wherever they stand: comparisons let NaN pass. And addresses with a user: settings are kept and shown."""
     for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
         name = f"{where}{value['name'] if isinstance(key, int) and isinstance(value, dict) else key}"
         if isinstance(value, dict | list | tuple):
-            _require_finite(value, f"{name}.")
+            _require_plain(value, f"{name}.")
         elif isinstance(value, float) and not isfinite(value):
             raise ValueError(f"{name}={value}: must be a finite number")
+        elif isinstance(value, str) and "://" in value and has_user(value):
+            raise ValueError(f"{name}={redacted(value)!r}: {NO_USER}")
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -15,7 +15,7 @@ from ..datasets.audit import Audit, audit
 from ..datasets.clip_table import read_clips
 from ..datasets.config import DataConfig, first_difference
 from ..datasets.growth import Again, first_of, listed
-from ..datasets.inputs import moved
+from ..datasets.inputs import moved, require_there
 from ..datasets.ledger import head_of, read_chain
 from ..datasets.loader import LatentDataset
 from ..datasets.manifest import MANIFEST, SHEET, Manifest, open_manifest, read_manifest
@@ -30,6 +30,7 @@ from ..datasets.sources import Source
 from ..datasets.storage import local_path
 from ..datasets.store import Store, below, is_remote, store_of, write_bytes
 from ..datasets.transfer import fetch_dataset, told
+from ..datasets.writable import require_writable
 from ..workers.checkpoint import newest
 from .config import with_data_settings
 from .data_page import PAGE, data_page
@@ -73,8 +74,9 @@ def prepared(config: DataConfig, out: str, progress: Progress) -> Told:
     place = out if is_remote(out) else str(local_path("--out", out))
     with told("--out", out):
         if is_remote(out):
-            with store_of(out) as store:
-                store.names()  # before Ray starts: it must be there, and answer
+            require_writable("--out", out)  # before Ray starts
+        if not config.is_synthetic and not config.prepared:
+            require_there(config.inputs)
         identities(config)  # so must the networks that write text, which stay open
         with ray_session():
             prepare(config, place, progress, grow=True)
@@ -103,6 +105,8 @@ def requeued(
         stages = Counter(line.stage for line in before.lines if not line.used)
         there = ", ".join(f"{name} ({count})" for name, count in stages.items()) or "none"
         raise ValueError(f"{uri!r}: no source was refused by --stage={stage!r} with --reason={words!r}; refused are, by stage: {there}")
+    if is_remote(place):
+        require_writable("dataset", place)
     identities(config)  # before Ray starts: networks that write text must be there; they stay open
     with told("dataset", uri), ray_session():
         prepare(config, place, progress, grow=True, again=again)

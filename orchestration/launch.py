@@ -21,6 +21,7 @@ from ..datasets.manifest import MANIFEST
 from ..datasets.members import members_of
 from ..datasets.pipeline import prepare
 from ..datasets.progress import Progress
+from ..datasets.redaction import redacted, without_secrets
 from ..datasets.storage import make_folder, write_json
 from ..datasets.store import is_remote
 from ..datasets.transfer import source_of
@@ -41,7 +42,6 @@ from .shared_folder import require_shared
 from .spool_watcher import Say
 from .stage_ends import StageEnds
 from .tracking import Tracker
-from .tracking_calls import redacted
 
 
 def train(
@@ -70,7 +70,7 @@ def preflight(config: RunConfig, run_dir: Path, warn: Callable[[str], None]) -> 
         ValueError: it cannot; all problems are named.
     """
     findings = examine(config, run_dir)
-    problems = [f.text for f in findings if f.kind == "problem"]
+    problems = list(dict.fromkeys(f.text for f in findings if f.kind == "problem"))  # one cause may stop several checks
     for finding in findings:
         if finding.kind == "warning":
             warn(finding.text)
@@ -168,5 +168,5 @@ def _code(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def command_line() -> str:
-    """The command that started this process, as a user would type it."""
-    return shlex.join(["mutual-forcing", *sys.argv[1:]])
+    """The command that started this process, as a user would type it, but for secrets: records of runs keep it."""
+    return without_secrets(shlex.join(["mutual-forcing", *sys.argv[1:]]))

@@ -7,12 +7,11 @@ examine(config, run_dir)  -> findings: `problem` stops the run, `warning` does n
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import ceil, floor
@@ -26,7 +25,9 @@ from ..datasets.actor_pool import PoolConfig as EncodersConfig
 from ..datasets.adopt import prepared_dataset
 from ..datasets.inputs import sources_of
 from ..datasets.members import parse_mix
-from ..datasets.store import Store, is_remote, store_of, write_bytes
+from ..datasets.redaction import redacted
+from ..datasets.store import Store, is_remote, store_of
+from ..datasets.writable import require_writable
 from ..model.transformer import AVTransformer
 from ..workers.checkpoint import is_finished, newest
 from ..workers.pretrained import find_pretrained
@@ -260,7 +261,14 @@ def _data(config: RunConfig, run_dir: Path) -> Told:
     except ValueError as error:
         yield "problem", str(error)
     try:
-        if not is_finished(_checkpoints(config, run_dir), config.stages[0].name):
+        begun = is_finished(_checkpoints(config, run_dir), config.stages[0].name)
+    except OSError:  # `_folders`, which writes there, says why
+        begun = True
+    except ValueError as error:
+        yield "problem", str(error)
+        return
+    try:
+        if not begun:
             find_pretrained(config.init.absolute(), config.model, config.data.timeline)
     except (ValueError, OSError) as error:
         yield "problem", str(error)
@@ -275,15 +283,14 @@ def _data(config: RunConfig, run_dir: Path) -> Told:
 
 def _folders(config: RunConfig, run_dir: Path) -> Told:
     uri = config.checkpoint_uri
-    places = {"--out": str(run_dir), "checkpoint.uri": uri, "remote.uri": config.remote.uri}
+    places = {"--out": str(run_dir), "remote.uri": config.remote.uri, "checkpoint.uri": uri}
     for name, place in places.items():
         if not place:
             continue
         try:
-            _write_and_read_back(store_of(place))
-        except (OSError, ValueError) as error:
-            why = " ".join(str(error).split())
-            yield "problem", f"{name}={place!r}: cannot be written to and read back ({why}); check its permissions, or choose another"
+            require_writable(name, place)
+        except ValueError as error:
+            yield "problem", str(error)
             return
     local = Path(uri) if uri and "://" not in uri else run_dir if not uri else None
     if local is not None:
@@ -309,9 +316,13 @@ def _folders(config: RunConfig, run_dir: Path) -> Told:
 
 def _tracker(config: RunConfig, run_dir: Path) -> Told:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError:  # its words name what stands where a port should, which may be a part of a password
+        yield "warning", f"MLFLOW_TRACKING_URI: {redacted(uri)} is no address; percent-encode what is special in user and password"
+        return
     if parts.scheme in ("http", "https") and parts.hostname:
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
         try:
             socket.create_connection((parts.hostname, port), timeout=PROBE_SECONDS).close()
         except (OSError, ValueError) as error:
@@ -324,31 +335,6 @@ def _tracker(config: RunConfig, run_dir: Path) -> Told:
 
 def _checkpoints(config: RunConfig, run_dir: Path) -> Store:
     return store_of(config.checkpoint_uri or run_dir / "checkpoints")
-
-
-def _write_and_read_back(store: Store) -> None:
-    name, content = f".preflight-{secrets.token_hex(4)}", secrets.token_bytes(64)
-    with _no_new_folders(store):
-        try:
-            write_bytes(store, name, content)
-            if store.fetch(name).read_bytes() != content:
-                raise OSError("what was read back differs from what was written")
-        finally:
-            store.remove(name)
-            store.close()
-
-
-@contextmanager
-def _no_new_folders(store: Store) -> Iterator[None]:
-    """What the block had to create on a disk, and left empty, goes again: a run that does not start leaves nothing."""
-    path = Path(store.uri)
-    new = [] if "://" in store.uri else [p for p in (path, *path.parents) if not p.exists()]
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            for folder in new:
-                folder.rmdir()
 
 
 def _existing(path: Path) -> Path:

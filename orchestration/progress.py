@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from ..datasets.redaction import without_secrets
+
 
 def plain_console(stderr: bool = False) -> Console:
     """A console without markup: `[abc]` and `:smile:` in a file name are part of the name."""
@@ -65,7 +67,7 @@ class Terminal:
 
     def warn(self, line: str) -> None:
         """One line of warning."""
-        self._say(Text.assemble(("warning:", "yellow"), " ", printable(line)))
+        self._say(Text.assemble(("warning:", "yellow"), " ", printable(without_secrets(line))))
 
     def _say(self, line: Text) -> None:
         self._console.print(line, soft_wrap=True)

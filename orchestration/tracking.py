@@ -30,10 +30,11 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from ..datasets.redaction import redacted
 from ..datasets.storage import sha256_file
 from .run_folder import EVALUATED, kept_key
 from .spool_reader import SpoolReader
-from .tracking_calls import Calls, first_line, redacted, unreachable
+from .tracking_calls import Calls, first_line, unreachable
 from .tracking_names import flatten, safe_name, safe_value
 
 EXPERIMENT = "mutual-forcing"

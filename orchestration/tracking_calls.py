@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from ..datasets.redaction import redacted, without_secrets
+
 INTERVAL = 2.0  # seconds between two turns of what goes on in the background
 LONGEST = 200  # letters of what a store says
 PAUSE = 60.0  # seconds without any call after the store could not be reached
@@ -101,17 +103,8 @@ def unreachable(error: BaseException | None) -> str:
     return ""
 
 
-def redacted(uri: str) -> str:
-    """A URI without user, password, query and fragment; that of a file has none. What cannot be told apart is left out."""
-    scheme, mark, rest = uri.partition("://")
-    if not mark or rest.startswith("/"):
-        return uri
-    place = re.split("[?#]", rest)[0]
-    return f"{scheme}://{'...' if '@' in rest[len(place) :] else place.rpartition('@')[2]}"
-
-
 def first_line(error: BaseException) -> str:
     """The first line of what a store or its client says, short and without secrets."""
     first = next((line for line in str(error).splitlines() if line.strip()), "")
-    public = re.sub(r"\S+://\S+", lambda found: redacted(found[0]), first)
+    public = re.sub(r"\S+://\S+", lambda found: redacted(found[0]), without_secrets(first))
     return re.sub(r"[?&]\S+=\S*", "", public).strip()[:LONGEST]

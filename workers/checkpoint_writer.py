@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..datasets.ledger import Head, Update, head_of, write_segment
+from ..datasets.redaction import without_secrets
 from ..datasets.storage import sha256_file
 from ..datasets.store import Store, write_bytes
 from .checkpoint import COMMIT, FORMAT, MANIFEST, ROLLOUTS, Checkpoint, absent_from, folder_of, found_in
@@ -307,5 +308,5 @@ def _record(rank: int) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What failed, and how."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """What failed, and how, without secrets: it goes into files of the run."""
+    return " ".join(without_secrets(f"{type(error).__name__}: {error}").split())

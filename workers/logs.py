@@ -11,6 +11,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from types import TracebackType
 
+from ..datasets.redaction import without_secrets
+
 LOGGER = "mutual_forcing"  # that of the package: the words of other libraries are not ours to keep
 BYTES, FILES = 4 * 2**20, 3  # a rank keeps at most so much
 LONGEST = 20_000  # letters of a message or a traceback
@@ -55,8 +57,8 @@ class RankLog(logging.Formatter):
             "node": self._node,
             "stage": self.stage,
             "step": self.step,
-            "message": record.getMessage()[:LONGEST],
+            "message": without_secrets(record.getMessage())[:LONGEST],
         }
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)[-LONGEST:]
+            line["exception"] = without_secrets(self.formatException(record.exc_info))[-LONGEST:]
         return json.dumps(line)
