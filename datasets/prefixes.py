@@ -1,16 +1,17 @@
 """Sources in S3: what is below a prefix, and bytes of an object. Listings come in pages, each asked for again when it does not come.
 
-s3://BUCKET/PREFIX -> one page of folders and objects -> below each of the folders, eight at a time -> objects with their sidecars
+s3://BUCKET/PREFIX -> the first page -> ranges of keys, eight at a time (key_ranges.py) -> objects with their sidecars
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
+from .key_ranges import KeyRanges, Page
 from .sources import MAX_SOURCES, Place, Source, no_media, paired
 from .storage import s3
 from .store import require_no_user, tried
@@ -18,7 +19,6 @@ from .store import require_no_user, tried
 MAX_KEYS = 5 * MAX_SOURCES  # each source may have four sidecars
 MAX_OBJECT_BYTES = 64 << 30
 THREADS = 8
-MANY_FOLDERS = 512  # more than these are listed together: a page holds a thousand objects of any folder
 PAGE = 1000
 
 
@@ -43,8 +43,7 @@ class Bucket:
         more = {"Delimiter": delimiter} if delimiter else {}
         while True:
             page = self._asked("list_objects_v2", prefix, Prefix=prefix, MaxKeys=PAGE, **more)
-            objects = [Object(about["Key"], int(about["Size"]), about["ETag"].strip('"')) for about in page.get("Contents", ())]
-            yield objects, [about["Prefix"] for about in page.get("CommonPrefixes", ())]
+            yield _objects(page), [about["Prefix"] for about in page.get("CommonPrefixes", ())]
             if not page.get("IsTruncated"):
                 return
             more["ContinuationToken"] = page["NextContinuationToken"]
@@ -54,23 +53,20 @@ class Bucket:
         return {found.key.removeprefix(prefix): found for objects, _ in self.pages(prefix, "/") for found in objects}
 
     def below(self, prefix: str) -> Iterator[Object]:
-        """All objects below a prefix, which ends with a slash or is empty."""
-        objects, folders = list[Object](), list[str]()
-        for page, there in self.pages(prefix, "/"):
-            objects, folders = objects + page, folders + there
-            if len(folders) > MANY_FOLDERS:
-                yield from self._all(prefix)
-                return
-        yield from objects
-        if len(folders) == 1:
-            yield from self.below(folders[0])
-        elif folders:
-            with ThreadPoolExecutor(min(THREADS, len(folders))) as pool:
-                for there in pool.map(lambda folder: list(self._all(folder)), folders):
-                    yield from there
+        """All objects below a prefix, which ends with a slash or is empty, in the order of their keys where the store has one. What goes
+        far beyond `MAX_KEYS` is cut off.
+        """
+        first = self._page(prefix)
+        keys = [found.key for found in first.found]
+        if first.more and keys != sorted(keys):  # as Amazon's directory buckets have it: nothing can be asked for by its place
+            yield from islice((found for page, _ in self.pages(prefix) for found in page), MAX_KEYS + 1)
+            return
+        yield from KeyRanges(partial(self._page, prefix), prefix, THREADS, MAX_KEYS).all(first)
 
-    def _all(self, prefix: str) -> Iterator[Object]:
-        return islice((found for page, _ in self.pages(prefix) for found in page), MAX_KEYS + 1)
+    def _page(self, prefix: str, after: str = "") -> Page[Object]:
+        """The objects below a prefix that come after a key, as many as a page holds."""
+        page = self._asked("list_objects_v2", prefix, Prefix=prefix, MaxKeys=PAGE, **({"StartAfter": after} if after else {}))
+        return Page(_objects(page), bool(page.get("IsTruncated")))
 
     def read(self, key: str, first: int, count: int) -> bytes:
         """Bytes of an object; fewer where it ends.
@@ -90,6 +86,10 @@ class Bucket:
 
     def _asked(self, method: str, key: str, **arguments: Any) -> dict[str, Any]:
         return tried(lambda: self._fs.call_s3(method, Bucket=self.name, **arguments), f"s3://{self.name}/{key}")
+
+
+def _objects(page: dict[str, Any]) -> list[Object]:
+    return [Object(about["Key"], int(about["Size"]), about["ETag"].strip('"')) for about in page.get("Contents", ())]
 
 
 def bucket_and_key(uri: str) -> tuple[str, str]:

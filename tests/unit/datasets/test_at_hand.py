@@ -88,8 +88,6 @@ def test_pages_are_read_to_the_end(s3, monkeypatch):
     s3.faults.append(Fault("503", "GET", "", 3))
     assert len(by_name(at)) == 7
     assert len(s3.met) == 3
-    monkeypatch.setattr(prefixes, "MANY_FOLDERS", 1)
-    assert len(by_name(at)) == 7
     monkeypatch.setattr(prefixes, "MAX_KEYS", 3)
     with pytest.raises(ValueError, match="more than 3 objects; give a prefix below it"):
         by_name(at)
