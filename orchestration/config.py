@@ -27,49 +27,14 @@ from ..workers.profiler import ProfileConfig
 from ..workers.retention import CheckpointConfig
 from ..workers.standing import BEST_OF
 from .course_config import CourseConfig
+from .elastic.sizes import Batch, admissible
 from .mirror import RemoteConfig
 from .rollout_buffer import consumers_of, per_step_of
 from .rollouts_config import RolloutsConfig
 from .run_folder import EVALUATED
+from .workers_config import WorkersConfig
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class WorkersConfig:
-    """The processes that train.
-
-    count: how many of Ray Train's workers; threads: torch threads of each; use_gpu: a GPU for each of them, and NCCL between them; gpus:
-    how much of it the only worker takes where rollout actors are to have the rest (a machine with one GPU); resource: a custom resource of
-    the nodes that they may use, one unit each; max_failures: restarts of the training within `workers.failure_window_s`, or without a new
-    checkpoint between them, before the run fails; failure_window_s: seconds within which they are counted; step_deadline_s: seconds after
-    which a step counts as hung (0 = never); max_bad_steps: steps in a row that may be skipped because a loss or gradient is not finite.
-    """
-
-    count: int = 2
-    threads: int = 1
-    use_gpu: bool = False
-    gpus: float = 1.0
-    resource: str = ""
-    max_failures: int = 3
-    failure_window_s: float = 3600.0
-    step_deadline_s: float = 1800.0
-    max_bad_steps: int = 5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.failure_window_s < inf or not 0 <= self.step_deadline_s < inf:
-            raise ValueError(
-                f"workers.failure_window_s={self.failure_window_s}, workers.step_deadline_s={self.step_deadline_s}: must be seconds, the "
-                "window more than 0"
-            )
-        if not 0 < self.gpus <= 1 or (self.gpus < 1 and self.count > 1):
-            raise ValueError(
-                f"workers.gpus={self.gpus} with workers.count={self.count}: must be 1, or a share of a GPU (0.5) for a single worker; NCCL "
-                "refuses two on one GPU"
-            )
-        for name, low in (("count", 1), ("threads", 1), ("max_failures", 0), ("max_bad_steps", 0)):
-            if getattr(self, name) < low:
-                raise ValueError(f"workers.{name}={getattr(self, name)}: must be at least {low}")
 
 
 @dataclass(frozen=True)
@@ -166,6 +131,11 @@ class RunConfig:
             if stage.objective == "mutual" and self.rollouts.clips:
                 per_step_of(stage.batch, self.rollouts.clips)
                 consumers_of(stage.batch // self.workers.count, self.rollouts.clips)
+        if self.workers.least < self.workers.count and len(self.sizes) == 1:
+            raise ValueError(
+                f"workers.min_count={self.workers.min_count}: no number from there to {self.workers.count - 1} shares the batches of all "
+                "stages in equal whole micro-batches and rollout requests; lower it, change stages.NAME.batch, or set it to 0"
+            )
         self._check_execution()
         if self.objective.fake.kind == "lora" and self.engine.zero_stage == 3:
             raise ValueError(
@@ -208,6 +178,13 @@ class RunConfig:
         if e.compile and (adapter or self.engine.zero_stage == 3):
             other = "objective.fake.kind='lora'" if adapter else "engine.zero_stage=3"
             raise ValueError(f"execution.compile=true with {other}: compiled code does not notice its hooks; set compile=false")
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The numbers of workers that may train, ascending; the last is `workers.count`."""
+        micro, request = self.engine.micro_batch, self.rollouts.clips
+        batches = [Batch(s.batch, micro, request if s.objective == "mutual" else 0) for s in self.stages]
+        return admissible(batches, self.workers.least, self.workers.count)
 
     @property
     def checkpoint_uri(self) -> str:

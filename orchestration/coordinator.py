@@ -27,6 +27,7 @@ from typing import Any
 
 import ray
 
+from .elastic.change import Change, Noted
 from .failure_policy import Pace, Troubles
 from .pool_attempt import Attempt, Bell, PoolPlan
 from .pool_balance import Balance
@@ -40,8 +41,8 @@ class Coordinator:
 
     def __init__(self, actors: ActorSource, config: RolloutsConfig, plan: PoolPlan) -> None:
         self._config, self._plan = config, plan
-        self._bell, self._balance = Bell(), Balance(config, plan.per_step)
-        self._crew = Crew(actors, config, plan, self._balance, self._bell)
+        self._bell, self._balance, self._noted = Bell(), Balance(config, plan.per_step), Noted()
+        self._crew = Crew(actors, config, plan, self._balance, self._bell, self._noted.add)
         self._attempt = self._new_attempt(0, 0)
 
     def _new_attempt(self, number: int, first: int) -> Attempt:
@@ -142,6 +143,10 @@ class Coordinator:
             "version": a.version,
             "attempt": a.number,
         }
+
+    async def changes(self, since: int) -> tuple[int, list[Change], int]:
+        """What became of the pool's actors, from change number `since` on, after the number of the next one; and how many there are."""
+        return *self._noted.since(since), len(self._attempt.posts)
 
     def _current(self, number: int) -> Attempt:
         if number != self._attempt.number:

@@ -1,4 +1,4 @@
-"""Training's metrics for Prometheus, through Ray: what a worker records here, Ray's agent on its node serves over HTTP.
+"""Training's metrics for Prometheus, through Ray: what a worker or the driver records here, Ray's agent on its node serves over HTTP.
 
 The agent comes with `ray[default]`; where it is not installed the records go nowhere, and training does not notice.
 """
@@ -74,6 +74,28 @@ class Exporter:
                 self._loss.set(value, {**tags, "part": "sum" if name == "loss" else name.removeprefix("loss/")})
             elif name.startswith("share/"):
                 self._share.set(value, {**tags, "part": name.removeprefix("share/")})
+
+
+class ChangeExporter:
+    """What the driver knows: how many workers, rollout actors and nodes there are, and how often that has changed."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._size = Gauge(f"{PREFIX}size", "Workers, rollout actors and nodes", ("run", "kind"))
+        self._changes = Counter(f"{PREFIX}changes", "Changes of workers, rollout actors and nodes", ("run", "kind"))
+
+    def metrics(self) -> list[Metric]:
+        """All that it exports."""
+        return [self._size, self._changes]
+
+    def show(self, kind: str, count: int) -> None:
+        """There are so many now."""
+        self._size.set(float(count), {"run": self._run, "kind": kind})
+
+    def changed(self, kind: str, count: int) -> None:
+        """There are so many after a change."""
+        self.show(kind, count)
+        self._changes.inc(1.0, {"run": self._run, "kind": kind})
 
 
 def _gauge(name: str, text: str, *tags: str) -> Gauge:

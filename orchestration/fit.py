@@ -7,7 +7,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,13 @@ from ..workers.notice import no_notice
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import train_stages
 from .config import RunConfig
+from .elastic.change import WORKERS, Change
+from .elastic.events import Events
+from .elastic.places import Vacancy, room_for
+from .elastic.watch import ChangeWatcher
 from .exporter import Exporter
 from .failure_policy import Failure, Verdict, curable, decide_run, pause_s, summary, told
-from .preemption import noticed, taken_back
+from .preemption import made_room, not_placed, noticed, taken_back
 from .preflight import reserved
 from .rollout_pool import NoRollouts, RolloutClient, start_pool
 from .root_cause import causes
@@ -38,7 +43,7 @@ from .streams import Plan, Streams, open_streams, passes_of, plan_streams
 
 
 def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None], say: Say) -> None:
-    """Train, and start again after failures that another start may cure.
+    """Train, and start again after failures that another start may cure, and where more machines have come.
 
     Raises:
         RuntimeError: it failed for good; the causes of all failures are named.
@@ -47,17 +52,31 @@ def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progr
     todo = {s.name: s.steps for s in loop.stages}
     most, window = config.workers.max_failures, config.workers.failure_window_s
     plan = plan_streams(config, loop, _unfinished(loop, todo), progress, warn)
-    rollouts = _rollouts(config, loop)
-    try:
+    rollouts, size, why = None, 0, "training begins"
+    events = Events(run_dir, say)
+    with ExitStack() as stack:
+        stack.callback(lambda: rollouts and rollouts.close())
+        watcher = stack.enter_context(ChangeWatcher(events))
         while True:
             todo = _unfinished(loop, todo)
-            if failures and not rollouts.serves():
-                rollouts.close()
-                rollouts = _rollouts(config, loop)
+            before, size = size, _size(config, warn)
+            events.show(WORKERS, size)
+            if size != before and config.workers.least < config.workers.count:
+                events.tell(Change(WORKERS, before, size, why))
+            if rollouts is None or size != before or (failures and not rollouts.serves()):
+                if rollouts is not None:
+                    watcher.look()
+                    rollouts.close()
+                rollouts = _rollouts(config, loop, size)
+                watcher.follow(rollouts)
             try:
-                return _fit_once(config, loop, run_dir, rollouts, plan, todo, progress, warn, say, len(failures))
+                return _fit_once(config, loop, run_dir, rollouts, plan, todo, progress, warn, say, len(failures), size)
             except (TrainingFailedError, RayError) as error:  # the latter: of the controller, whose process is gone
+                if made_room(error) or not_placed(error):  # nobody's failure
+                    why = "machines came" if made_room(error) else "machines went before it began"
+                    continue
                 found, taken = list(causes(error)), taken_back(error)
+                why = "a machine was taken back" if taken else "a machine was lost" if watcher.lost() else "a worker was lost"
                 cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
                 failures.append(Failure(time.monotonic(), told(cause), curable(cause), _saved(loop), taken))
                 if decide_run(failures, most, window) is Verdict.STOP:
@@ -70,8 +89,12 @@ def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progr
                 warn(f"{what} ({failures[-1].cause}); it goes on from its last checkpoint{after} (failure {len(failures)})")
                 del found, cause  # they keep what failed alive
             time.sleep(pause)  # outside the handler: what stops it has no other cause
-    finally:
-        rollouts.close()
+
+
+def _size(config: RunConfig, warn: Callable[[str], None]) -> int:
+    """How many workers the next start has. A fixed number waits within Ray Train, as long as it takes."""
+    workers = config.workers
+    return workers.count if workers.least == workers.count else room_for(reserved(workers), config.sizes, warn)
 
 
 def _unfinished(loop: TrainLoopConfig, before: dict[str, int]) -> dict[str, int]:
@@ -102,10 +125,11 @@ def _fit_once(
     warn: Callable[[str], None],
     say: Say,
     restarts: int,
+    size: int,
 ) -> None:
     name, storage = f"fit-{time.time_ns()}", make_folder("run", run_dir / "ray")  # the same name would silently resume
     with open_streams(plan, progress, warn) as streams:
-        trainer = _trainer(config, loop, run_dir, rollouts, streams, restarts, name)
+        trainer = _trainer(config, loop, run_dir, rollouts, streams, restarts, name, size)
         with Stopping(name, warn) as stopping, SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
             try:
                 trainer.fit()
@@ -129,8 +153,10 @@ def _trainer(
     streams: Streams,
     restarts: int,
     name: str,
+    size: int,
 ) -> TorchTrainer:
     workers = config.workers
+    elastic = workers.least < workers.count
     return TorchTrainer(
         _worker,
         train_loop_config={
@@ -141,20 +167,24 @@ def _trainer(
             "restarts": restarts,
             "training": name,
             "passes": passes_of(streams, config.data.stream_shuffle),
+            "vacancy": partial(Vacancy, reserved(workers), config.sizes, size, workers.resize_every_s) if size < workers.count else None,
         },
         datasets=dict(streams.datasets),
         dataset_config=streams.options,
         # Objects and metrics are gathered on the CPU, whatever gradients travel by.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if workers.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.count,
+            num_workers=size,
             use_gpu=workers.use_gpu,
             resources_per_worker=reserved(workers),
         ),
         run_config=ray.train.RunConfig(
             name=name,
             storage_path=str(run_dir / "ray"),
-            failure_config=ray.train.FailureConfig(max_failures=0, max_preemption_failures=0),  # `fit` decides
+            # `fit` decides. A fixed number waits for its machines; another one is chosen again where they do not come.
+            failure_config=ray.train.FailureConfig(
+                max_failures=0, controller_failure_limit=0 if elastic else -1, max_preemption_failures=0
+            ),
             worker_runtime_env={
                 "env_vars": {"OMP_NUM_THREADS": str(workers.threads), "DS_ACCELERATOR": "cuda" if workers.use_gpu else "cpu"}
             },
@@ -169,16 +199,18 @@ def _worker(settings: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
         os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed takes the GPU of that number; rollout actors may have the first ones
     observer = Exporter(settings["run"], settings["restarts"])
-    told = ToldToStop(settings["training"]) if context.get_world_rank() == 0 else no_notice
+    rank, vacancy = context.get_world_rank(), settings["vacancy"]
+    told = ToldToStop(settings["training"]) if rank == 0 else no_notice
 
     def notice() -> bool:
         return noticed() or told()
 
-    process = Process(context.get_world_rank(), context.get_world_size(), str(device), observer, notice, settings["passes"])
-    train_stages(settings["loop"], settings["rollouts"], process)
+    with vacancy() if vacancy is not None and rank == 0 else nullcontext(no_notice) as room:
+        process = Process(rank, context.get_world_size(), str(device), observer, notice, room, settings["passes"])
+        train_stages(settings["loop"], settings["rollouts"], process)
 
 
-def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRollouts:
+def _rollouts(config: RunConfig, loop: TrainLoopConfig, size: int) -> RolloutClient | NoRollouts:
     mutual = [s for s in config.stages if s.objective == "mutual" and config.objective.needs_rollouts]
     if not mutual:
         return NoRollouts()
@@ -196,4 +228,4 @@ def _rollouts(config: RunConfig, loop: TrainLoopConfig) -> RolloutClient | NoRol
         device="cuda" if config.rollouts.gpus else "cpu",
         batch=stage.batch,
     )
-    return start_pool(actor, config.rollouts, config.workers.count, stage.batch, stage.steps)
+    return start_pool(actor, config.rollouts, size, stage.batch, stage.steps)

@@ -31,7 +31,7 @@ from .config import RunConfig
 from .course import course_of, is_left
 from .fit import fit
 from .mirror import mirrored
-from .preflight import examine, short_of
+from .preflight import awaited, examine
 from .report import build_report
 from .restore import MOVED, restore
 from .run_folder import NOTE, RUN, require_ours, shown_files
@@ -117,8 +117,8 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
         keep()
         if todo or late or not (loop.data / MANIFEST).is_file():
             with ray_session():
-                for text in short_of(config, ray.cluster_resources()):
-                    warn(f"{text}; training waits until nodes that have them join the cluster")
+                for text in awaited(config, ray.cluster_resources()):
+                    warn(text)
                 if todo and os.environ.get("RAY_ADDRESS"):
                     for text in require_shared(config, run_dir):
                         warn(text)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ray.exceptions import RayActorError
-from ray.train import PreemptionError
+from ray.train import ControllerError, PreemptionError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.context import get_train_context
 
-from ..workers.notice import TakenBack
+from ..workers.notice import MoreRoom, TakenBack
 from .root_cause import causes
 
 
@@ -22,3 +23,13 @@ def noticed() -> bool:
 def taken_back(error: BaseException) -> bool:
     """Whether a training ended because a machine went away as announced."""
     return any(isinstance(e, PreemptionError | TakenBack) or (isinstance(e, RayActorError) and e.preempted) for e in causes(error))
+
+
+def made_room(error: BaseException) -> bool:
+    """Whether a training ended because more workers have room."""
+    return any(isinstance(e, MoreRoom) for e in causes(error))
+
+
+def not_placed(error: BaseException) -> bool:
+    """Whether a training never began, because the machines that had room for its workers were gone, or taken, when Ray asked for them."""
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)

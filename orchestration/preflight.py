@@ -31,13 +31,14 @@ from ..datasets.writable import require_writable
 from ..model.transformer import AVTransformer
 from ..workers.checkpoint import is_finished, newest
 from ..workers.pretrained import find_pretrained
-from .config import RunConfig, WorkersConfig
+from .config import RunConfig
 from .course_config import CourseConfig
 from .examiner import best_figure
 from .machine import free_memory_gb
 from .rollouts_config import RolloutsConfig
 from .run_folder import RUN
 from .session import check_ports
+from .workers_config import WorkersConfig
 
 WORKER_CPU = 0.5  # fractions: two whole CPUs for the workers would leave none for anyone else on a two-core machine, and hang
 PROCESS_GB = 0.7  # of a process with PyTorch, DeepSpeed and Ray before it holds a network (docs/operations.md)
@@ -70,8 +71,9 @@ class Needs:
     weights: int
 
 
-def needs_of(config: RunConfig) -> Needs:
-    """Memory of the networks of one training process, of one rollout actor, and the size of checkpoints, with AdamW.
+def needs_of(config: RunConfig, ranks: int = 0) -> Needs:
+    """Memory of the networks of one training process, of one rollout actor, and the size of checkpoints, with AdamW. ranks: that train (0:
+    the fewest that may, each of which holds the most).
 
     The averaged weights are whole in every process, and so are the others before ZeRO-3. A mutual stage with a `full` fake score trains
     two networks.
@@ -81,7 +83,7 @@ def needs_of(config: RunConfig) -> Needs:
     n = sum(p.numel() for p in network.parameters())
     mutual = any(s.objective == "mutual" for s in config.stages)
     trained = 2 if mutual and config.objective.w_dmd > 0 and config.objective.fake.kind == "full" else 1
-    stage, ranks = config.engine.zero_stage, config.workers.count
+    stage, ranks = config.engine.zero_stage, ranks or config.sizes[0]
     size = 2 if config.engine.precision == "bf16" else 4
     held = size * n * (1 / ranks if stage == 3 else 1)  # weights
     held += size * n * (1 / ranks if stage >= 2 else 1)  # gradients
@@ -101,8 +103,11 @@ def reserved(workers: WorkersConfig) -> dict[str, float]:
     return {"CPU": WORKER_CPU} | ({"GPU": workers.gpus} if workers.use_gpu else {}) | named
 
 
-def short_of(config: RunConfig, have: Mapping[str, float], grown: bool = False) -> list[str]:
-    """What the processes of a run reserve and these resources of Ray's do not have, in words. grown: of a pool at its largest."""
+def short_of(config: RunConfig, have: Mapping[str, float], grown: bool = False, fewest: bool = False) -> list[str]:
+    """What the processes of a run reserve and these resources of Ray's do not have, in words. grown: of a pool at its largest; fewest: of
+    the smallest number of workers.
+    """
+    count = config.sizes[0] if fewest else config.workers.count
     workers, pool = config.workers, config.rollouts if _rolls(config) else None
     of_worker = reserved(workers)
     course, coders = config.course if config.course.every else None, encoders_of(config)
@@ -110,7 +115,7 @@ def short_of(config: RunConfig, have: Mapping[str, float], grown: bool = False) 
     said = []
     for kind in sorted(of_worker.keys() | of_actor.keys() | of_coder.keys() | of_examiner.keys()):
         each = [
-            (workers.count, of_worker.get(kind, 0.0), "workers"),
+            (count, of_worker.get(kind, 0.0), "workers"),
             ((pool.most if grown else pool.size) if pool else 0, of_actor.get(kind, 0.0), "rollout actors"),
             (1 if config.data.stream_sources else 0, 1.0 if kind == "CPU" else 0.0, "process that decodes (data.stream_sources)"),
             (coders.max_actors if coders else 0, of_coder.get(kind, 0.0), "encoders (data.encoders)"),
@@ -122,9 +127,18 @@ def short_of(config: RunConfig, have: Mapping[str, float], grown: bool = False) 
         total = _gpus(*held[:2]) + others if kind == "GPU" else sum(count * amount for count, amount in held)
         there = have.get(kind, 0.0)
         if total > there:
-            remedy = "lower workers.count" + (f" or rollouts.{'max_actors' if grown else 'actors'}" if of_actor.get(kind) else "")
+            remedy = f"lower workers.{'min_count' if count < workers.count else 'count'}" + (
+                f" or rollouts.{'max_actors' if grown else 'actors'}" if of_actor.get(kind) else ""
+            )
             said.append(f"{kind}: {total:g} are reserved ({' + '.join(parts)}), {there:g} are there; {remedy}")
     return said
+
+
+def awaited(config: RunConfig, have: Mapping[str, float]) -> list[str]:
+    """What a cluster with these resources lacks for now, and what the run does about it."""
+    if fewest := short_of(config, have, fewest=True):
+        return [f"{text}; training waits until nodes that have them join the cluster" for text in fewest]
+    return [f"{text}; training begins with fewer workers, and grows when nodes that have them join" for text in short_of(config, have)]
 
 
 def _of_actor(pool: RolloutsConfig | CourseConfig | EncodersConfig | None) -> dict[str, float]:
@@ -184,8 +198,11 @@ def _network(config: RunConfig, run_dir: Path) -> Told:
         )
     if not os.environ.get("RAY_ADDRESS"):
         here = {"CPU": max(2, cores), "GPU": torch.cuda.device_count()}
-        for text in short_of(config, here):
+        for text in short_of(config, here, fewest=True):
             yield "problem", f"{text}, or name a larger cluster in RAY_ADDRESS"
+        if not short_of(config, here, fewest=True):
+            for text in short_of(config, here):
+                yield "warning", f"{text}; until then fewer train"
         if config.rollouts.actors == "auto" and not short_of(config, here):
             for text in short_of(config, here, grown=True):
                 yield "warning", f"rollouts.actors=auto cannot grow to rollouts.max_actors={config.rollouts.max_actors} here: {text}"
@@ -232,8 +249,9 @@ def _memory(config: RunConfig, run_dir: Path) -> Told:
             "or workers.count, set engine.offload=optimizer or engine.precision=bf16, or choose a smaller model",
         )
     workers, actors = config.workers.count, config.rollouts.most
+    all_train = needs_of(config, workers)
     parts = {
-        f"{workers} training processes": workers * (PROCESS_GB + (needs.worker - needs.device) / GB),
+        f"{workers} training processes": workers * (PROCESS_GB + (all_train.worker - all_train.device) / GB),
         "an evaluation": ACTOR_GB + 4 * needs.parameters / GB if config.course.every else 0.0,
         f"{actors} rollout actors": actors * (ACTOR_GB + needs.actor / GB) if needs.actor else 0.0,
         "Ray": RAY_GB,

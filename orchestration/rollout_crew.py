@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -14,6 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, OutOfMemoryError, RayActorError, RayDirectTransportError
 
 from ..workers.wire import TornSnapshotError
+from .elastic.change import ACTORS, Change
 from .failure_policy import Decision, Trouble, curable
 from .pool_attempt import Actor, Attempt, Bell, PoolPlan, Post
 from .pool_balance import Balance
@@ -56,10 +57,13 @@ class RayActors:
 
 
 class Crew:
-    """Whoever works for an attempt. bell: rings when there may be something to do."""
+    """Whoever works for an attempt. bell: rings when there may be something to do; note: is told what becomes of the actors."""
 
-    def __init__(self, actors: ActorSource, config: RolloutsConfig, plan: PoolPlan, balance: Balance, bell: Bell) -> None:
+    def __init__(
+        self, actors: ActorSource, config: RolloutsConfig, plan: PoolPlan, balance: Balance, bell: Bell, note: Callable[[Change], None]
+    ) -> None:
         self._actors, self._config, self._plan, self._balance, self._bell = actors, config, plan, balance, bell
+        self._note = note
 
     def staff(self, attempt: Attempt) -> None:
         """Have the pool at work, if there is work."""
@@ -97,7 +101,9 @@ class Crew:
             await asyncio.sleep(LOOK)
             late = attempt.buffer.overdue(time.monotonic(), attempt.pace.deadline)
             attempt.late += len(late)
-            size = self._balance.size(time.monotonic())
+            before, size = self._balance.size_now, self._balance.size(time.monotonic())
+            if size != before:
+                self._note(Change(ACTORS, before, size, "so many keep the trainers busy"))
             if late or size != len(attempt.posts):
                 self._resize(attempt, size)
                 self._bell.ring()
@@ -185,6 +191,7 @@ class Crew:
                 await self._bell.wait()
         else:
             attempt.replaced += 1
+            self._note(Change(ACTORS, len(attempt.posts), len(attempt.posts), f"one was {trouble.value}, another takes its place"))
         self._bell.ring()
         return decision is Decision.REPLACE
 

@@ -22,6 +22,7 @@ from ..model.types import Rollout
 from ..workers.rollout_actor import RolloutActor
 from ..workers.wire import Snapshot, rollout_from_arrays
 from .coordinator import Coordinator
+from .elastic.change import Change
 from .pool_attempt import PoolPlan
 from .rollout_buffer import consumers_of, per_step_of, requests_of
 from .rollout_crew import RayActors
@@ -145,6 +146,14 @@ class RolloutClient:
         except RayActorError:
             return {}
 
+    def changes(self, since: int) -> tuple[int, list[Change], int]:
+        """What became of the pool's actors, from change number `since` on, after the number of the next one; and how many there are.
+
+        Raises:
+            RayError: the coordinator is gone, or silent.
+        """
+        return ray.get(self._coordinator.changes.remote(since), timeout=ANSWER)
+
     def serves(self) -> bool:
         """Whether the coordinator is there."""
         try:
@@ -193,6 +202,9 @@ class NoRollouts:
 
     def figures(self) -> dict[str, float]:
         return {}
+
+    def changes(self, since: int) -> tuple[int, list[Change], int]:
+        return since, [], 0
 
     def serves(self) -> bool:
         return True

@@ -111,7 +111,8 @@ def unobserved(stage: str, step: int, metrics: dict[str, float]) -> None:
 @dataclass(frozen=True)
 class Process:
     """One of the processes that train together. device: its own; observer: who hears of every step, on rank 0; notice: whether the
-    training is about to end; passes: where stages without rollouts get their clips from, instead of the dataset.
+    training is about to end; room: whether more processes could train; passes: where stages without rollouts get their clips from,
+    instead of the dataset.
     """
 
     rank: int
@@ -119,6 +120,7 @@ class Process:
     device: str = "cpu"
     observer: Observer = unobserved
     notice: Notice = no_notice
+    room: Notice = no_notice
     passes: Passes | None = None
 
 

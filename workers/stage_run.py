@@ -34,8 +34,8 @@ from .engine import Engine
 from .logs import RankLog
 from .loop_config import Process, RolloutSource, StageConfig, TrainLoopConfig
 from .metrics import MetricSpool
-from .node_metrics import NodeMetrics
-from .notice import TakenBack
+from .node_metrics import EVERY, NodeMetrics
+from .notice import MadeReady, MoreRoom, TakenBack
 from .pieces import Piece, Shapes, shapes_of, whole_pieces
 from .profiler import FOLDER, StageProfile
 from .step_clock import StepClock, rates
@@ -44,7 +44,9 @@ from .train_step import Metrics, Networks, flow_step, mutual_step, probe
 from .watchdog import Watchdog
 from .wire import Snapshot, pack_weights, require_clips
 
-NOTICE = "notice"  # how many ranks have heard that a machine goes away: it travels with a step's metrics, and is none
+# How many ranks have heard that a machine goes away, or that more workers have room: it travels with a step's metrics, and is none.
+NOTICE, ROOM = "notice", "room"
+WORKERS = "system/workers"  # metric: how many train
 MULTI_STEPS = 16  # of the guided clip that the few-step mode is compared with
 AHEAD, AHEAD_REMOTE = (4, 1), (8, 4)  # batches that are read before their step, and threads that read them; of what lies in S3
 log = logging.getLogger(__name__)
@@ -86,7 +88,8 @@ class StageRun:
         self._config, self._stage, self._rollouts = config, stage, rollouts
         self._clips = dataset.stage(config.seed, stage.name, stage.batch, stage.modalities)
         self._depth = AHEAD_REMOTE if dataset.remote else AHEAD
-        self._process, self._log, self._noticed = place.process, place.log, False
+        self._process, self._log = place.process, place.log
+        self._leaves: type[MadeReady] | None = None  # why training stops after this step
         self._rank, self._world = rank, world = place.process.rank, place.process.world
         self._device = device = torch.device(place.process.device)
         self._ema = network_of(config, start).to(device).requires_grad_(False)
@@ -135,7 +138,7 @@ class StageRun:
         """All steps that are left; returns the averaged weights for the next stage when its checkpoint is committed.
 
         Raises:
-            TakenBack: a machine goes away before they are done; a checkpoint of the steps so far is committed.
+            MadeReady: a machine goes away before they are done, or more workers have room; a checkpoint of the steps so far is committed.
         """
         every, done = self._config.checkpoint.every, self._first
         watched = Watchdog(self._config.run_dir / "stacks", self._rank, self._config.step_deadline_s)
@@ -144,13 +147,13 @@ class StageRun:
         with watched as watchdog, self._ahead:
             if self._rolls:
                 self._publish(self._first)
-            while done < self._stage.steps and not self._noticed:
+            while done < self._stage.steps and self._leaves is None:
                 self._log.step = done
                 with self._profile.around(done):
                     self._step(done)
                 watchdog.beat()
                 done += 1
-                if done == self._stage.steps or self._noticed or (every and done % every == 0):
+                if done == self._stage.steps or self._leaves or (every and done % every == 0):
                     self._save(done)
         if self._streamed is not None:
             self._streamed.close()
@@ -159,7 +162,9 @@ class StageRun:
             self._spool.close()
         if done < self._stage.steps:
             dist.barrier()  # the first that ends takes the others with it: rank 0 must have committed
-            raise TakenBack(f"notice was given; checkpoint of step {done} of stage {self._stage.name!r} is committed")
+            assert self._leaves is not None, "or all steps would be done"
+            why = "notice was given" if self._leaves is TakenBack else "more workers have room"
+            raise self._leaves(f"{why}; checkpoint of step {done} of stage {self._stage.name!r} is committed")
         ema = {name: x.detach().to("cpu", copy=True) for name, x in self._ema.state_dict().items()}
         for engine in self._engines.values():
             engine.close()
@@ -219,7 +224,8 @@ class StageRun:
         self._stalled = 0.0
         if step + 1 == self._stage.steps:
             measured = self._probe()
-        values = self._record(step, metrics | measured | {NOTICE: float(self._process.notice())}, local, ages)
+        heard = {NOTICE: float(self._process.notice()), ROOM: float(self._process.room())}
+        values = self._record(step, metrics | measured | heard, local, ages)
         skipped = values["skipped"] + values.get("skipped_fake", 0) > 0
         if skipped:
             log.warning("step skipped: a loss or a gradient was not finite")
@@ -290,8 +296,11 @@ class StageRun:
         mean = torch.tensor([float(metrics[n]) for n in names], dtype=torch.float64) / self._world
         dist.all_reduce(mean)
         values = dict(zip(names, mean.tolist(), strict=True))
-        self._noticed = values.pop(NOTICE) > 0
+        taken, room = values.pop(NOTICE) > 0, values.pop(ROOM) > 0
+        self._leaves = TakenBack if taken else MoreRoom if room else None
         counts = (over_ranks(ages) if ages else {}) | self._nodes.of_all(step)
+        if step == self._first or step % EVERY == 0:
+            counts[WORKERS] = float(self._world)
         if self._spool is not None:
             told = values | local | counts
             self._spool.write(step, told)

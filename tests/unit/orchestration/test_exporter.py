@@ -20,7 +20,7 @@ import pytest
 from ray.util.metrics import Counter, Histogram
 
 from mutual_forcing.orchestration import exporter
-from mutual_forcing.orchestration.exporter import GAUGES, Exporter
+from mutual_forcing.orchestration.exporter import GAUGES, ChangeExporter, Exporter
 
 DASHBOARD = json.loads((Path(exporter.__file__).parent / "grafana.json").read_text(encoding="utf-8"))
 STEP = {
@@ -32,9 +32,9 @@ SUFFIXES = {Counter: ("_total",), Histogram: ("_bucket", "_sum", "_count")}
 AGENT = ("opencensus", "prometheus_client", "aiohttp_cors", "grpc")  # what ray[default] brings
 
 
-def served(metrics: Exporter) -> dict[str, set[str]]:
+def served(*metrics: Exporter | ChangeExporter) -> dict[str, set[str]]:
     """The names under which Ray's agent serves them, with their labels."""
-    info = [(type(m), m.info) for m in metrics.metrics()]
+    info = [(type(m), m.info) for each in metrics for m in each.metrics()]
     return {f"ray_{i['name']}{suffix}": {*i["tag_keys"], "le"} for kind, i in info for suffix in SUFFIXES.get(kind, ("",))}
 
 
@@ -47,13 +47,13 @@ def queries(node: Any) -> list[str]:
 
 
 def test_the_dashboard_asks_for_what_is_exported_and_for_all_of_it() -> None:
-    names = served(Exporter("demo", 0))
+    names = served(Exporter("demo", 0), ChangeExporter("demo"))
     asked = {name for query in queries(DASHBOARD) for name in re.findall(r"ray_\w+", query)}
     assert asked == set(names)
 
 
 def test_every_label_that_the_dashboard_asks_for_is_there() -> None:
-    names = served(Exporter("demo", 0))
+    names = served(Exporter("demo", 0), ChangeExporter("demo"))
     for query in queries(DASHBOARD):
         labels = {label for inside in re.findall(r"\{(.*?)\}", query) for label in re.findall(r'(\w+)(?:=~|!=|=)"', inside)}
         labels |= {label.strip() for inside in re.findall(r"by \((.*?)\)", query) for label in inside.split(",")}
@@ -120,6 +120,16 @@ def test_counters_miss_no_step_and_gauges_are_set_once_a_second(monkeypatch: pyt
     export("joint", 4, STEP)
     assert records.of("communication_seconds") == [2.0], "a metered step comes seldom, and is never left out"
     assert records.of("step_share", part="fm") == [0.4]
+
+
+def test_a_change_is_counted_and_the_number_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = Records(monkeypatch, [0.0])
+    export = ChangeExporter("demo")
+    export.show("nodes", 3)
+    export.changed("workers", 2)
+    assert records.of("size", run="demo", kind="nodes") == [3.0]
+    assert records.of("size", run="demo", kind="workers") == [2.0]
+    assert (records.of("changes"), records.of("changes", kind="workers")) == ([1.0], [1.0])
 
 
 def test_without_a_session_of_ray_it_is_silent() -> None:

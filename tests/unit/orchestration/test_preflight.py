@@ -21,7 +21,7 @@ from mutual_forcing.orchestration import preflight
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.launch import train
 from mutual_forcing.orchestration.main import app
-from mutual_forcing.orchestration.preflight import Finding, examine, needs_of, short_of
+from mutual_forcing.orchestration.preflight import Finding, awaited, examine, needs_of, short_of
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_record import claim, loop_config
 from mutual_forcing.workers.checkpoint import newest
@@ -70,6 +70,17 @@ def test_all_problems_are_told_at_once(tmp_path: Path, monkeypatch: pytest.Monke
         train(config, tmp_path / "run", [], lambda *_: None, lambda _: None)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_the_fewest_workers_that_may_train_decide_whether_it_can_begin() -> None:
+    config = with_settings(TINY, ["workers.count=4", "workers.min_count=2", "workers.use_gpu=true", "engine.zero_stage=3"])
+    assert awaited(config, {"CPU": 2.0, "GPU": 4.0}) == []
+    (text,) = awaited(config, {"CPU": 2.0, "GPU": 3.0})
+    assert text.startswith("GPU: 4 are reserved (4 workers x 1), 3 are there; lower workers.count; training begins with fewer workers")
+    (text,) = awaited(config, {"CPU": 2.0, "GPU": 1.0})
+    assert text.startswith("GPU: 2 are reserved (2 workers x 1), 1 are there; lower workers.min_count; training waits until nodes")
+    two = with_settings(config, ["workers.count=2", "workers.min_count=0"])
+    assert needs_of(config).worker == needs_of(two).worker > needs_of(config, 4).worker, "the fewest hold the most"
 
 
 def test_what_is_reserved_is_held_against_what_is_there(tmp_path: Path) -> None:
