@@ -91,9 +91,11 @@ def worker(
     dying: int | None,
     patient: bool,
     heard_after: int | None,
+    more: bool = False,
 ) -> None:
     """One process of a training; it dies in the named step, if it is the one to die. patient: not before its checkpoint is written.
-    heard_after: steps after which the last rank, and no other, hears that its machine is taken back.
+    heard_after: steps after which the last rank, and no other, hears that its machine is taken back, or, with `more`, that more workers
+    have room.
     """
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
@@ -115,7 +117,8 @@ def worker(
         stage_run.StageRun._step = step  # type: ignore[method-assign]
     asked = count(1)
     notice = lambda: rank == world - 1 and heard_after is not None and next(asked) >= heard_after  # noqa: E731
-    train_stages(config, Rollouts(config, world), Process(rank, world, notice=notice))
+    process = Process(rank, world, room=notice) if more else Process(rank, world, notice=notice)
+    train_stages(config, Rollouts(config, world), process)
     dist.destroy_process_group()
 
 
@@ -133,9 +136,10 @@ def trained(
     dying: int | None = None,
     patient: bool = False,
     heard_after: int | None = None,
+    more: bool = False,
 ) -> None:
     (run / "rendezvous").unlink(missing_ok=True)
-    run_processes(worker, (str(run), world, settings, dies_at, dying, patient, heard_after), world)
+    run_processes(worker, (str(run), world, settings, dies_at, dying, patient, heard_after, more), world)
 
 
 def figures(run: Path) -> dict[str, list[dict[str, Any]]]:
@@ -262,6 +266,28 @@ def test_another_number_of_workers_and_another_zero_stage_take_up_the_same_batch
     with pytest.raises(ProcessExitedException):
         trained(run, before, dies_at=("mutual", 3))
     trained(run, after, [*SETTINGS, f"engine.zero_stage={stage}"])
+    assert_the_same_but_for_rounding(run, never_killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sizes", "stage"), [((1, 2, 4), 2), ((2, 4, 1), 3)])
+def test_a_training_that_grows_and_shrinks_between_two_steps_loses_none(
+    run_of: Callable[[str], Path], never_killed: dict[str, list[dict[str, Any]]], sizes: tuple[int, ...], stage: int
+) -> None:
+    """Of the mutual stage, two steps with the first number of workers, one with the second, the rest with the third; no checkpoint was
+    planned.
+    """
+    run, settings = run_of("run"), [*SETTINGS, "checkpoint.every=0", f"engine.zero_stage={stage}"]
+    for world, after, step in ((sizes[0], STAGES["joint"] + 2, 2), (sizes[1], 1, 3)):
+        with pytest.raises(ProcessRaisedException, match=rf"MoreRoom: more workers .* checkpoint of step {step} of stage 'mutual' is"):
+            trained(run, world, settings, heard_after=after, more=True)
+    trained(run, sizes[2], settings)
+    assert_the_same_but_for_rounding(run, never_killed)
+    lines = [json.loads(line) for line in (run / "metrics" / "mutual.jsonl").read_text().splitlines()]
+    assert [line["metrics"].get("system/workers") for line in lines] == [sizes[0], None, sizes[1], sizes[2], None]
+
+
+def assert_the_same_but_for_rounding(run: Path, never_killed: dict[str, list[dict[str, Any]]]) -> None:
     assert_every_clip_once(run)
     made = figures(run)
     for name, rows in never_killed.items():

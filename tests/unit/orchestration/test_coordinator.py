@@ -13,6 +13,7 @@ import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, OwnerDiedError, RayActorError
 
 from mutual_forcing.orchestration.coordinator import Coordinator
+from mutual_forcing.orchestration.elastic.change import Change
 from mutual_forcing.orchestration.failure_policy import Pace, Trouble
 from mutual_forcing.orchestration.pool_attempt import PoolPlan
 from mutual_forcing.orchestration.rollout_crew import trouble_of
@@ -206,6 +207,9 @@ def test_lost_actors_are_replaced_as_long_as_rollouts_are_made_between_their_end
     pool = Stubbed(trouble=([0.0, RayActorError()], [0.0, RayActorError()], [0.0, RayActorError()]))
     assert positions(run(attempt(pool, "first"))) == EVERY
     assert len(pool.actors.started) == 4
+    seen, news, _ = run(pool.changes(0))
+    assert (seen, news) == (3, [Change("rollout actors", 1, 1, "one was lost, another takes its place")] * 3)
+    assert run(pool.changes(seen))[:2] == (3, [])
 
 
 def test_actors_that_are_lost_one_after_the_other_stop_the_run() -> None:

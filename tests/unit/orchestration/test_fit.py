@@ -14,23 +14,30 @@ import pytest
 import ray.train
 import torch
 from ray.exceptions import ActorDiedError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
 from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.orchestration import failure_policy, fit
-from mutual_forcing.orchestration.config import with_settings
+from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_record import loop_config
+from mutual_forcing.workers.notice import MoreRoom
 
 CONFIG = with_settings(recipe("tiny"), ["workers.max_failures=4"])
 
 
 class Trainings:
-    """What each start of the training raises, in order; the ones after those end well."""
+    """What each start of the training raises, in order; the ones after those end well. sizes: how many workers each has had; growing: for
+    each, which sizes its rank 0 looks out for.
+    """
 
     def __init__(self, *ends: Exception) -> None:
-        self.ends, self.starts, self.said, self.pools = list(ends), 0, list[str](), list[Pool]()
+        self.ends, self.starts, self.said, self.lines, self.pools = list(ends), 0, list[str](), list[str](), list[Pool]()
+        self.sizes, self.growing = list[int](), list[bool]()
 
-    def __call__(self, *_: Any, **__: Any) -> Trainings:
+    def __call__(self, *_: Any, **given: Any) -> Trainings:
+        self.sizes.append(given["scaling_config"].num_workers)
+        self.growing.append(given["train_loop_config"]["vacancy"] is not None)
         return self
 
     def fit(self) -> None:
@@ -42,8 +49,8 @@ class Trainings:
 class Pool:
     """A rollout pool whose coordinator dies with each attempt, or serves them all."""
 
-    def __init__(self, dies: bool) -> None:
-        self.dies, self.closed = dies, False
+    def __init__(self, dies: bool, size: int) -> None:
+        self.dies, self.size, self.closed = dies, size, False
 
     def serves(self) -> bool:
         return not self.dies
@@ -54,16 +61,17 @@ class Pool:
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trainings]:
-    def start(*ends: Exception, dies: bool = False) -> Trainings:
+    def start(*ends: Exception, dies: bool = False, config: RunConfig = CONFIG) -> Trainings:
         trainings = Trainings(*ends)
 
-        def pool(*_: Any) -> Pool:
-            trainings.pools.append(Pool(dies))
+        def pool(config: Any, loop: Any, size: int) -> Pool:
+            trainings.pools.append(Pool(dies, size))
             return trainings.pools[-1]
 
         monkeypatch.setattr(fit, "TorchTrainer", trainings)
         monkeypatch.setattr(fit, "_rollouts", pool)
-        fit.fit(CONFIG, loop_config(CONFIG, tmp_path), tmp_path, lambda *_: None, trainings.said.append, lambda _: None)
+        say = lambda parts: trainings.lines.append("  ".join(parts))  # noqa: E731
+        fit.fit(config, loop_config(config, tmp_path), tmp_path, lambda *_: None, trainings.said.append, say)
         return trainings
 
     return start
@@ -82,6 +90,40 @@ def test_one_rollout_pool_serves_all_attempts_as_long_as_it_is_there(
     assert trainings.starts == 3
     assert len(trainings.pools) == (3 if dies else 1)
     assert all(pool.closed for pool in trainings.pools)
+
+
+def of_ranks(error: Exception) -> Exception:
+    return ray.train.WorkerGroupError("x", {0: error})
+
+
+def test_each_start_has_as_many_workers_as_there_is_room_for_and_growth_is_no_failure(
+    started: Callable[..., Trainings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No failure is allowed but the machines', and the pool is that of the size: what its requests hold follows from it."""
+    monkeypatch.setattr(failure_policy, "PAUSES", (0.0,))
+    rooms = [2, 4, 1, 1, 4]
+    monkeypatch.setattr(fit, "room_for", lambda bundle, sizes, warn: rooms.pop(0) if sizes == (1, 2, 4) else 0)
+    config = with_settings(CONFIG, ["workers.count=4", "workers.min_count=1", "workers.max_failures=1"])
+    gone = ray.train.ControllerError(WorkerGroupStartupTimeoutError(4))
+    grows = of_ranks(MoreRoom("more workers have room"))
+    trainings = started(grows, gone, lost_connection(), grows, config=config)
+    assert trainings.sizes == [2, 4, 1, 1, 4]
+    assert trainings.growing == [True, False, True, True, False]
+    assert trainings.lines == [
+        "workers 0 -> 2: training begins",
+        "workers 2 -> 4: machines came",
+        "workers 4 -> 1: machines went before it began",
+        "workers 1 -> 4: machines came",
+    ]
+    assert [text.partition(" (")[0] for text in trainings.said if "metrics end" not in text] == ["training failed"], "growth is no failure"
+    assert [pool.size for pool in trainings.pools] == [2, 4, 1, 4]
+    assert all(pool.closed for pool in trainings.pools)
+
+
+def test_a_fixed_number_waits_for_its_machines(started: Callable[..., Trainings], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(failure_policy, "PAUSES", (0.0,))
+    trainings = started(lost_connection())
+    assert (trainings.sizes, trainings.growing, trainings.lines) == ([2, 2], [False, False], [])
 
 
 def test_a_store_that_is_away_between_two_starts_ends_no_training(

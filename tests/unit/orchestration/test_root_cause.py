@@ -6,12 +6,12 @@ import pickle
 
 import pytest
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-from ray.train import PreemptionError, PreemptionInfo, WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train import ControllerError, PreemptionError, PreemptionInfo, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 
-from mutual_forcing.orchestration.preemption import taken_back
+from mutual_forcing.orchestration.preemption import made_room, not_placed, taken_back
 from mutual_forcing.orchestration.root_cause import causes, root_cause
-from mutual_forcing.workers.notice import TakenBack
+from mutual_forcing.workers.notice import MoreRoom, TakenBack
 
 VALUE, CLOSED = ValueError("the cause"), RuntimeError("Connection closed by peer")
 
@@ -52,3 +52,13 @@ def test_a_machine_that_was_taken_back_is_told_from_one_that_was_lost(error: Exc
 def test_an_actor_that_went_with_its_machine_as_announced() -> None:
     gone = RayActorError(error_msg="gone", preempted=True)
     assert taken_back(of_ranks(CLOSED, WorkerHealthCheckFailedError("failed", gone)))
+
+
+def test_a_training_that_stopped_to_grow_or_never_began_is_nobodys_failure() -> None:
+    grows, gone = of_ranks(MoreRoom("checkpoint of step 3")), ControllerError(WorkerGroupStartupTimeoutError(4))
+    for error in (grows, pickle.loads(pickle.dumps(grows))):
+        assert (made_room(error), not_placed(error), taken_back(error)) == (True, False, False)
+    for error in (gone, pickle.loads(pickle.dumps(gone))):
+        assert (made_room(error), not_placed(error), taken_back(error)) == (False, True, False)
+    assert not made_room(of_ranks(TakenBack("checkpoint of step 3")))
+    assert not not_placed(ControllerError(VALUE))

@@ -28,7 +28,7 @@ class Holder:
 @pytest.fixture
 def taken(ray_cluster: str) -> Iterator[list[Any]]:
     """Three of the four cores."""
-    holders = [Holder.remote() for _ in range(3)]
+    holders: list[Any] = [Holder.remote() for _ in range(3)]
     ray.get([holder.there.remote() for holder in holders])
     yield holders
     for holder in holders:
