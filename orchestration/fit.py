@@ -41,6 +41,8 @@ from .spool_watcher import Say, SpoolWatcher
 from .stopping import Stopping, ToldToStop, forget
 from .streams import Plan, Streams, open_streams, passes_of, plan_streams
 
+LOST = "a worker was lost"
+
 
 def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progress, warn: Callable[[str], None], say: Say) -> None:
     """Train, and start again after failures that another start may cure, and where more machines have come.
@@ -62,7 +64,8 @@ def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progr
             before, size = size, _size(config, warn)
             events.show(WORKERS, size)
             if size != before and config.workers.least < config.workers.count:
-                events.tell(Change(WORKERS, before, size, why))
+                gone = why == LOST and watcher.lost()  # asked here: a worker's end is known before that of its machine
+                events.tell(Change(WORKERS, before, size, "a machine was lost" if gone else why))
             if rollouts is None or size != before or (failures and not rollouts.serves()):
                 if rollouts is not None:
                     watcher.look()
@@ -76,7 +79,7 @@ def fit(config: RunConfig, loop: TrainLoopConfig, run_dir: Path, progress: Progr
                     why = "machines came" if made_room(error) else "machines went before it began"
                     continue
                 found, taken = list(causes(error)), taken_back(error)
-                why = "a machine was taken back" if taken else "a machine was lost" if watcher.lost() else "a worker was lost"
+                why = "a machine was taken back" if taken else LOST
                 cause = next((e for e in found if not curable(e)), found[0])  # a rank that fails takes the others' connections with it
                 failures.append(Failure(time.monotonic(), told(cause), curable(cause), _saved(loop), taken))
                 if decide_run(failures, most, window) is Verdict.STOP:

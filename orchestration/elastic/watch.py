@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Protocol
 
 import ray
@@ -12,6 +13,7 @@ from .change import ACTORS, NODES, Change, merged, node_change
 from .events import Events
 
 LOOK = 2.0  # seconds between two looks
+RECENT = 60.0  # seconds in which Ray finds out that a node is gone, and a smaller training begins
 
 
 class Pool(Protocol):
@@ -28,7 +30,7 @@ class ChangeWatcher:
     def __init__(self, events: Events) -> None:
         self._events, self._lock = events, threading.Lock()
         self._pool: Pool | None = None
-        self._seen, self._left = 0, False
+        self._seen, self._left = 0, float("-inf")
         self._nodes: dict[str, str] | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="changes")
@@ -50,11 +52,9 @@ class ChangeWatcher:
             self._pool, self._seen = pool, 0
 
     def lost(self) -> bool:
-        """Whether a node has left since the last time that this was asked; it looks at once."""
+        """Whether a node has left within the last minute; it looks at once."""
         self.look()
-        with self._lock:
-            left, self._left = self._left, False
-        return left
+        return time.monotonic() - self._left < RECENT
 
     def look(self) -> None:
         with self._lock:
@@ -74,7 +74,8 @@ class ChangeWatcher:
             return
         before, self._nodes = self._nodes, alive
         if before is not None and (change := node_change(before, alive)):
-            self._left |= bool(before.keys() - alive.keys())
+            if before.keys() - alive.keys():
+                self._left = time.monotonic()
             self._events.tell(change)
         self._events.show(NODES, len(alive))
 

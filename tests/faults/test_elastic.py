@@ -6,45 +6,18 @@ The command, and a Ray cluster of several machines.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cluster_material import Machines
 from command_material import Running, command
+from elastic_material import events, spool, words
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
-STEPS, EVERY = 120, 4
 ROUNDING = 2e-3  # of a loss: ranks sum gradients in another order, and 120 steps of a young network amplify it
-SETTINGS = (
-    "workers.count=4",
-    "workers.min_count=1",
-    "workers.resize_every_s=5",
-    "rollouts.max_age=0",
-    f"stages.mutual.steps={STEPS}",
-    f"checkpoint.every={EVERY}",
-)
-
-
-def words(folder: Path, *settings: str) -> list[str]:
-    return ["train", "tiny", "--out", str(folder), *(word for s in (*SETTINGS, *settings) for word in ("--set", s))]
-
-
-def spool(folder: Path, stage: str = "mutual") -> list[dict[str, Any]]:
-    path = folder / "metrics" / f"{stage}.jsonl"
-    text = path.read_text() if path.is_file() else ""
-    lines = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-    return [line for line in lines if line["metrics"]]
-
-
-def events(folder: Path, kind: str) -> list[tuple[int, int, str]]:
-    path = folder / "logs" / "events.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return [(e["before"], e["after"], e["why"]) for e in lines if e["kind"] == kind]
 
 
 def assert_learnt_the_same(folder: Path, fixed: Path) -> None:
@@ -62,7 +35,7 @@ def fixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fixed") / "run"
     answer = command(*words(folder, "workers.min_count=0", "workers.count=2"), seconds=900)
     assert answer.code == 0, answer.error
-    assert not (folder / "logs" / "events.jsonl").exists(), "nothing has changed"
+    assert events(folder, "workers") == [], "their number never changes"
     return folder
 
 
