@@ -27,16 +27,26 @@ class Events:
     def __init__(self, run_dir: Path, say: Say) -> None:
         self._path, self._say, self._export = run_dir / EVENTS, say, ChangeExporter(run_dir.name)
         self._lock, self._full = threading.Lock(), False
+        self._counts: dict[str, int] = {}  # by kind
 
     def tell(self, change: Change) -> None:
         with self._lock:
             self._write(change)
             self._say([change.told()])
+            self._counts[change.kind] = change.after
             self._export.changed(change.kind, change.after)
 
     def show(self, kind: str, count: int) -> None:
         """Tell the metric alone how many there are."""
-        self._export.show(kind, count)
+        with self._lock:
+            self._counts[kind] = count
+            self._export.show(kind, count)
+
+    def refresh(self) -> None:
+        """Tell the metric all of it again: a gauge that nobody sets goes stale."""
+        with self._lock:
+            for kind, count in self._counts.items():
+                self._export.show(kind, count)
 
     def _write(self, change: Change) -> None:
         """A line more. A disk without room costs lines, not the run."""

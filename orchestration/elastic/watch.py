@@ -62,6 +62,7 @@ class ChangeWatcher:
                 return
             self._look_at_nodes()
             self._ask()
+            self._events.refresh()
 
     def _watch(self) -> None:
         while not self._stop.wait(LOOK):

@@ -15,9 +15,9 @@ from cluster_material import Machines
 from command_material import Running, command
 from elastic_material import events, spool, words
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-ROUNDING = 2e-3  # of a loss: ranks sum gradients in another order, and 120 steps of a young network amplify it
+ROUNDING = 1e-4  # of a loss: ranks sum gradients in another order
 
 
 def assert_learnt_the_same(folder: Path, fixed: Path) -> None:
@@ -49,7 +49,7 @@ def test_a_machine_goes_and_comes_back(tmp_path: Path, fixed: Path, seed: int) -
         return lambda: [n for line in spool(folder) if (n := line["metrics"].get("system/workers"))][-1:] == [workers]
 
     with Machines(2) as machines, Running(*words(folder), environment=machines.environment) as running:
-        running.until(at(4), 400)
+        running.until(at(4), 900)
         first = len(spool(folder)) + 1 + dice.randrange(8)
         running.until(lambda: len(spool(folder)) >= first, 200)
         trainers = machines.processes("RayTrainWorker")
@@ -59,12 +59,12 @@ def test_a_machine_goes_and_comes_back(tmp_path: Path, fixed: Path, seed: int) -
             machines.take_back(machine, 60)
         else:
             machines.lose(machine)
-        running.until(at(2), 400)
+        running.until(at(2), 900)
         if notice:
             machines.lose(machine)
         machines.add()
-        running.until(at(4), 400)
-        answer = running.wait(900)
+        running.until(at(4), 900)
+        answer = running.wait(2000)
     assert answer.code == 0, answer.error
     why = "a machine was taken back" if notice else "a machine was lost"
     assert events(folder, "workers") == [(0, 4, "training begins"), (4, 2, why), (2, 4, "machines came")]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mutual_forcing.orchestration.elastic import change
 from mutual_forcing.orchestration.elastic.change import ACTORS, NODES, WORKERS, Change, Noted, merged, node_change
 from mutual_forcing.orchestration.elastic.events import EVENTS, Events
+from mutual_forcing.orchestration.exporter import ChangeExporter
 
 LOST = Change(ACTORS, 2, 2, "one was lost, another takes its place")
 NAMES = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.text("xyz", max_size=3), max_size=6)
@@ -66,6 +67,18 @@ def test_a_change_is_a_line_on_the_terminal_and_a_line_in_the_folder(tmp_path: P
     lines = [json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
     assert all(line.pop("time") > 1.7e9 for line in lines)
     assert lines == [{"kind": WORKERS, "before": 4, "after": 3, "why": "a machine was lost"}, LOST.__dict__]
+
+
+def test_the_metric_has_the_newest_numbers_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, int]] = []
+    monkeypatch.setattr(ChangeExporter, "show", lambda _, kind, count: shown.append((kind, count)))
+    events = Events(tmp_path, lambda _: None)
+    events.show(WORKERS, 4)
+    events.show(NODES, 3)
+    events.tell(Change(WORKERS, 4, 2, "a machine was lost"))
+    shown.clear()
+    events.refresh()
+    assert sorted(shown) == [(NODES, 3), (WORKERS, 2)]
 
 
 def test_a_folder_that_cannot_be_written_costs_the_line_alone(tmp_path: Path) -> None:
