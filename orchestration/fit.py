@@ -28,7 +28,7 @@ from ..workers.train_loop import train_stages
 from .config import RunConfig
 from .elastic.change import WORKERS, Change
 from .elastic.events import Events
-from .elastic.places import Vacancy, room_for
+from .elastic.places import Vacancy, end_places, room_for
 from .elastic.watch import ChangeWatcher
 from .exporter import Exporter
 from .failure_policy import Failure, Verdict, curable, decide_run, pause_s, summary, told
@@ -38,7 +38,7 @@ from .rollout_pool import NoRollouts, RolloutClient, start_pool
 from .root_cause import causes
 from .session import kept_signals
 from .spool_watcher import Say, SpoolWatcher
-from .stopping import Stopping, ToldToStop, forget
+from .stopping import Stopping, ToldToStop
 from .streams import Plan, Streams, open_streams, passes_of, plan_streams
 
 LOST = "a worker was lost"
@@ -133,16 +133,11 @@ def _fit_once(
     name, storage = f"fit-{time.time_ns()}", make_folder("run", run_dir / "ray")  # the same name would silently resume
     with open_streams(plan, progress, warn) as streams:
         trainer = _trainer(config, loop, run_dir, rollouts, streams, restarts, name, size)
-        with Stopping(name, warn) as stopping, SpoolWatcher(run_dir / "metrics", todo, progress, warn, say), kept_signals(signal.SIGINT):
-            try:
-                trainer.fit()
-            except (TrainingFailedError, RayError):
-                if not stopping.is_asked:
-                    raise
-            finally:
-                forget(name)
-            if stopping.is_asked:
-                stopping.end()
+        watch = SpoolWatcher(run_dir / "metrics", todo, progress, warn, say)
+        with ExitStack() as after, Stopping(name, warn), watch, kept_signals(signal.SIGINT):
+            if size < config.workers.count:
+                after.callback(end_places, name, config.sizes, size)
+            trainer.fit()
     for attempt in storage.glob("fit-*"):  # the notes of interrupted ones help nobody any more
         if attempt.name != name:
             shutil.rmtree(attempt, ignore_errors=True)
@@ -170,7 +165,9 @@ def _trainer(
             "restarts": restarts,
             "training": name,
             "passes": passes_of(streams, config.data.stream_shuffle),
-            "vacancy": partial(Vacancy, reserved(workers), config.sizes, size, workers.resize_every_s) if size < workers.count else None,
+            "vacancy": partial(Vacancy, reserved(workers), config.sizes, size, workers.resize_every_s, name)
+            if size < workers.count
+            else None,
         },
         datasets=dict(streams.datasets),
         dataset_config=streams.options,

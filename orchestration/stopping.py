@@ -24,7 +24,7 @@ ASK_S = 1.0
 
 class Stopping:
     """A context in the main thread, while a training runs. The first SIGTERM asks the workers to end after a checkpoint, if any has begun;
-    a second one, or the end of patience, does what the handler before would have done.
+    when they have ended, at a second one, or at the end of patience, the handler before has its say.
     """
 
     def __init__(self, training: str, warn: Callable[[str], None], patience: float = PATIENCE_S) -> None:
@@ -37,15 +37,14 @@ class Stopping:
         self._before = signal.signal(signal.SIGTERM, self._heard)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._over.set()
         signal.signal(signal.SIGTERM, self._before)
+        _forget(self._training)
+        if self._since is not None and (error is None or isinstance(error, Exception)):  # its workers have ended, as they were asked
+            self._end()
 
-    @property
-    def is_asked(self) -> bool:
-        return self._since is not None
-
-    def end(self) -> None:
+    def _end(self) -> None:
         """What SIGTERM does without this context."""
         if callable(self._before):
             self._before(signal.SIGTERM, None)
@@ -57,7 +56,7 @@ class Stopping:
             self._since = now
             threading.Thread(target=self._ask, daemon=True, name="stop").start()  # not here: this may have interrupted a call of Ray's
         elif self._impatient or now - self._since > ECHO_S:
-            self.end()
+            self._end()
 
     def _ask(self) -> None:
         if _has(self._training, BEGUN):
@@ -83,7 +82,7 @@ class ToldToStop:
         return self._told
 
 
-def forget(training: str) -> None:
+def _forget(training: str) -> None:
     """Its words are of no use any more."""
     if store._internal_kv_initialized():
         store._internal_kv_del(f"{training}/", del_by_prefix=True, namespace=SPACE)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from ray.exceptions import RayError
+from ray.util import get_placement_group
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
 
 from .sizes import increments, reached
@@ -28,14 +29,17 @@ log = logging.getLogger(__name__)
 
 
 class Places:
-    """A context that keeps places, of `bundle` each, for workers beyond `have`, up to the last of the sizes."""
+    """A context that keeps places, of `bundle` each, for workers beyond `have`, up to the last of the sizes. name: by which another process
+    can end them (`end_places`); empty: none.
+    """
 
-    def __init__(self, bundle: Mapping[str, float], sizes: Sequence[int], have: int = 0) -> None:
-        self._bundle, self._have, self._added = dict(bundle), have, increments(sizes, have)
+    def __init__(self, bundle: Mapping[str, float], sizes: Sequence[int], have: int = 0, name: str = "") -> None:
+        self._bundle, self._have, self._added, self._name = dict(bundle), have, increments(sizes, have), name
         self._groups: list[PlacementGroup] = []
 
     def __enter__(self) -> Places:
-        self._groups = [placement_group([self._bundle] * n) for n in self._added]
+        names = [_numbered(self._name, i) if self._name else "" for i in range(len(self._added))]
+        self._groups = [placement_group([self._bundle] * n, name=name) for n, name in zip(self._added, names, strict=True)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,6 +50,13 @@ class Places:
     def size(self) -> int:
         """How many workers have places now, those beside them included."""
         return reached(self._added, [placement_group_table(group).get("state") == "CREATED" for group in self._groups], self._have)
+
+
+def end_places(name: str, sizes: Sequence[int], have: int) -> None:
+    """End those of this name: a process that was killed leaves them to Ray, which keeps them as long as the driver lives."""
+    for i in range(len(increments(sizes, have))):
+        with suppress(ValueError, RayError, ConnectionError):  # they are gone already, or the cluster is
+            remove_placement_group(get_placement_group(_numbered(name, i)))
 
 
 def room_for(bundle: Mapping[str, float], sizes: Sequence[int], warn: Callable[[str], None], settle: float = SETTLE) -> int:
@@ -68,11 +79,11 @@ def room_for(bundle: Mapping[str, float], sizes: Sequence[int], warn: Callable[[
 
 class Vacancy:
     """A context of rank 0: called at every step, it says whether more workers than the `have` that train would have room, and never waits
-    for the answer. It is no earlier than `every_s` seconds after the start.
+    for the answer. It is no earlier than `every_s` seconds after the start. name: of its places.
     """
 
-    def __init__(self, bundle: Mapping[str, float], sizes: Sequence[int], have: int, every_s: float) -> None:
-        self._places, self._have, self._every_s = Places(bundle, sizes, have), have, every_s
+    def __init__(self, bundle: Mapping[str, float], sizes: Sequence[int], have: int, every_s: float, name: str) -> None:
+        self._places, self._have, self._every_s = Places(bundle, sizes, have, name), have, every_s
         self._wanted = have < sizes[-1]
         self._found, self._stop = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="vacancy")
@@ -103,6 +114,10 @@ class Vacancy:
                         self._stop.wait()  # until the rank has left: nobody else may have them meanwhile
                 except (RayError, ConnectionError) as error:
                     log.warning("whether more workers have room is not known (%s)", error)
+
+
+def _numbered(name: str, number: int) -> str:
+    return f"{name}-places-{number}"
 
 
 def _told(bundle: Mapping[str, float]) -> str:

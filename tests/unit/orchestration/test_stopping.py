@@ -11,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from mutual_forcing.orchestration import stopping
-from mutual_forcing.orchestration.stopping import Stopping, ToldToStop, forget
+from mutual_forcing.orchestration.stopping import Stopping, ToldToStop
 
 
 class Ended(BaseException):
@@ -58,31 +58,34 @@ def ends_it() -> None:
         wait()
 
 
-def test_workers_hear_of_it_and_the_signal_has_its_end_afterwards(training: str) -> None:
+@pytest.mark.parametrize("failed", [False, True])
+def test_workers_hear_of_it_and_the_signal_has_its_end_afterwards(training: str, failed: bool) -> None:
     warnings = list[str]()
-    with Stopping(training, warnings.append) as stop:
-        told, other = ToldToStop(training), ToldToStop(uuid4().hex)
-        assert not told()
-        terminate()
-        until(told)
-        assert stop.is_asked
-        assert not other(), "another training goes on"
-        with pytest.raises(Ended):
-            stop.end()
+
+    def train() -> None:
+        with Stopping(training, warnings.append):
+            told, other = ToldToStop(training), ToldToStop(uuid4().hex)
+            assert not told()
+            terminate()
+            until(told)
+            assert not other(), "another training goes on"
+            if failed:
+                raise RuntimeError("notice was given")
+
+    with pytest.raises(Ended):
+        train()
     assert len(warnings) == 1
-    forget(training)
-    assert not ToldToStop(training)()
+    assert not ToldToStop(training)(), "a word for the training before is none for the next"
 
 
 def test_the_same_word_twice_is_one_and_a_later_one_ends_it_at_once(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Stopping(training, lambda _: None) as stop:
+    with Stopping(training, lambda _: None):
         told = ToldToStop(training)
         terminate()
         terminate()
         until(told)
         monkeypatch.setattr(stopping, "ECHO_S", 0.0)
         ends_it()
-        assert stop.is_asked
 
 
 def test_what_has_not_begun_has_nothing_to_save(training: str) -> None:

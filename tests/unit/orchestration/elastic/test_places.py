@@ -11,7 +11,7 @@ import ray
 from ray.util.placement_group import placement_group_table
 
 from mutual_forcing.orchestration.elastic import places
-from mutual_forcing.orchestration.elastic.places import Places, Vacancy, room_for
+from mutual_forcing.orchestration.elastic.places import Places, Vacancy, end_places, room_for
 
 PATIENCE = 60.0  # seconds
 CORE, NONE = {"CPU": 1.0}, {"CPU": 1.0, "nowhere": 1.0}  # of the session's cluster, which has four
@@ -54,6 +54,27 @@ def test_the_size_follows_what_is_free_and_nothing_stays_behind(taken: list[Any]
     assert all(group["state"] == "REMOVED" for group in placement_group_table().values())
 
 
+@ray.remote(num_cpus=0)
+class Rank:
+    """Looks out for more workers, in a process that can be killed."""
+
+    def watch(self, name: str) -> bool:
+        self._room = Vacancy(CORE, (1, 2, 4, 6), 1, 0.0, name).__enter__()
+        return True
+
+
+def test_a_killed_rank_leaves_no_places(ray_cluster: str) -> None:
+    rank: Any = Rank.remote()
+    assert ray.get(rank.watch.remote("fit-1"))
+    until(lambda: ray.available_resources().get("CPU", 0.0) == 1.0)  # of four: one more and two more have places, two more wait
+    ray.kill(rank)
+    time.sleep(1.0)
+    end_places("fit-1", (1, 2, 4, 6), 1)
+    until(lambda: ray.available_resources().get("CPU") == 4.0)
+    assert all(group["state"] == "REMOVED" for group in placement_group_table().values())
+    end_places("fit-1", (1, 2, 4, 6), 1)  # and nothing to end is no trouble
+
+
 def test_a_start_takes_what_there_is_when_no_more_has_come(taken: list[Any]) -> None:
     said: list[str] = []
     assert room_for(CORE, (1, 2, 4), said.append, settle=1.0) == 1
@@ -82,17 +103,17 @@ def test_who_waits_for_machines_says_so_once(ray_cluster: str, monkeypatch: pyte
 def test_rank_0_hears_of_room_when_it_is_there_and_not_too_often(taken: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "WATCH", 0.1)
     ray.kill(taken.pop())  # two are free: one trains, and two more would be three, which is no size
-    with Vacancy(CORE, (1, 4), have=1, every_s=0.0) as room:
+    with Vacancy(CORE, (1, 4), have=1, every_s=0.0, name="") as room:
         time.sleep(2.0)
         assert not room()
         for holder in taken:
             ray.kill(holder)
         until(room)
-    with Vacancy(CORE, (1, 2), have=1, every_s=3.0) as room:
+    with Vacancy(CORE, (1, 2), have=1, every_s=3.0, name="") as room:
         begin = time.monotonic()
         until(room)
         assert time.monotonic() - begin >= 2.5
-    with Vacancy(CORE, (1, 2), have=2, every_s=0.0) as room:
+    with Vacancy(CORE, (1, 2), have=2, every_s=0.0, name="") as room:
         time.sleep(0.5)
         assert not room(), "all train"
     taken.clear()
