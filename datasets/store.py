@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from .fault_switch import may_fail
 from .redaction import NO_USER, has_user, redacted, without_secrets
 from .scratch import Scratch
 from .storage import atomic_path, s3, sync
@@ -310,6 +311,7 @@ def tried(request: Callable[[], T], uri: str) -> T:
     answers, last = 0, ATTEMPTS - 1
     for attempt in range(ATTEMPTS):
         try:
+            may_fail(uri)
             return request()
         except OSError as error:
             if code_of(error) == "NoSuchBucket":

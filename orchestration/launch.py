@@ -34,7 +34,7 @@ from .mirror import mirrored
 from .preflight import awaited, examine
 from .report import build_report
 from .restore import MOVED, restore
-from .run_folder import NOTE, RUN, require_ours, shown_files
+from .run_folder import JOB_REMOTE, JOB_RUN, NOTE, RUN, require_ours, shown_files
 from .run_record import claim, loop_config
 from .samples import make_samples, open_generator
 from .session import ray_session, uninterrupted
@@ -116,7 +116,7 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
             return False
         keep()
         if todo or late or not (loop.data / MANIFEST).is_file():
-            with ray_session():
+            with ray_session(about={JOB_RUN: str(run_dir), JOB_REMOTE: config.remote.uri}):
                 for text in awaited(config, ray.cluster_resources()):
                     warn(text)
                 if todo and os.environ.get("RAY_ADDRESS"):

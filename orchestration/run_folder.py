@@ -12,6 +12,7 @@ from ..datasets.lock import LOCK
 from ..datasets.storage import write_json
 
 RUN = "run.json"
+JOB_RUN, JOB_REMOTE = "mutual_forcing.run", "mutual_forcing.remote"  # what Ray keeps of a run's job: its folder, and remote.uri
 COURSE, EVALUATED = "course", "evaluation"  # folder of the evaluations made during training, and the spool of their figures
 # Of the run's page in a tracking store.
 NOTE = (

@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import ray
 import ray.data
+from ray.job_config import JobConfig
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 PORTS = 32  # about what the processes of one session listen on
@@ -24,8 +25,9 @@ END_SECONDS = 10.0
 
 
 @contextmanager
-def ray_session(cpus: int | None = None) -> Iterator[None]:
-    """A Ray cluster of this machine that ends with the block, or the one that RAY_ADDRESS names.
+def ray_session(cpus: int | None = None, about: Mapping[str, str] | None = None) -> Iterator[None]:
+    """A Ray cluster of this machine that ends with the block, or the one that RAY_ADDRESS names. about: what the cluster keeps of this job,
+    for others to read.
 
     Raises:
         ValueError: Ray's processes could not speak to each other here, or did not start.
@@ -35,6 +37,8 @@ def ray_session(cpus: int | None = None) -> Iterator[None]:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     address = os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    if about:
+        options["job_config"] = JobConfig(metadata=dict(about))
     with _scratch() as scratch:
         if address:
             options |= {"address": address}

@@ -30,6 +30,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from ..datasets.fault_switch import may_fail, tracker_of
 from ..datasets.redaction import redacted
 from ..datasets.storage import sha256_file
 from .run_folder import EVALUATED, kept_key
@@ -254,6 +255,7 @@ class Tracker:
     def _use(self) -> MlflowClient:
         if self._client is None or self._calls.over:
             raise MlflowException("the tracking store is not open")
+        may_fail(tracker_of(self._run_dir))
         return self._client
 
     def _require(self) -> str:
