@@ -13,6 +13,7 @@ import os
 import random
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER = Path(f"/tmp/mutual-forcing-faults-{os.getuid()}")  # not of TMPDIR: processes of a run may have different ones
@@ -53,10 +54,8 @@ def switch_on(what: str, seconds: float, share: float = 1.0) -> Path:
 def switch_off(what: str) -> None:
     """Have calls to `what` work again."""
     _path(what).unlink(missing_ok=True)
-    try:
+    with suppress(OSError):  # there are others, or it is gone
         FOLDER.rmdir()
-    except OSError:
-        pass  # there are others, or it is gone
 
 
 def may_fail(what: str) -> None:

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from .chaos.command import chaos
 from .checkpoint_verbs import audit, checkpoint_app
 from .command import NOTHING_KEPT, Debug, Json, Set, console, print_record, run_verb
 from .data_commands import data_app
@@ -24,6 +25,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command(epilog="Example: mutual-forcing audit runs/demo")(audit)
 app.command(epilog="Example: mutual-forcing evaluate runs/demo --windows 0-5,5-15,15-25 --out runs/demo-evaluation")(evaluate)
+app.command(epilog="Example: mutual-forcing chaos runs/demo --minutes 30 --seed 1 --dry-run")(chaos)
 app.command(epilog="Example: mutual-forcing serve runs/demo --port 8000")(serve)
 app.command(epilog="Example: mutual-forcing submit demo --address http://127.0.0.1:8265 --set remote.uri=s3://bucket/run --name mine")(
     submit

@@ -135,7 +135,7 @@ def _revive(pid: int, started: int, wait_s: float, lock: str, log: str) -> None:
     with open(f"{here}/cmdline", "rb") as file:
         words = file.read().split(b"\0")[:-1]
     with open(f"{here}/environ", "rb") as file:
-        environment = dict(pair.partition(b"=")[::2] for pair in file.read().split(b"\0") if b"=" in pair)
+        environment = {name: value for name, found, value in (pair.partition(b"=") for pair in file.read().split(b"\0")) if found}
     folder, alone = os.readlink(f"{here}/cwd"), os.getpid()
     send(pid, started, signal.SIGKILL)
     _told(command=[os.fsdecode(word) for word in words])
@@ -143,6 +143,9 @@ def _revive(pid: int, started: int, wait_s: float, lock: str, log: str) -> None:
         return
     _wait(wait_s, lambda: holder_of(lock) not in (0, pid, alone))
     if holder_of(lock) in (0, pid):
+        for number in (signal.SIGINT, signal.SIGHUP):  # it must not inherit what this process does with signals
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         with open(log, "ab") as out:
             subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
 

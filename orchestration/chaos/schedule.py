@@ -42,8 +42,8 @@ class Event:
 
 
 def schedule(seed: int, minutes: float, kinds: Sequence[str], gap_s: float, ends: int) -> tuple[Event, ...]:
-    """Events of these kinds, one to two gaps apart, the first a gap after the begin and the last a gap before the end. Every kind comes once
-    before any comes again. ends: how many of them may end an attempt of the training.
+    """Events of these kinds, one to two gaps apart, the first a gap after the begin and the last a gap or more before the end. Every kind
+    comes once before any comes again. ends: how many of them may end an attempt of the training.
 
     Raises:
         ValueError: a kind is unknown, or there is no time for an event.
@@ -53,7 +53,9 @@ def schedule(seed: int, minutes: float, kinds: Sequence[str], gap_s: float, ends
     if not kinds:
         raise ValueError(f"--kinds: names none; choose from {','.join(KINDS)}")
     if not gap_s > 0 or not minutes * 60 >= 2 * gap_s:
-        raise ValueError(f"--minutes={minutes:g} with --gap={gap_s:g}: no event fits between two gaps; give at least {gap_s / 30:.2g} minutes")
+        raise ValueError(
+            f"--minutes={minutes:g} with --gap={gap_s:g}: no event fits between two gaps; give at least {gap_s / 30:.2g} minutes"
+        )
     dice, bag, events, at = random.Random(f"chaos {seed}"), list[str](), list[Event](), gap_s
     allowed = sorted(set(kinds), key=KINDS.index)
     while at <= minutes * 60 - gap_s:

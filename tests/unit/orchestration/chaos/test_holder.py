@@ -39,25 +39,24 @@ def is_stopped(process: psutil.Process) -> bool:
 
 
 def test_what_is_frozen_thaws_by_itself(victim: psutil.Process) -> None:
-    hold({"act": "freeze", "pid": victim.pid, "started": started_of(victim.pid), "seconds": 1.0})
-    assert is_stopped(victim)
+    hold({"act": "freeze", "pid": victim.pid, "started": started_of(victim.pid), "seconds": 8.0})
+    until(lambda: is_stopped(victim))  # a busy machine takes its time
     until(lambda: not is_stopped(victim))
 
 
 def test_it_thaws_also_when_whoever_asked_was_killed(victim: psutil.Process) -> None:
-    order = {"act": "freeze", "pid": victim.pid, "started": started_of(victim.pid), "seconds": 2.0}
+    order = {"act": "freeze", "pid": victim.pid, "started": started_of(victim.pid), "seconds": 8.0}
     code = f"from mutual_forcing.orchestration.chaos.acts import hold; hold({order!r}); import time; time.sleep(300)"
     asker = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     until(lambda: is_stopped(victim), 120)
     os.killpg(asker.pid, signal.SIGKILL)
     asker.wait()
-    assert is_stopped(victim)
     until(lambda: not is_stopped(victim))
 
 
 def test_it_thaws_at_once_when_it_is_asked_to(victim: psutil.Process) -> None:
     held = hold({"act": "freeze", "pid": victim.pid, "started": started_of(victim.pid), "seconds": 300.0})
-    assert is_stopped(victim)
+    until(lambda: is_stopped(victim))
     send(held["pid"], held["started"], signal.SIGTERM)
     until(lambda: not is_stopped(victim))
     until(lambda: not psutil.pid_exists(held["pid"]))

@@ -51,7 +51,12 @@ def test_an_event_says_what_it_does() -> None:
 
 @pytest.mark.parametrize(
     ("minutes", "kinds", "gap", "words"),
-    [(10, ["fire"], 20, "--kinds='fire': unknown"), (10, [], 20, "names none"), (1, KINDS, 60, "at least 2 minutes"), (1, KINDS, 0, "--gap=0")],
+    [
+        (10, ["fire"], 20, "--kinds='fire': unknown"),
+        (10, [], 20, "names none"),
+        (1, KINDS, 60, "at least 2 minutes"),
+        (1, KINDS, 0, "--gap=0"),
+    ],
 )
 def test_wrong_words_are_refused(minutes: float, kinds: list, gap: float, words: str) -> None:
     with pytest.raises(ValueError, match=words):

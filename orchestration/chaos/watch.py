@@ -1,0 +1,118 @@
+"""How far a run is: its steps, attempt and driver, as its folder tells; and what an event did to them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from ...datasets.account import read_account
+from ...datasets.lock import LOCK
+from ...datasets.stream_account import STREAMED
+from ..run_folder import RUN
+from ..spool_reader import record_of, step_of
+from .holder import holder_of
+from .schedule import ENDS_ATTEMPT, Event
+
+TAIL = 1 << 18  # bytes of a spool, which hold a whole line
+ENOUGH = 2  # steps that nobody had been waiting for when it happened
+MAX_POINTS = 4000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """At a time (seconds since 1970): the stage that is trained (number; -1 before the first), its steps, the attempt (a file of metrics
+    that was begun anew), the driver's process (0: none), and whether the run is finished.
+    """
+
+    at: float
+    stage: int = -1
+    steps: int = 0
+    attempt: int = 0
+    driver: int = 0
+    finished: bool = False
+
+    @property
+    def far(self) -> tuple[int, int]:
+        """How far the training is."""
+        return self.stage, self.steps
+
+
+def look(run_dir: str, stages: Sequence[str], at: float) -> Seen:
+    """Read it from the run folder, where that is."""
+    folder = Path(run_dir)
+    driver, finished = holder_of(str(folder / LOCK)), False
+    with suppress(OSError, ValueError, AttributeError):  # it may be on its way
+        finished = bool(json.loads((folder / RUN).read_text()).get("finished"))
+    for i in reversed(range(len(stages))):
+        try:
+            with (folder / "metrics" / f"{stages[i]}.jsonl").open("rb") as file:
+                size, attempt = os.fstat(file.fileno()).st_size, os.fstat(file.fileno()).st_ino
+                file.seek(max(0, size - TAIL))
+                lines = file.read().splitlines()
+        except FileNotFoundError:
+            continue
+        steps = next((step + 1 for line in reversed(lines) if (step := step_of(line)) is not None), 0)
+        return Seen(at, i, steps, attempt, driver, finished)
+    return Seen(at, driver=driver, finished=finished)
+
+
+def has_recovered(event: Event, before: Seen, after: Sequence[Seen]) -> bool:
+    """Whether training is past where it was. before: just after the event; after: what was seen since. An event that ends an attempt is not
+    over before another has begun.
+    """
+    if not after:
+        return False
+    now = after[-1]
+    if now.finished:
+        return True
+    if event.kind == "driver" and now.driver in (0, before.driver):
+        return False
+    if event.kind in (*ENDS_ATTEMPT, "driver"):
+        return any(seen.attempt != before.attempt for seen in after) and now.far > before.far
+    return now.far >= (before.stage, before.steps + ENOUGH)
+
+
+def told(event: Event, before: Seen, after: Sequence[Seen], stages: Sequence[str]) -> str:
+    """What was seen after an event, in words. after: what was seen until it had recovered."""
+    words, new = list[str](), [seen for seen in after if seen.attempt != before.attempt]
+    if event.kind == "driver" and after and after[-1].driver not in (0, before.driver):
+        words.append(f"another driver (process {after[-1].driver}) took over")
+    if new and (event.kind in (*ENDS_ATTEMPT, "driver") or new[0].far <= before.far):
+        first = new[0]
+        lost = before.steps - first.steps if first.stage == before.stage else 0
+        words.append(f"{stages[first.stage]} went on from step {first.steps}; {max(0, lost)} steps were computed again")
+    else:
+        moves = [before, *(b for a, b in zip([before, *after], after, strict=False) if b.far != a.far)]
+        pause = max((b.at - a.at for a, b in pairwise(moves)), default=0.0)
+        words.append(f"no step was lost; the longest pause was {pause:.1f} s")
+    return "; ".join(words)
+
+
+def source_told(run_dir: str, path: str) -> str:
+    """What a run that streams says of a media file."""
+    try:
+        lines = [line for line in read_account(Path(run_dir) / STREAMED) if line.where == path or line.path == Path(path).name]
+    except (OSError, ValueError):
+        lines = []
+    return "" if not lines else f"the account says: {'used' if lines[-1].used else f'refused ({lines[-1].reason})'}"
+
+
+def losses(run_dir: str, stages: Sequence[str]) -> list[tuple[float, int, int, float]]:
+    """(time, stage, step, loss) of the steps that stand in the run's metrics: of long runs some."""
+    found = list[tuple[float, int, int, float]]()
+    for i, stage in enumerate(stages):
+        try:
+            lines = (Path(run_dir) / "metrics" / f"{stage}.jsonl").read_bytes().splitlines()
+        except FileNotFoundError:
+            continue
+        for line in lines[:: 1 + len(lines) // MAX_POINTS]:
+            record: dict[str, Any] | None = record_of(line)
+            if record is not None and (loss := record["metrics"].get("loss")) is not None:
+                found.append((float(record["time"]), i, int(record["step"]), float(loss)))
+    return found
