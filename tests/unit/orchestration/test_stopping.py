@@ -47,15 +47,17 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def ends_it() -> None:
-    """The signal, now or after a while, has the end that it has without the context."""
+def ends_it(training: str, begin: Callable[[], object], patience: float = 60.0) -> None:
+    """A signal in the middle of a training has the end that it has without the context."""
 
-    def wait() -> None:
-        terminate()
-        time.sleep(60)
+    def train() -> None:
+        with Stopping(training, lambda _: None, patience):
+            begin()
+            terminate()
+            time.sleep(60)
 
     with pytest.raises(Ended):
-        wait()
+        train()
 
 
 @pytest.mark.parametrize("failed", [False, True])
@@ -79,21 +81,19 @@ def test_workers_hear_of_it_and_the_signal_has_its_end_afterwards(training: str,
 
 
 def test_the_same_word_twice_is_one_and_a_later_one_ends_it_at_once(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Stopping(training, lambda _: None):
+    def begin() -> None:
         told = ToldToStop(training)
         terminate()
         terminate()
         until(told)
         monkeypatch.setattr(stopping, "ECHO_S", 0.0)
-        ends_it()
+
+    ends_it(training, begin)
 
 
 def test_what_has_not_begun_has_nothing_to_save(training: str) -> None:
-    with Stopping(training, lambda _: None):
-        ends_it()
+    ends_it(training, lambda: None)
 
 
 def test_patience_ends(training: str) -> None:
-    with Stopping(training, lambda _: None, patience=0.2):
-        ToldToStop(training)
-        ends_it()
+    ends_it(training, lambda: ToldToStop(training), patience=0.2)
