@@ -37,7 +37,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """problems, warnings: of the run on this cluster, each a line; short: resources that it reserves and the cluster has not; differing:
+    """problems, warnings: of the run on this cluster, each a line; short: resources that it reserves at least and the cluster has not; differing:
     packages whose locked version some machine has not, with what it has; machines: how many answered.
     """
 
@@ -68,7 +68,7 @@ def look(asked: Asked) -> Answer:
     other = {name: have for found in machines.values() for name, have in found["differing"].items()}
     if other or problems:
         return Answer(problems, [], [], other, len(machines))
-    from ..preflight import examine, short_of
+    from ..preflight import awaited, examine, short_of
     from ..runs import configured
 
     try:
@@ -77,7 +77,9 @@ def look(asked: Asked) -> Answer:
     except ValueError as error:
         return Answer([str(error)], [], [], {}, len(machines))
     said = {kind: [f.text for f in findings if f.kind == kind] for kind in ("problem", "warning")}
-    return Answer(said["problem"], said["warning"], short_of(config, ray.cluster_resources()), {}, len(machines))
+    have = ray.cluster_resources()
+    short = short_of(config, have, fewest=True)
+    return Answer(said["problem"], [*said["warning"], *(() if short else awaited(config, have))], short, {}, len(machines))
 
 
 def _of_machines(pins: Mapping[str, str]) -> dict[str, dict[str, Any]]:
