@@ -37,7 +37,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """problems, warnings: of the run on this cluster, each a line; short: resources that it reserves at least and the cluster has not; differing:
+    """problems, warnings: of the run on this cluster, each a line; short: what it reserves at least and the cluster lacks; differing:
     packages whose locked version some machine has not, with what it has; machines: how many answered.
     """
 
