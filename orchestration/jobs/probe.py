@@ -20,7 +20,7 @@ from .secrets import resolve
 ASKED = "MUTUAL_FORCING_PROBE"
 MARK = "mutual-forcing-probe: "
 COMMAND = f"from {__name__} import main; main()"  # not a module that is run: what it sends to machines is found by its name
-NODE_S = 60.0
+NODE_S = 180.0  # a machine may have to install what the job ships
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,11 @@ def _of_machines(pins: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     for name, ref in waiting.items():
         try:
             found[name] = ray.get(ref, timeout=NODE_S)
+        except ray.exceptions.GetTimeoutError:
+            found[name] = {
+                "problems": [f"did not answer within {NODE_S:.0f} s; look at its load, or take it from the cluster"],
+                "differing": {},
+            }
         except Exception as error:  # noqa: BLE001  of whatever kind: that machine cannot run the job
             found[name] = {"problems": [f"cannot run the job ({' '.join(str(error).split())[-300:]})"], "differing": {}}
     return found

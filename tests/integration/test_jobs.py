@@ -31,7 +31,7 @@ def test_a_run_is_submitted_stopped_with_a_checkpoint_and_gone_on_with(cluster: 
     secret.write_text(f"{CANARY}-file\n")
     out_words = ("--out", str(out), "--name", "mine", "--tag", "a tag")
     secrets = ("--secret", f"HF_TOKEN=file:{secret}", "--secret", "MLFLOW_TRACKING_TOKEN=env:TEAM_TOKEN")
-    long = ("--set", "stages.mutual.steps=60", "--set", "checkpoint.every=1000")
+    long = ("--set", "stages.mutual.steps=600", "--set", "checkpoint.every=1000")
     begun = cluster.verb("submit", "tiny", *out_words, *secrets, *SMALL, *long, "--detach")
     assert (begun.code, begun.out) == (0, "mine\n"), begun.error
     assert "3 machines can run it" in begun.error
@@ -52,13 +52,13 @@ def test_a_run_is_submitted_stopped_with_a_checkpoint_and_gone_on_with(cluster: 
     assert json.loads(stopped.out)["status"] == "STOPPED"
     (commit,) = out.glob("checkpoints/mutual/*/COMMIT")
     done = len(steps(out, "mutual"))
-    assert 3 <= done < 60
+    assert 3 <= done < 600
     assert int("".join(c for c in commit.parent.name.split("-")[0] if c.isdigit())) == done, "every step that was made is in it"
 
     resumed = cluster.verb("resume", "mine", "--follow")
     assert resumed.code == 0, resumed.error + resumed.out
     assert "job mine.2: SUCCEEDED" in resumed.error
-    assert steps(out, "mutual") == list(range(60))
+    assert steps(out, "mutual") == list(range(600))
     listed = {record["job"]: record["status"] for record in json.loads(cluster.verb("status", "--json").out)}
     assert listed == {"mine": "STOPPED", "mine.2": "SUCCEEDED"}
     assert "Report: " in cluster.verb("logs", "mine.2").out
@@ -81,7 +81,7 @@ def test_followed_logs_end_with_the_job_and_its_code(cluster: JobCluster, tmp_pa
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--set", "workers.count=90", "--set", "stages.joint.batch=90"), "lower workers.count, or pass --grows"),
+        (("--set", "rollouts.actors=90", "--set", "rollouts.cpus=1"), "lower workers.count or rollouts.actors, or pass --grows"),
         (("--data", "/nowhere/at/all"), "/nowhere/at/all"),
         (("--data", "here/and/there"), "the cluster reads it, so give an absolute path there, or s3://"),
         (("--set", "workers.cuont=2"), "workers.count"),
