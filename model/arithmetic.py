@@ -53,13 +53,14 @@ def peak_of(device: str) -> float | None:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """rows, columns: of a latent picture; words_time_W2: the transcript; caption: its tokens, or rows of features."""
+    """rows, columns: of a latent picture; words_time_W2: the transcript; caption: its tokens, or rows of features; modalities: a clip's."""
 
     preset: Preset
     rows: int
     columns: int
     words_time_W2: Tensor
     caption: int
+    modalities: tuple[str, ...] = MODALITIES
 
     @property
     def config(self) -> TransformerConfig:
@@ -71,8 +72,9 @@ class Arithmetic:
 
     @property
     def cells(self) -> int:
+        """Tokens of one latent picture, as the first frame is."""
         patch = self.config.patch
-        return -(-self.rows // patch) * -(-self.columns // patch)
+        return -(-self.rows // patch) * -(-self.columns // patch) if "video" in self.modalities else 0
 
     @property
     def inner(self) -> int:
@@ -80,7 +82,8 @@ class Arithmetic:
 
     def tokens(self, chunk: int) -> Tokens:
         span = self.clock.audio_slice(chunk)
-        return {"video": self.cells * self.clock.chunk_video, "audio": span.stop - span.start}
+        every = {"video": self.cells * self.clock.chunk_video, "audio": span.stop - span.start}
+        return {m: every[m] for m in self.modalities}
 
     def keys(self, chunk: int) -> int:
         """What a token of a chunk attends to in a stream: the sink, the window, its own chunk."""
@@ -90,7 +93,7 @@ class Arithmetic:
 
     def start(self) -> int:
         """The text of a clip, and the pass that commits its first frame."""
-        text = sum(self._text(m, len(self.words_time_W2)) for m in MODALITIES)
+        text = sum(self._text(m, len(self.words_time_W2)) for m in self.modalities)
         return text + self._commit({"video": self.cells}, self.cells, self._heard(-1))
 
     def evaluation(self, chunk: int) -> int:
@@ -115,9 +118,8 @@ class Arithmetic:
 
     def parallel(self, first: int, chunks: int, words: int) -> int:
         """One `forward` over these chunks with a dense mask and so many words: the context copy without its last chunk, the noisy copy."""
-        now, both = self._copies(first, chunks)
-        low, high = (max(0, k - self.config.window) for k in (first, first + chunks - 1))
-        keys = _all(both) + self.cells * max(0, high - max(1, low) + 1)  # the sink again for every place that it takes
+        now, both = self.copies(first, chunks)
+        keys = _all(both) + self.sink_copies(first, chunks)
         return self._forward(now, both, _all(both) * keys, _all(now) * keys, words, chunks)
 
     def training(self, chunks: int, words: int) -> int:
@@ -125,21 +127,26 @@ class Arithmetic:
         at = [_all(self.tokens(k)) for k in range(chunks)]
         noisy = [at[k] * (self.cells + sum(at[max(0, k - self.config.window) : k + 1])) for k in range(chunks)]
         context = self.cells * self.cells + sum(noisy[:-1])  # a clean token reads as much as a noisy one of its chunk
-        return 3 * self._forward(*self._copies(0, chunks), context + sum(noisy), sum(noisy), words, chunks)
+        return 3 * self._forward(*self.copies(0, chunks), context + sum(noisy), sum(noisy), words, chunks)
 
     def _forward(self, now: Tokens, both: Tokens, pairs: int, last_pairs: int, words: int, chunks: int) -> int:
         """now: tokens of the noisy copy, which alone go through the last layer; pairs: in every other layer."""
-        of_all: Tokens = dict.fromkeys(MODALITIES, words)
+        of_all: Tokens = dict.fromkeys(self.modalities, words)
         total = self._pass(both, pairs, of_all, rows=1 + chunks) - (pairs - last_pairs) * 2 * self.inner
-        skipped = self._after_values({m: both[m] - now[m] for m in MODALITIES}, of_all)
-        return total - skipped + sum(self._text(m, words) for m in MODALITIES)
+        skipped = self._after_values({m: both[m] - now[m] for m in self.modalities}, of_all)
+        return total - skipped + sum(self._text(m, words) for m in self.modalities)
 
-    def _copies(self, first: int, chunks: int) -> tuple[Tokens, Tokens]:
+    def copies(self, first: int, chunks: int) -> tuple[Tokens, Tokens]:
         """Tokens of the noisy copy, and of both copies with the first frame."""
         span = range(first, first + chunks)
-        now = {m: sum(self.tokens(k)[m] for k in span) for m in MODALITIES}
-        both = {m: now[m] + sum(self.tokens(k)[m] for k in span[:-1]) for m in MODALITIES}
-        return now, both | {"video": both["video"] + self.cells}
+        now = {m: sum(self.tokens(k)[m] for k in span) for m in self.modalities}
+        both = {m: now[m] + sum(self.tokens(k)[m] for k in span[:-1]) for m in self.modalities}
+        return now, both | ({"video": both["video"] + self.cells} if "video" in both else {})
+
+    def sink_copies(self, first: int, chunks: int) -> int:
+        """Keys that the sink adds to a pass over these chunks: it stands there again for every place that it takes."""
+        low, high = (max(0, k - self.config.window) for k in (first, first + chunks - 1))
+        return self.cells * max(0, high - max(1, low) + 1)
 
     # --- parts ------------------------------------------------------------------------------------------------------------
 
@@ -147,7 +154,7 @@ class Arithmetic:
         """rows: distinct times, each of which is embedded once."""
         total = self.config.depth * pairs * 2 * self.inner
         for m, n in tokens.items():
-            width, features, ffn, options = self._branch(m)
+            width, features, ffn, options = self.branch(m)
             total += n * 2 * features * width
             total += rows * self._times(m) + rows * (2 * width * width if options.head == "projection" else 0)
             layer = n * 4 * self.inner * width + n * 2 * self.inner * width + n * self._reading(m, words[m]) + n * 2 * ffn * width
@@ -157,7 +164,7 @@ class Arithmetic:
     def _commit(self, tokens: Tokens, keys: int, words: Tokens) -> int:
         total = self._pass(tokens, _all(tokens) * keys, words, rows=1) - _all(tokens) * keys * 2 * self.inner
         for m in tokens:
-            width, _, _, options = self._branch(m)
+            width, _, _, options = self.branch(m)
             total -= 2 * width * width if options.head == "projection" else 0
         return total - self._after_values(tokens, words)
 
@@ -165,23 +172,23 @@ class Arithmetic:
         """What tokens cost from the last layer's keys and values on, without the joint attention."""
         total = 0
         for m, n in tokens.items():
-            width, features, ffn, _ = self._branch(m)
+            width, features, ffn, _ = self.branch(m)
             total += n * (features * width + 3 * self.inner * width + self._reading(m, words[m]) + 2 * ffn * width)
         return total
 
     def _times(self, m: str) -> int:
-        width, _, _, options = self._branch(m)
+        width, _, _, options = self.branch(m)
         return 2 * (options.time_features * width + width * width) + 6 * width * width
 
     def _reading(self, m: str, words: int) -> int:
         """Text attention of one token in one layer."""
-        if self._branch(m)[3].caption_features:
+        if self.branch(m)[3].caption_features:
             return (self.caption + words + 1) * 2 * self.inner
         return (1 + self.caption + words) * 4 * self.inner  # keys and values are twice as wide
 
     def _text(self, m: str, words: int) -> int:
         """The text of a clip with its keys and values for every layer."""
-        width, _, _, options = self._branch(m)
+        width, _, _, options = self.branch(m)
         total = words * 2 * width * width + words * width
         if options.caption_features:
             total += self.caption * (options.caption_features * width + width * width)
@@ -192,9 +199,9 @@ class Arithmetic:
         """Words among the keys of a chunk in a stream: those near it, in portions."""
         c, every = self.config, len(self.words_time_W2)
         seen = word_mask(torch.tensor([chunk]), self.words_time_W2[None], float(self.clock.chunk), c.window, c.word_lookahead_s)
-        return dict.fromkeys(MODALITIES, words_kept(int(seen.sum()), every))
+        return dict.fromkeys(self.modalities, words_kept(int(seen.sum()), every))
 
-    def _branch(self, m: str) -> tuple[int, int, int, BranchConfig]:
+    def branch(self, m: str) -> tuple[int, int, int, BranchConfig]:
         """Width, features of a token, width of the feed-forward, options."""
         c, options = self.config, self.config.branch(m)
         width, features = (c.video_width, c.video_channels * c.patch**2) if m == "video" else (c.audio_width, c.audio_channels)
