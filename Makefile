@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser bench docs fmt clean
+.PHONY: help setup demo test test-slow test-browser bench docs audit fmt clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -44,6 +44,13 @@ bench: $(READY)  ## A quick benchmark of the model, as one JSON line
 docs: $(READY)  ## Build the documentation into build/docs/index.html; a broken link is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet docs build/docs
 	@echo "build/docs/index.html"
+
+# Advisories that do not concern this program, each with its reason in a line of its own, `# NAME: why`.
+AUDIT_IGNORED :=
+
+audit: $(READY)  ## Compare the pinned versions with the published advisories (needs a network)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip-audit
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(addprefix --ignore-vuln ,$(AUDIT_IGNORED))
 
 fmt: $(READY)  ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix

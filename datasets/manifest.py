@@ -112,7 +112,13 @@ def open_manifest(path: Path) -> Manifest:
         ValueError: there is none, it is of another format, or it names a shard that is none.
     """
     data = read_json(path, "dataset manifest (run `mutual-forcing data prepare` first)")
-    if not isinstance(data, dict) or data.pop("format", None) != FORMAT:
+    form = data.pop("format", None) if isinstance(data, dict) else None
+    if isinstance(form, int) and form > FORMAT:
+        raise ValueError(
+            f"dataset manifest: {path} is of format {form}, and this release reads format {FORMAT}; use the release that wrote it, "
+            "or prepare the data into another folder"
+        )
+    if form != FORMAT:
         raise ValueError(f"dataset manifest: {path} has another format than {FORMAT}; {REMEDY}")
     try:
         manifest = Manifest(

@@ -11,7 +11,6 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import ceil, floor
@@ -29,7 +28,7 @@ from ..datasets.redaction import redacted
 from ..datasets.store import Store, is_remote, store_of
 from ..datasets.writable import require_writable
 from ..model.transformer import AVTransformer
-from ..workers.checkpoint import is_finished, newest
+from ..workers.checkpoint import OtherFormat, is_finished, newest
 from ..workers.pretrained import find_pretrained
 from .config import RunConfig
 from .course_config import CourseConfig
@@ -291,12 +290,17 @@ def _data(config: RunConfig, run_dir: Path) -> Told:
     except (ValueError, OSError) as error:
         yield "problem", str(error)
     for stage in config.stages:
-        with suppress(ValueError, OSError):  # `train` says what is damaged, and goes on from the one before
+        try:
             last = newest(_checkpoints(config, run_dir), stage.name)
-            theirs = last and last.manifest.get("about", {}).get("settings")
-            if last and theirs and theirs != config.settings():
-                yield "problem", f"checkpoint {last.uri}: of a run with other settings; choose another checkpoint.uri or --out"
-                return
+        except OtherFormat as error:
+            yield "problem", str(error)
+            return
+        except (ValueError, OSError):
+            continue  # `train` says what is damaged, and goes on from the one before
+        theirs = last and last.manifest.get("about", {}).get("settings")
+        if last and theirs and theirs != config.settings():
+            yield "problem", f"checkpoint {last.uri}: of a run with other settings; choose another checkpoint.uri or --out"
+            return
 
 
 def _folders(config: RunConfig, run_dir: Path) -> Told:

@@ -65,7 +65,7 @@ def open_run(run_dir: Path) -> RunConfig:
     try:
         return from_tree(tree)
     except ValueError as error:  # of a release that names its fields otherwise
-        raise ValueError(f"run {str(run_dir)!r}: {RUN}: {error}; train the run again") from error
+        raise ValueError(f"run {str(run_dir)!r}: {RUN}: {error}; open it with the release that wrote it, or train the run again") from error
 
 
 def read_record(run_dir: Path) -> dict[str, Any]:

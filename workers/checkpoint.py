@@ -77,11 +77,15 @@ class Missing(ValueError):
         self.name = name
 
 
+class OtherFormat(ValueError):
+    """A checkpoint that another release wrote, whole as far as this one can tell: no damage, and nothing to remove."""
+
+
 class Checkpoint:
     """A complete checkpoint, its manifest read and verified.
 
     Raises:
-        ValueError: COMMIT or the manifest is missing, damaged, or of another format.
+        ValueError: COMMIT or the manifest is missing, damaged, or of another format (OtherFormat).
     """
 
     def __init__(self, store: Store, path: str) -> None:
@@ -92,6 +96,12 @@ class Checkpoint:
         if not isinstance(commit, dict) or commit.get("manifest") != hashlib.sha256(content).hexdigest():
             raise self._damaged(MANIFEST, f"its hash is not the one in {COMMIT}")
         self.manifest = _json(content, f"{self.uri}/{MANIFEST}")
+        form = self.manifest.get("format") if isinstance(self.manifest, dict) else None
+        if isinstance(form, int) and form != FORMAT:
+            raise OtherFormat(
+                f"checkpoint {self.uri}: is of format {form}, and this release reads format {FORMAT}; go on with the release "
+                "that wrote it, or start another run"
+            )
         match = NAME.fullmatch(f"{path}/{MANIFEST}")
         if not _sound(self.manifest) or match is None or (match["stage"], int(match["step"])) != (self.stage, self.step):
             raise ValueError(
@@ -251,9 +261,15 @@ def finished(store: Store, stage: str) -> Checkpoint | None:
 
 
 def is_finished(store: Store, stage: str) -> bool:
-    """Whether a stage has a checkpoint of its last step; one whose manifest is damaged does not count."""
+    """Whether a stage has a checkpoint of its last step; one whose manifest is damaged does not count.
+
+    Raises:
+        OtherFormat: that of another release does: it may be the end of the stage.
+    """
     try:
         return finished(store, stage) is not None
+    except OtherFormat:
+        raise
     except ValueError:
         return False
 

@@ -11,11 +11,11 @@ import platform
 from collections.abc import Callable
 
 from ..datasets.store import Store
-from .checkpoint import COMMIT, Checkpoint, Missing, found_in
+from .checkpoint import COMMIT, Checkpoint, Missing, OtherFormat, found_in
 from .checkpoint_writer import one_line
 
 Agree = Callable[[str], list[str]]
-AWAY, DAMAGED, UNSEEN = "away", "damaged", "unseen"  # what a rank can have to say of a checkpoint
+AWAY, DAMAGED, UNSEEN, OTHER = "away", "damaged", "unseen", "other"  # what a rank can have to say of a checkpoint
 
 
 def resume_from(store: Store, stage: str, agree: Agree, rank: int, world: int, warn: Callable[[str], None]) -> Checkpoint | None:
@@ -26,7 +26,8 @@ def resume_from(store: Store, stage: str, agree: Agree, rank: int, world: int, w
 
     Raises:
         OSError: the store does not answer, or is not the same for all ranks. That is no reason to take an older state.
-        ValueError: there are complete checkpoints, and all are damaged.
+        ValueError: there are complete checkpoints, and all are damaged; or the last that is not is of another release, and may be newer
+            than all that this one can read. Nothing was changed.
     """
     damaged: dict[str, str] = {}
     for path in reversed(_listed(store, stage, agree, rank)):
@@ -34,6 +35,8 @@ def resume_from(store: Store, stage: str, agree: Agree, rank: int, world: int, w
         words = [json.loads(word) for word in agree(json.dumps(said))]
         if away := [word[AWAY] for word in words if AWAY in word]:
             raise OSError(away[0])
+        if other := [word[OTHER] for word in words if OTHER in word]:
+            raise ValueError(other[0])
         if damage := [word[DAMAGED] for word in words if DAMAGED in word]:
             damaged[path] = damage[0]
             continue
@@ -77,6 +80,8 @@ def _looked(store: Store, path: str, rank: int, world: int) -> tuple[Checkpoint 
         return None, {
             UNSEEN: f"checkpoint.uri: {store.uri} is not shared by rank {rank} on {node}, which does not see {error.name}; mount it there"
         }
+    except OtherFormat as error:
+        return None, {OTHER: str(error)}
     except OSError as error:
         return None, {AWAY: one_line(error)}
     except Exception as error:  # noqa: BLE001  whatever a damaged file leads to

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from canary_material import CANARIES, Watch, leaked, leaks
 from command_material import Running, Said, command
 from mlflow.tracking import MlflowClient
 
@@ -34,22 +35,37 @@ class Trained:
     folder: Path
     done: Said
     left_behind: set[int]
+    watch: Watch
 
     def lines(self, stage: str) -> list[dict]:
         return [json.loads(line) for line in (self.folder / "metrics" / f"{stage}.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def run(tmp_path_factory: pytest.TempPathFactory, short_tmp: Path) -> Trained:
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    with Running(*TRAIN, "--out", str(folder)) as running:
-        done = running.wait(600)  # a minute and a half by itself; other tests run beside it
+    with Running(*TRAIN, "--out", str(folder), environment=CANARIES | {"TMPDIR": str(short_tmp)}) as running:
+        with Watch(running.processes, short_tmp) as watch:
+            done = running.wait(600)  # a minute and a half by itself; other tests run beside it
         assert done.code == 0, done.error[-2000:]
-        return Trained(folder, done, running.left_behind(10))
+        return Trained(folder, done, running.left_behind(10), watch)
 
 
 def test_nothing_of_ray_is_left(run: Trained) -> None:
     assert not run.left_behind
+
+
+def test_no_secret_of_the_environment_is_in_the_run_the_tracker_the_terminal_a_log_or_a_process(run: Trained) -> None:
+    assert leaks([run.folder]) == [], "mlflow.db and its artifacts are in it"
+    assert leaked((run.done.out + run.done.error).encode()) == []
+    assert run.watch.found == set()
+    assert any("raylet" in where for where in run.watch.seen), "processes of Ray were looked at"
+    assert any(where.startswith("log worker") for where in run.watch.seen), "and the logs of its session"
+
+
+def test_nothing_of_it_shows_a_dashboard(run: Trained) -> None:
+    """Whoever reaches Ray's may start jobs."""
+    assert not any("dashboard/dashboard.py" in where for where in run.watch.seen)
 
 
 def test_the_report_is_one_file_that_names_every_stage(run: Trained) -> None:

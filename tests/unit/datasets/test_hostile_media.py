@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from media_material import FPS, write_film
 
+from mutual_forcing.datasets.ffmpeg_child import INHERITED, Child, Limits
 from mutual_forcing.datasets.ffmpeg_program import MediaError, ffmpeg_path
 from mutual_forcing.datasets.film import Verdict, open_film
 from mutual_forcing.datasets.media import DecodeConfig
@@ -136,6 +137,18 @@ def test_a_list_that_poses_as_a_film_opens_no_file_and_no_connection(tmp_path, c
                     film.verdict()
         assert not opened()
         assert callers == []
+
+
+def test_what_a_film_may_take_over_knows_no_credentials(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of-the-user")
+    monkeypatch.setenv("FFREPORT", f"file={tmp_path / 'report'}")
+    with Child(lambda _: [sys.executable, "-c", "import os, sys; sys.stderr.write(' '.join(os.environ))"], Limits()) as child:
+        while child.step():
+            pass
+    names = set(child.said.split())
+    assert "PATH" in names
+    assert names <= {*INHERITED, "AV_LOG_FORCE_NOCOLOR", "LC_CTYPE"}
+    assert isinstance(judged(clip), Verdict), "and needs none"
 
 
 def test_the_watch_and_the_port_would_have_told(clip):

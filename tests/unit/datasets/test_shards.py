@@ -171,7 +171,11 @@ def test_a_manifest_of_another_form_is_refused(tmp_path):
     good = {"format": FORMAT, **asdict(finished(tmp_path, [[record(0)]]))}
     outside = {**good["shards"][0], "file": "../" + tmp_path.name + "/shard-0.arrow"}
     for bad, reason in [
-        ({**good, "format": FORMAT + 1}, "another format"),
+        (
+            {**good, "format": FORMAT + 1},
+            f"is of format {FORMAT + 1}, and this release reads format {FORMAT}; use the release that wrote it",
+        ),
+        ({**good, "format": FORMAT - 1}, "another format"),
         ([good], "another format"),
         ({k: v for k, v in good.items() if k != "clips"}, "lacks or adds a field"),
         ({**good, "more": 1}, "lacks or adds a field"),

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, is_dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -30,6 +31,23 @@ def leaves(tree: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{path}{key}.")
         else:
             yield f"{path}{key}", value
+
+
+def test_a_setting_is_data_and_runs_nothing(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    with pytest.raises(ValueError, match=r"--set seed: .* is not a YAML value"):
+        with_settings(
+            recipe("tiny"), ["seed=!!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [" + str(made) + "]]"]
+        )
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("uri", ["s3://me:secret-one@bucket/a", "https://me:secret-one@host/a"])
+def test_an_address_with_a_password_is_no_setting(uri: str) -> None:
+    for name in ("remote.uri", "checkpoint.uri", "data.media", "data.prepared", "init.video"):
+        with pytest.raises(ValueError, match=name) as refused:
+            with_settings(recipe("tiny"), [f"{name}={uri}"])
+        assert "secret-one" not in str(refused.value)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

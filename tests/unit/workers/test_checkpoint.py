@@ -18,6 +18,7 @@ from mutual_forcing.datasets.ledger import Update
 from mutual_forcing.datasets.store import LocalStore, write_bytes
 from mutual_forcing.workers.checkpoint import (
     COMMIT,
+    FORMAT,
     MANIFEST,
     Checkpoint,
     Found,
@@ -385,6 +386,18 @@ def test_a_manifest_that_does_not_fit_is_damage(store: LocalStore, change: Calla
     assert step == 6
     assert len(said) == 1
     assert "\n" not in said[0]
+
+
+def test_one_of_a_newer_release_is_no_damage_and_nothing_is_trained_again_or_removed(store: LocalStore) -> None:
+    """A run that a newer release has gone on with, and the older one's command is given again."""
+    edited(store, 9, lambda m: m.update(format=FORMAT + 1))
+    before = store.names()
+    newer = f"is of format {FORMAT + 1}, and this release reads format {FORMAT}; go on with the release that wrote it"
+    for act in (resumed, lambda s: is_finished(s, "joint"), lambda s: stage_weights(s, "joint", NETWORK, "ema")):
+        with pytest.raises(ValueError, match=newer) as refused:
+            act(store)
+        assert "\n" not in str(refused.value)
+    assert store.names() == before
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../x", "a/../../x", "a//b", "", "."])
