@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 from .store import Store
@@ -23,7 +24,7 @@ UNREAD = "read"  # the stage of what could not be read: the next job tries again
 REMEDY = "prepare the data again into another folder"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LeftOut:
     """A clip that was not made: where it begins in its source, and why."""
 
@@ -31,7 +32,7 @@ class LeftOut:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceLine:
     """What became of a source.
 
@@ -68,9 +69,17 @@ class SourceLine:
 
 def write_account(store: Store, name: str, lines: Iterable[SourceLine]) -> None:
     """The account as a file of the dataset, sorted by path."""
+    write_lines(store, name, sorted(lines, key=lambda line: line.path))
+
+
+def write_lines(store: Store, name: str, lines: Iterable[SourceLine]) -> None:
+    """The same of lines that come sorted by path: no more than one of them is held."""
+    before = ""
     with store.writing(name) as path, path.open("w", encoding="utf-8") as file:
-        for line in sorted(lines, key=lambda line: line.path):
+        for line in lines:
+            assert before <= line.path, "lines come sorted"
             file.write(json.dumps(_plain(line), ensure_ascii=False) + "\n")
+            before = line.path
 
 
 def read_account(path: Path) -> list[SourceLine]:
@@ -101,9 +110,12 @@ def _plain(line: SourceLine) -> dict[str, Any]:
 
 
 def _line(data: dict[str, Any]) -> SourceLine:
-    left_out = tuple(LeftOut(float(start), str(reason)) for start, reason in data["left_out"])
-    timing = tuple((str(name), float(x)) for name, x in data["timing"].items())
-    return SourceLine(**data | {"left_out": left_out, "timing": timing, "tags": tuple((str(k), str(v)) for k, v in data["tags"].items())})
+    left_out = tuple(LeftOut(float(start), intern(str(reason))) for start, reason in data["left_out"])
+    timing = tuple((intern(str(name)), float(x)) for name, x in data["timing"].items())
+    same: dict[str, Any] = {name: intern(data[name]) for name in ("status", "stage", "reason")}  # a million lines say the same
+    return SourceLine(
+        **data | same | {"left_out": left_out, "timing": timing, "tags": tuple((str(k), str(v)) for k, v in data["tags"].items())}
+    )
 
 
 def records(lines: Sequence[SourceLine]) -> list[dict[str, Any]]:

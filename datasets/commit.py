@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from heapq import merge
 from math import isfinite
 from types import MappingProxyType
 from typing import Any
 
 from ..model.noise import position_seed
 from .account import SOURCES, SourceLine
-from .clip_table import CLIPS, ClipRow
+from .clip_table import CLIPS, ClipRow, place_of
 from .config import DataConfig
 from .duplicates import Fingerprint, first_near
 from .look import Looked
@@ -19,6 +21,35 @@ from .part_writer import joined
 from .parts import Outcome, Receipt
 from .sources import Source
 from .statistics import LatentStatistics, merged
+
+
+def lines_of(
+    sources: Iterable[Source], looked: Mapping[str, Looked], receipts: Iterable[Receipt], account: Mapping[str, SourceLine]
+) -> Iterator[SourceLine]:
+    """The account, by path: of the sources that were dealt with now, and of the others in the account as it was. The outcomes in receipts
+    come in the order of the sources' names; so no more than a receipt is held.
+    """
+    outcomes = (outcome for receipt in receipts for outcome in receipt.outcomes)
+    following = next(outcomes, None)
+
+    def of_now() -> Iterator[SourceLine]:
+        nonlocal following
+        for source in sorted(sources, key=lambda source: source.name):
+            outcome = following if following is not None and following.name == source.name else None
+            if outcome is not None:
+                following = next(outcomes, None)
+            tries = account[source.name].attempts + 1 if source.name in account else 1
+            yield line_of(source, looked[source.name], outcome, tries)
+
+    others = (account[name] for name in sorted(account) if name not in looked)
+    yield from merge(of_now(), others, key=lambda line: line.path)
+    assert following is None, f"{following.name}: what came of it is out of order"
+
+
+def rows_of(receipts: Iterable[Receipt], table: Iterable[ClipRow]) -> Iterator[ClipRow]:
+    """The clips of a dataset, sorted as its table is: those that it had, and those of the parts that were made now."""
+    made = (row for receipt in receipts for row in sorted(receipt.clips, key=place_of))
+    return merge(table, made, key=place_of)
 
 
 def line_of(source: Source, looked: Looked, outcome: Outcome | None, attempts: int) -> SourceLine:
@@ -49,36 +80,43 @@ def line_of(source: Source, looked: Looked, outcome: Outcome | None, attempts: i
 def described(
     config: DataConfig,
     codecs: tuple[dict[str, Any], dict[str, Any]],
-    lines: Sequence[SourceLine],
+    lines: Iterable[SourceLine],
     receipts: Iterable[Receipt],
     before: Manifest | None,
-    table: Sequence[ClipRow] = (),
+    table: Iterable[ClipRow] = (),
     scribes: Mapping[str, str] = MappingProxyType({}),
     inputs: Sequence[str] = (),
 ) -> Manifest:
     """The manifest of a dataset whose sources are `lines`, with the parts that were made now. before: what it was; table: its clips then;
-    scribes, inputs: see `Manifest` (no inputs: those of the settings).
+    scribes, inputs: see `Manifest` (no inputs: those of the settings). Receipts are gone through several times, each with whole sources.
 
     Raises:
         ValueError: only one source can be used.
     """
-    receipts, t = list(receipts), config.timeline
-    made = [clip for receipt in receipts for clip in receipt.clips]
+    t = config.timeline
     statistics = {name: LatentStatistics.from_json(x) for name, x in before.statistics.items()} if before else {}
-    schema = before.schema if before else {}
+    schema, shards, quality = before.schema if before else {}, list(before.shards if before else ()), list[tuple[float, float]]()
+    fresh = list[ClipRow]()
     for receipt in receipts:
-        statistics = merged(statistics, receipt.statistics)
-        schema = joined(schema, receipt.columns)
-    dropped = (before.dropped if before else {}) | copies(made, table)
-    firsts: dict[str, str] = {}
-    for clip in sorted(made, key=lambda clip: clip.start_s):
-        if clip.clip_id not in dropped:
-            firsts.setdefault(clip.source, clip.clip_id)
-    below = before.held_out_below if before else _threshold(config, firsts)
-    apart = {name for name, clip in firsts.items() if _rank(config, clip) < below}
-    live = [clip for clip in (*table, *made) if clip.clip_id not in dropped]
-    quality = [pair for receipt in receipts for pair in receipt.quality]
-    used = sum(line.used for line in lines)
+        statistics, schema = merged(statistics, receipt.statistics), joined(schema, receipt.columns)
+        shards += receipt.shards
+        quality += receipt.quality
+        fresh += [clip for clip in receipt.clips if clip.fingerprint]
+    dropped = (before.dropped if before else {}) | copies(fresh, table)
+    below = (
+        before.held_out_below
+        if before
+        else _threshold(config.held_out_share, (_rank(config, clip) for receipt in receipts for clip in _firsts(receipt, dropped).values()))
+    )
+    held_out, clips, hours = list(before.held_out if before else ()), before.clips if before else 0, before.hours if before else 0.0
+    for receipt in receipts:
+        apart = {name for name, clip in _firsts(receipt, dropped).items() if _rank(config, clip) < below}
+        held_out += [clip.clip_id for clip in receipt.clips if clip.source in apart]
+        live = [clip.chunks for clip in receipt.clips if clip.clip_id not in dropped]
+        clips, hours = clips + len(live), hours + sum(map(t.seconds, live)) / 3600
+    total = used = 0
+    for line in lines:
+        total, used = total + 1, used + line.used
     return Manifest(
         settings=config.shaping(),
         inputs=tuple(inputs or config.inputs),
@@ -89,13 +127,13 @@ def described(
         height=config.height,
         video_codec=codecs[0],
         audio_codec=codecs[1],
-        shards=(*(before.shards if before else ()), *(shard for receipt in receipts for shard in receipt.shards)),
-        held_out=tuple(sorted([*(before.held_out if before else ()), *(clip.clip_id for clip in made if clip.source in apart)])),
-        clips=len(live),
-        hours=sum(t.seconds(clip.chunks) for clip in live) / 3600,
+        shards=tuple(shards),
+        held_out=tuple(sorted(held_out)),
+        clips=clips,
+        hours=hours,
         dropped=dropped,
         sources_used=used,
-        sources_refused=len(lines) - used,
+        sources_refused=total - used,
         codec_quality=before.codec_quality if before else {"video_psnr_db": _mean(quality, 0), "audio_snr_db": _mean(quality, 1)},
         synthetic=config.is_synthetic,
         version=before.version + 1 if before else 1,
@@ -108,11 +146,11 @@ def described(
     )
 
 
-def counted_anew(before: Manifest, lines: Sequence[SourceLine], inputs: Sequence[str]) -> Manifest:
+def counted_anew(before: Manifest, lines: Iterable[SourceLine], inputs: Sequence[str]) -> Manifest:
     """The manifest of a dataset whose sources are `lines`, and to which no clip was added: the same version."""
-    used = sum(line.used for line in lines)
-    assert used == before.sources_used, "a source is used where it has clips"
-    return replace(before, inputs=tuple(inputs), sources_refused=len(lines) - used)
+    counts = Counter(line.used for line in lines)
+    assert counts[True] == before.sources_used, "a source is used where it has clips"
+    return replace(before, inputs=tuple(inputs), sources_refused=counts[False])
 
 
 def lost_clips(manifest: Manifest, lines: Iterable[SourceLine]) -> list[str]:
@@ -124,10 +162,10 @@ def copies(made: Iterable[ClipRow], table: Iterable[ClipRow] = ()) -> dict[str, 
     """Clips made now that are copies of another one, with what they are copies of; of those with fingerprints. table: clips that were there
     before, of which none is dropped for a new one; of new ones the first by source and time stays, whoever finished first.
     """
-    kept = [clip for clip in table if clip.fingerprint]
-    fresh = sorted((clip for clip in made if clip.fingerprint), key=lambda clip: (clip.source, clip.start_s, clip.clip_id))
+    fresh = sorted((clip for clip in made if clip.fingerprint), key=place_of)
     if not fresh:
         return {}
+    kept = [clip for clip in table if clip.fingerprint]
     clips = [*kept, *fresh]
     first = first_near([Fingerprint.unpack(clip.fingerprint) for clip in clips])
     return {
@@ -137,13 +175,22 @@ def copies(made: Iterable[ClipRow], table: Iterable[ClipRow] = ()) -> dict[str, 
     }
 
 
-def _threshold(config: DataConfig, firsts: Mapping[str, str]) -> int:
+def _firsts(receipt: Receipt, dropped: Mapping[str, str]) -> dict[str, str]:
+    """The first clip that counts of each source of a part."""
+    firsts: dict[str, str] = {}
+    for clip in sorted(receipt.clips, key=lambda clip: clip.start_s):
+        if clip.clip_id not in dropped:
+            firsts.setdefault(clip.source, clip.clip_id)
+    return firsts
+
+
+def _threshold(share: float, ranks: Iterable[int]) -> int:
     """Whole sources are held out, those whose first clips hash lowest, whatever their files are called: the bound between them and the
-    others, which decides for sources that are added later too."""
-    if len(firsts) < 2:
-        raise ValueError(f"data.media: only {len(firsts)} source can be used, one to train on and one to hold out are needed; add clips")
-    ranks = sorted(_rank(config, clip) for clip in firsts.values())
-    count = min(max(1, round(config.held_out_share * len(ranks))), len(ranks) - 1)
+    others, which decides for sources that are added later too. share: of sources; ranks: hashes of all their first clips."""
+    ranks = sorted(ranks)
+    if len(ranks) < 2:
+        raise ValueError(f"data.media: only {len(ranks)} source can be used, one to train on and one to hold out are needed; add clips")
+    count = min(max(1, round(share * len(ranks))), len(ranks) - 1)
     return (ranks[count - 1] + ranks[count]) // 2 + 1
 
 

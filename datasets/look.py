@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from sys import intern
 from typing import Any
 
 from .account import UNREAD
@@ -31,7 +32,7 @@ class Refused(ValueError):
         self.stage = stage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Looked:
     """What was found: a refusal with its stage and what ffmpeg said, or the hash of the bytes, the seconds that the container states (0:
     none), the frames at which scenes begin (where they are asked for), and whether it has a caption or a transcript."""
@@ -61,7 +62,10 @@ def looked_of(text: str) -> Looked:
     """
     data = json.loads(text)
     try:
-        return Looked(**data | {"starts": tuple(int(x) for x in data["starts"])})
+        same: dict[str, Any] = {
+            name: intern(data[name]) for name in ("stage", "reason")
+        }  # of a million sources many are refused in the same words
+        return Looked(**data | same | {"starts": tuple(int(x) for x in data["starts"])})
     except (TypeError, KeyError) as error:
         raise ValueError(f"note of a source: damaged ({error})") from error
 

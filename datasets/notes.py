@@ -35,8 +35,8 @@ class SurveyNotes:
                 self._read(store.fetch(name).read_bytes().decode(errors="replace"))
 
     def known(self, source: Source) -> Looked | None:
-        """What was found in a source, if it is what it was."""
-        return self._known.get((source.name, source.path, source.stamp))
+        """What was found in a source, if it is what it was. It is told once: a million notes are not kept twice."""
+        return self._known.pop((source.name, source.path, source.stamp), None)
 
     def add(self, source: Source, looked: Looked) -> None:
         """Keep what was found in a source, unless it could not be read: that may be over the next time."""

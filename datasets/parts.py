@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from sys import intern
 from typing import Any
 
 from .account import LeftOut
 from .clip_table import ClipRow, Found
+from .scratch import Scratch
 from .sources import Source, source_to_json
 from .statistics import LatentStatistics, Statistics
 from .storage import sha256_file
@@ -29,7 +31,7 @@ LAST = r"manifest(-\d+)?\.json|sources(-\d+)?\.jsonl|clips(-\d+)?\.parquet|conta
 OURS = re.compile(rf"{FINISHED}|\.({FINISHED}|{LAST})\.\d+\.tmp")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A source to be made into clips. content: SHA-256 of its bytes; clips: how many, about; starts: frames at which scenes begin."""
 
@@ -39,7 +41,7 @@ class Item:
     starts: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Part:
     """Sources whose clips become one shard, or several where they are long. name: a hash of them and of all that shapes their latents."""
 
@@ -54,7 +56,7 @@ class Part:
         return f".part-{self.name}.json"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardEntry:
     """A shard that was written: its name, rows, size in bytes and SHA-256."""
 
@@ -64,7 +66,7 @@ class ShardEntry:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a source: how many clips, and those that were left out, or a refusal with its stage; the rest as in `SourceLine`."""
 
@@ -82,7 +84,7 @@ class Outcome:
     timing: Found = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What came of a part, of its sources and of their clips.
 
@@ -118,6 +120,22 @@ def receipt_of(text: str | bytes) -> Receipt:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"receipt of a part: damaged ({type(error).__name__}: {error})") from error
+
+
+class Receipts:
+    """Of parts, in their order, whatever the order they were added in. They lie on the disk of this machine, and are read again each time
+    they are gone through: a line for every clip finds no room in memory.
+    """
+
+    def __init__(self, parts: Sequence[str]) -> None:
+        self._parts, self._scratch = parts, Scratch()
+
+    def add(self, part: str, text: str) -> None:
+        (self._scratch.folder / part).write_text(text, encoding="utf-8")
+
+    def __iter__(self) -> Iterator[Receipt]:
+        for part in self._parts:
+            yield receipt_of((self._scratch.folder / part).read_bytes())
 
 
 def parts_of(items: Sequence[Item], clip_bytes: int, shaped_by: str) -> list[Part]:
@@ -176,4 +194,4 @@ def _outcome(line: dict[str, Any]) -> Outcome:
 
 
 def _pairs(pairs: Any) -> Found:
-    return tuple((str(name), float(x)) for name, x in pairs)
+    return tuple((intern(str(name)), float(x)) for name, x in pairs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from math import ceil
 from pathlib import Path
 
@@ -67,13 +68,12 @@ def decode_record(record: ClipRecord, manifest: Manifest, title: str, codecs: Co
 
 
 def draw_contact_sheet(
-    store: Store, manifest: Manifest, rows: Sequence[ClipRow], progress: Progress = silent, pretrained: PretrainedConfig | None = None
+    store: Store, manifest: Manifest, rows: Iterable[ClipRow], progress: Progress = silent, pretrained: PretrainedConfig | None = None
 ) -> None:
     """A PNG of a few clips spread over the dataset, whose table is `rows`. pretrained: other copies of its codecs, see `open_codecs`."""
-    if is_remote(store.uri):  # whole shards are fetched for it
-        near = {entry.file for entry in manifest.shards[:FAR_SHARDS]}
-        rows = [row for row in rows if row.shard in near]
-    picked = rows[:: max(1, ceil(len(rows) / SHEET_CLIPS))][:SHEET_CLIPS]
+    near = manifest.shards[:FAR_SHARDS] if is_remote(store.uri) else manifest.shards  # whole shards are fetched for it
+    names, count = {entry.file for entry in near}, sum(entry.rows for entry in near)
+    picked = list(islice((row for row in rows if row.shard in names), 0, None, max(1, ceil(count / SHEET_CLIPS))))[:SHEET_CLIPS]
     records, clips, codecs = Records(store, manifest), [], codecs_of(manifest, pretrained)
     for done, row in enumerate(picked):
         progress("draw contact sheet", done, len(picked))

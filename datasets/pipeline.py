@@ -21,10 +21,10 @@ from typing import Any
 from ..model.codecs.shape import is_pretrained
 from ..model.noise import position_seed
 from ..model.types import MODALITIES
-from .account import SOURCES, SourceLine, read_account, write_account
+from .account import SOURCES, SourceLine, read_account, write_lines
 from .adopt import adopt, taken_over
-from .clip_table import read_clips, write_clips
-from .commit import counted_anew, described, line_of
+from .clip_table import clips_in, measures_in, write_rows
+from .commit import counted_anew, described, lines_of, rows_of
 from .config import DataConfig, first_difference
 from .encoders import clip_encoder
 from .growth import TWIN, Again, drawn, first_of, growth, listed
@@ -35,14 +35,14 @@ from .manifest import MANIFEST, Manifest, open_manifest, read_manifest
 from .measuring import Codecs, Measure, Measured, fit, unpack_moments
 from .notes import SurveyNotes
 from .outputs import Hold, opened, refuse_nesting
-from .parts import Item, Receipt, clear, finished, parts_of, receipt_of
+from .parts import Item, Part, Receipts, clear, finished, parts_of
 from .pictures import draw_contact_sheet
 from .pretrained_codecs import describe_pretrained, require_same, require_settings
 from .progress import Progress, silent
 from .scratch import Scratch
 from .scribing import identities
 from .sources import Source, source_to_json
-from .spread import spread
+from .spread import Rows, spread
 from .storage import local_path, make_folder
 from .store import Store, below, is_remote, write_bytes
 from .synthetic import SyntheticConfig, write_corpus
@@ -131,7 +131,7 @@ class _Job:
                 fresh, looked = found.fresh, self._look(found.fresh, account)
             looked, used = self._without_twins(fresh, looked, account)
             codecs = self._codecs_of(before) if before else self._codecs(used, looked)
-            receipts = self._make(used, looked, codecs, before, scribes) if codecs else []
+            receipts = self._make(used, looked, codecs, before, scribes) if codecs else Receipts(())
         manifest = self._commit(fresh, looked, receipts, codecs, account, before, scribes, inputs)
         self._clear(entry.file for entry in manifest.shards)
         return manifest
@@ -186,8 +186,8 @@ class _Job:
         notes = SurveyNotes(self._store, _hash(self._config.shaping()))
         looked = {s.name: known for s in sources if s.name not in account and (known := notes.known(s))}
         asked = {s.name: s for s in sources if s.name not in looked}
-        rows = ({"source": source_to_json(s)} for s in asked.values())
-        for row in self._spread(list(rows), Look(self._config, self._trials), "look into sources"):
+        rows = Rows(list(asked.values()), lambda source: {"source": source_to_json(source)})
+        for row in self._spread(rows, Look(self._config, self._trials), "look into sources"):
             looked[row["name"]] = looked_of(row["looked"])
             notes.add(asked[row["name"]], looked[row["name"]])
         notes.flush()
@@ -254,29 +254,32 @@ class _Job:
 
     def _make(
         self, used: Sequence[Source], looked: Mapping[str, Looked], codecs: Codecs, before: Manifest | None, scribes: dict[str, str]
-    ) -> list[Receipt]:
+    ) -> Receipts:
         """The parts of these sources, those that an earlier job made included."""
         items = [Item(s, looked[s.name].content, self._clips_in(s, looked[s.name]), looked[s.name].starts) for s in used]
         parts = parts_of(items, self._config.clip_bytes, _hash([self._config.shaping(), *codecs, scribes]))
-        there = self._store.names()
-        receipts = {part.name: receipt for part in parts if (receipt := finished(self._store, part, there))}
-        keep = {entry.file for shards in (before.shards if before else (), *(r.shards for r in receipts.values())) for entry in shards}
-        kept = {name for name in there if name.startswith((".survey-", ".codecs-"))}
-        self._clear({*keep, *kept, *(part.receipt for part in parts if part.name in receipts)})
-        left = [part_row(part) for part in parts if part.name not in receipts]
+        there, receipts = self._store.names(), Receipts([part.name for part in parts])
+        keep, left = {entry.file for entry in before.shards} if before else set[str](), list[Part]()
+        for part in parts:
+            if receipt := finished(self._store, part, there):
+                receipts.add(part.name, receipt.to_json())
+                keep |= {part.receipt, *(entry.file for entry in receipt.shards)}
+            else:
+                left.append(part)
+        self._clear({*keep, *(name for name in there if name.startswith((".survey-", ".codecs-")))})
         if left:
             video, audio = (codec if m in self._config.modalities and codec else None for m, codec in zip(MODALITIES, codecs, strict=True))
             with clip_encoder(video, audio, self._pretrained, self._config.encoders, self._progress) as encoder:
                 work = MakePart(self._config, encoder, self._store.uri, self._trials)
-                for row in self._spread(left, work, "encode clips", TOGETHER):
-                    receipts[row["part"]] = receipt_of(row["receipt"])
-        return [receipts[part.name] for part in parts]
+                for row in self._spread(Rows(left, part_row), work, "encode clips", TOGETHER):
+                    receipts.add(row["part"], row["receipt"])
+        return receipts
 
     def _commit(
         self,
         sources: Sequence[Source],
         looked: Mapping[str, Looked],
-        receipts: Sequence[Receipt],
+        receipts: Receipts,
         codecs: Codecs | None,
         account: Mapping[str, SourceLine],
         before: Manifest | None,
@@ -284,40 +287,40 @@ class _Job:
         inputs: Sequence[str],
     ) -> Manifest:
         """Write what became of every source, and describe the shards; the dataset is not there before the manifest is written."""
-        outcomes = {outcome.name: outcome for receipt in receipts for outcome in receipt.outcomes}
-        lines = dict(account)
-        for source in sources:
-            tries = account[source.name].attempts + 1 if source.name in account else 1
-            lines[source.name] = line_of(source, looked[source.name], outcomes.get(source.name), tries)
-        if not any(line.used for line in lines.values()):
-            write_account(self._store, SOURCES, lines.values())
-            reasons = "; ".join(sorted({line.reason for line in lines.values()})[:3])
+
+        def lines() -> Iterator[SourceLine]:
+            return lines_of(sources, looked, receipts, account)
+
+        if not any(line.used for line in lines()):
+            write_lines(self._store, SOURCES, lines())
+            reasons = "; ".join(sorted({line.reason for line in lines()})[:3])
             raise ValueError(
-                f"data.media={self._config.media!r}: none of its {len(lines)} files can be used ({reasons}); "
+                f"data.media={self._config.media!r}: none of its {len(account.keys() | looked.keys())} files can be used ({reasons}); "
                 f"all reasons: {below(self._store.uri, SOURCES)}"
             )
-        ordered = [lines[name] for name in sorted(lines)]
         self._hold.require()
         if before is not None and not any(receipt.clips for receipt in receipts):
             # Before the account: a source that does not stand there yet is new to the next job.
-            manifest = self._replaced(before, counted_anew(before, ordered, inputs))
-            write_account(self._store, manifest.account, ordered)
+            manifest = self._replaced(before, counted_anew(before, lines(), inputs))
+            write_lines(self._store, manifest.account, lines())
             return manifest
-        table = read_clips(self._store.fetch(before.table)) if before else []
+        earlier = self._store.fetch(before.table) if before else None
         assert codecs is not None
         try:
-            manifest = described(self._config, codecs, ordered, receipts, before, table, scribes, inputs)
+            table = clips_in(earlier) if earlier else ()
+            manifest = described(self._config, codecs, lines(), receipts, before, table, scribes, inputs)
         except ValueError:
             if before is None:
-                write_account(self._store, SOURCES, ordered)
+                write_lines(self._store, SOURCES, lines())
             raise
-        write_account(self._store, manifest.account, ordered)
-        rows = [*table, *(row for receipt in receipts for row in receipt.clips)]
-        write_clips(self._store, manifest.table, rows)
+        write_lines(self._store, manifest.account, lines())
+        measures = {measure for receipt in receipts for row in receipt.clips for measure, _ in row.found}
+        rows = rows_of(receipts, clips_in(earlier) if earlier else ())
+        write_rows(self._store, manifest.table, rows, measures.union(measures_in(earlier) if earlier else ()))
         if before is not None:
             write_bytes(self._store, f"manifest-{before.version}.json", before.to_json())
         if not any(is_pretrained(codec) for codec in codecs):
-            draw_contact_sheet(self._store, manifest, rows, self._progress)
+            draw_contact_sheet(self._store, manifest, clips_in(self._store.fetch(manifest.table)), self._progress)
         there = self._store.names()
         if lost := [entry.file for entry in manifest.shards if there.get(entry.file) != entry.bytes]:
             raise OSError(f"{self._store.uri}: {lost[0]} is not there any more; does another job write there? give the command again")
@@ -336,7 +339,7 @@ class _Job:
         seconds = sum(span.end_s - span.start_s for span in source.spans) or looked.seconds
         return max(1, int((seconds * t.fps - t.frames(c.clip_chunks)) // (c.stride * t.chunk_frames)) + 1)
 
-    def _spread(self, rows: list[Row], work: Callable[[Row], Row], stage: str, together: int = 64) -> Iterator[Row]:
+    def _spread(self, rows: Sequence[Row], work: Callable[[Row], Row], stage: str, together: int = 64) -> Iterator[Row]:
         return spread(rows, work, stage, self._config.pool, self._progress, self._hold.check, together)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, overload
 
 import ray
 import ray.data
@@ -14,11 +14,31 @@ from .progress import Progress, silent
 from .share import leave_to_others
 
 Row = dict[str, Any]
+T = TypeVar("T")
 WOKEN, PATIENCE = 2, 10.0  # processes, and seconds in which they have imported what they need; others may hold the CPUs meanwhile
 
 
+class Rows(Sequence[Row]):
+    """Rows that are made when they are given away: all of them together would be as large again as what they are made of."""
+
+    def __init__(self, things: Sequence[T], make: Callable[[T], Row]) -> None:
+        self._things, self._make = things, make
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
+        return Rows(self._things[index], self._make) if isinstance(index, slice) else self._make(self._things[index])
+
+
 def spread(
-    rows: list[Row],
+    rows: Sequence[Row],
     work: Callable[[Row], Row],
     stage: str,
     pool: PoolConfig,
@@ -30,7 +50,7 @@ def spread(
     row that is given, and ends the stage where it raises. together: at most so many rows are lost with a process. Ray gives them to another
     one without end: work must see to it that each row comes to one (`trials.py`).
     """
-    if not rows:
+    if not len(rows):
         return
     leave_to_others(progress)
     there = ray.cluster_resources()
@@ -41,7 +61,7 @@ def spread(
     most = min(pool.most(there), len(rows))
     # Enough blocks to keep all processes busy, few enough that each is worth a task.
     blocks = min(len(rows), max(4 * max(most, cpus), -(-len(rows) // together)))
-    dataset = ray.data.from_items(rows, override_num_blocks=blocks)
+    dataset = ray.data.from_items(rows, override_num_blocks=blocks)  # type: ignore[arg-type]  # asks for one after the other
     progress(stage, 0, len(rows))
     if least := min(pool.min_workers, most):
         held = ActorPoolStrategy(min_size=least, max_size=most)

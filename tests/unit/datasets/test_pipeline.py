@@ -219,7 +219,7 @@ def test_a_damaged_shard_is_found_on_reuse(job, tmp_path):
 def stopped(job: Job, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave in `out` what a job leaves that is killed when all is encoded."""
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "write_account", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        patch.setattr(pipeline, "write_lines", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
         with pytest.raises(RuntimeError, match="killed"):
             run(job.config, out)
 
