@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-browser bench docs audit fmt clean
+.PHONY: help setup demo test test-slow test-browser bench docs dist audit fmt clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -51,6 +51,11 @@ AUDIT_IGNORED :=
 audit: $(READY)  ## Compare the pinned versions with the published advisories (needs a network)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip-audit
 	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(addprefix --ignore-vuln ,$(AUDIT_IGNORED))
+
+dist: $(READY)  ## Build the wheel and the source distribution into dist/
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist . >.venv/dist.log 2>&1 || { tail -n 20 .venv/dist.log >&2; exit 1; }
+	@ls dist
 
 fmt: $(READY)  ## Format the code and apply safe fixes
 	$(BIN)/ruff check --fix

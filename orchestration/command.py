@@ -65,6 +65,15 @@ def _one_line(error: BaseException) -> str:
     return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
 
 
+def print_version(wanted: bool) -> None:
+    """Of the option `--version`."""
+    if wanted:
+        from .machine import version_line
+
+        typer.echo(version_line())
+        raise typer.Exit()
+
+
 def print_record(record: dict[str, Any], as_json: bool, to_stderr: bool = False) -> None:
     if as_json:
         typer.echo(json.dumps(record), err=to_stderr)

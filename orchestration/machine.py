@@ -10,8 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
+
 PACKAGES = ("torch", "ray", "deepspeed", "mlflow", "pyarrow", "numpy")
 CHECKOUT = Path(__file__).resolve().parents[1]
+NO_CHECKOUT = "not a git checkout"
 
 
 def machine() -> dict[str, Any]:
@@ -53,11 +56,19 @@ def needed_packages() -> list[str]:
 
 def git_state(root: Path = CHECKOUT) -> dict[str, Any]:
     """The commit of this code, and whether its files differ from it (None where that cannot be told)."""
-    commit = _git(root, "rev-parse", "HEAD")
+    commit, top = _git(root, "rev-parse", "HEAD"), _git(root, "rev-parse", "--show-toplevel")
     changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    if commit is None:
-        return {"git_commit": "not a git checkout", "git_dirty": None}
+    if commit is None or top is None or Path(top).resolve() != root.resolve():  # an installed package may lie in somebody's checkout
+        return {"git_commit": NO_CHECKOUT, "git_dirty": None}
     return {"git_commit": commit, "git_dirty": None if changed is None else bool(changed)}
+
+
+def version_line() -> str:
+    """What `--version` says: the version, and of a checkout the commit."""
+    state = git_state()
+    if state["git_commit"] == NO_CHECKOUT:
+        return f"mutual-forcing {__version__}"
+    return f"mutual-forcing {__version__} (commit {state['git_commit'][:12]}{', with changes' if state['git_dirty'] else ''})"
 
 
 def _git(root: Path, *words: str) -> str | None:

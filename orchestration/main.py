@@ -13,14 +13,14 @@ from rich.text import Text
 
 from .chaos.command import chaos
 from .checkpoint_verbs import audit, checkpoint_app
-from .command import NOTHING_KEPT, Debug, Json, Set, console, print_record, run_verb
+from .command import NOTHING_KEPT, Debug, Json, Set, console, print_record, print_version, run_verb
 from .data_commands import data_app
 from .evaluation_command import evaluate
 from .jobs.command import logs, resume, status, stop, submit
 from .progress import plain_console, printable
 from .serve_command import serve
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Train and run Mutual Forcing models.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.command(epilog="Example: mutual-forcing audit runs/demo")(audit)
@@ -35,11 +35,17 @@ app.command(epilog="Example: mutual-forcing logs mine --follow --address http://
 app.command(epilog="Example: mutual-forcing stop mine --address http://127.0.0.1:8265")(stop)
 app.command(epilog="Example: mutual-forcing resume mine --address http://127.0.0.1:8265")(resume)
 
+Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print version, and commit of a checkout.")]
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
 KEPT = "what was finished is kept; the same command continues from there"
 Media = Annotated[str | None, typer.Option("--media", help="Folder with your own clips instead of synthetic characters.")]
 WatermarkKey = Annotated[str | None, typer.Option("--watermark-key", help="Of the watermark (default: one that everybody knows).")]
 Data = Annotated[str | None, typer.Option("--data", help="Dataset (folder or s3://) that `data prepare` made, instead of making one.")]
+
+
+@app.callback()
+def program(version: Version = False) -> None:
+    """Train and run Mutual Forcing models."""
 
 
 @app.command(epilog="Example: mutual-forcing train demo --media my/clips --set stages.joint.steps=500")

@@ -85,6 +85,7 @@ def look(asked: Asked) -> Answer:
 def _of_machines(pins: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """What every machine of the cluster says of itself, by its address."""
     import ray
+    from ray.exceptions import GetTimeoutError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask = ray.remote(_myself)
@@ -98,7 +99,7 @@ def _of_machines(pins: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     for name, ref in waiting.items():
         try:
             found[name] = ray.get(ref, timeout=NODE_S)
-        except ray.exceptions.GetTimeoutError:
+        except GetTimeoutError:
             found[name] = {
                 "problems": [f"did not answer within {NODE_S:.0f} s; look at its load, or take it from the cluster"],
                 "differing": {},

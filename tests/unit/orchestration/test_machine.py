@@ -93,3 +93,5 @@ def test_the_state_of_a_checkout(tmp_path: Path) -> None:
     assert (len(clean["git_commit"]), clean["git_dirty"]) == (40, False)
     (tmp_path / "a").write_text("2")
     assert machine.git_state(tmp_path) == {**clean, "git_dirty": True}
+    (tmp_path / "site-packages").mkdir()
+    assert machine.git_state(tmp_path / "site-packages")["git_commit"] == machine.NO_CHECKOUT, "what lies in a checkout is not of it"
