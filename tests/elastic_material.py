@@ -11,7 +11,7 @@ SETTINGS = (
     "workers.min_count=1",
     "workers.resize_every_s=5",
     "rollouts.max_age=0",
-    "stages.mutual.steps=120",
+    "stages.mutual.steps=48",
     "checkpoint.every=4",
 )
 
