@@ -63,6 +63,7 @@ class Rank:
         return True
 
 
+@pytest.mark.slow
 def test_a_killed_rank_leaves_no_places(ray_cluster: str) -> None:
     rank: Any = Rank.remote()
     assert ray.get(rank.watch.remote("fit-1"))
@@ -100,6 +101,7 @@ def test_who_waits_for_machines_says_so_once(ray_cluster: str, monkeypatch: pyte
     assert said == ["workers.min_count: places for 2 workers (CPU 1, nowhere 1 each) are not there; training waits for machines"]
 
 
+@pytest.mark.slow
 def test_rank_0_hears_of_room_when_it_is_there_and_not_too_often(taken: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(places, "WATCH", 0.1)
     ray.kill(taken.pop())  # two are free: one trains, and two more would be three, which is no size
