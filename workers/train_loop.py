@@ -36,7 +36,7 @@ def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, process: Proc
     checkpoint has is not done again.
 
     Raises:
-        TakenBack: a rank had notice; all steps are in a committed checkpoint.
+        MadeReady: a machine goes away, or more workers have room, as a rank has heard; all steps are in a committed checkpoint.
     """
     torch.set_num_threads(config.threads)
     with RankLog(config.run_dir / "logs", process.rank) as told:
