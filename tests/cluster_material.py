@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -16,6 +17,7 @@ NOTICED = {
     "health_check_timeout_ms": 2000,
     "health_check_failure_threshold": 3,
 }
+START = 300.0  # seconds for a machine to start
 STORE = 200 * 2**20  # bytes of a machine's object store
 
 
@@ -30,8 +32,10 @@ class Machines:
         self._others: set[psutil.Process] = set()
 
     def __enter__(self) -> Machines:
-        from ray.cluster_utils import Cluster  # slow to import
+        from ray._private import services  # slow to import, as the next
+        from ray.cluster_utils import Cluster
 
+        self._patch.setattr(services, "get_node", _patient(services.get_node))
         self._others = set(psutil.Process().children(recursive=True))
         self._patch.setenv("RAY_TMPDIR", self._folder.name)  # or others on this machine would find this cluster
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "_system_config": NOTICED}
@@ -90,6 +94,22 @@ class Machines:
         accepted, why = GcsClient(address=self._cluster.address).drain_node(node.node_id, reason, "spot", int(end * 1000))
         assert accepted, why
         return end
+
+
+def _patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+    """Ray gives a machine half a minute to start, which a busy one needs more of."""
+
+    def get(*given: Any) -> Any:
+        deadline = time.monotonic() + START
+        while True:
+            try:
+                return get_node(*given)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)
+
+    return get
 
 
 def _children(node: Any) -> list[psutil.Process]:
