@@ -12,18 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from ...datasets.fault_switch import switch_off, switch_on, tracker_of
 from ...datasets.sources import NOT_MEDIA
 from . import holder
-from .holder import SUFFIX, Gone, send
+from .holder import Gone, original_of, send
 from .schedule import FREEZE, MEDIA, S3, TRACKER, Event
-from .targets import Job, Process, driver_of, on, processes_of, targets_of
+from .targets import Job, Process, driver_of, everywhere, living, on, processes_of, targets_of
 
 AWAIT_DRIVER = {False: 30.0, True: 300.0}  # seconds for somebody else to start a killed driver again; of a submitted job, its own command
-ORDERED = 30.0  # seconds for a holder to have broken something
+ORDERED = 100.0  # seconds for a holder to have broken something
 
 
 class Missed(Exception):
@@ -80,7 +79,8 @@ class Hand:
         """Have everything whole again, now; what could not be mended, in words."""
         left = []
         for switch in sorted(self.switched):
-            left += self._everywhere(switch_off, switch, f"the switch of {switch}, which ends by itself")
+            failed = everywhere(living(), self.job, switch_off, switch)[1]
+            left += [f"the switch of {switch} on {node[:8]} ({why}), which ends by itself" for node, why in failed.items()]
         for node, pid, started in self.held:
             try:
                 on(node, self.job, let_go, pid, started)
@@ -90,7 +90,7 @@ class Hand:
             try:
                 on(self.job.node, self.job, holder.mend_file, path)
             except (RayError, GetTimeoutError) as error:
-                left.append(f"{path} ({type(error).__name__}): rename {path}{SUFFIX} to it if that is there")
+                left.append(f"{path} ({type(error).__name__}): rename {original_of(path)} to it if that is there")
         self.held.clear()
         self.switched.clear()
         self.damaged.clear()
@@ -115,8 +115,9 @@ class Hand:
         if not what:
             raise Missed("the run has nothing in S3")
         self.switched.add(what)
-        for node in [n["NodeID"] for n in ray.nodes() if n["Alive"]]:
-            on(node, self.job, switch_on, what, event.seconds, event.share)
+        nodes = living()
+        if len(failed := everywhere(nodes, self.job, switch_on, what, event.seconds, event.share)[1]) == len(nodes):
+            raise Missed(f"no machine could be told that {what} fails ({next(iter(failed.values()))})")
         return Struck(what.removeprefix("tracker:") if event.kind == S3 else "the tracker of the run")
 
     def _damage(self, event: Event) -> Struck:
@@ -132,15 +133,6 @@ class Hand:
         held = (node, said["pid"], said["started"])
         self.held.append(held)
         return Struck(path, held)
-
-    def _everywhere(self, work: Any, what: str, told: str) -> list[str]:
-        left = []
-        for node in [n["NodeID"] for n in ray.nodes() if n["Alive"]]:
-            try:
-                on(node, self.job, work, what)
-            except (RayError, GetTimeoutError) as error:
-                left.append(f"{told}, on {node[:8]} ({type(error).__name__})")
-        return left
 
 
 def kill(victim: Process, job: str) -> bool:
@@ -188,6 +180,6 @@ def films_in(folders: Sequence[str]) -> list[str]:
     found = []
     for folder in folders:
         for path in sorted(Path(folder).rglob("*")) if Path(folder).is_dir() else [Path(folder)]:
-            if path.is_file() and not path.is_symlink() and path.suffix.lower() not in {*NOT_MEDIA, SUFFIX} and path.name[0] != ".":
+            if path.is_file() and not path.is_symlink() and path.suffix.lower() not in NOT_MEDIA and path.name[0] != ".":
                 found.append(str(path))
     return found

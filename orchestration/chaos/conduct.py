@@ -1,7 +1,8 @@
 """Carry a schedule out on a run that trains: strike, watch until training is past where it was, and so forth; then judge.
 
 One event at a time: the next waits for its time, and for the one before to be over. So what is seen after an event is of that event. An
-event that finds nobody to hit, such as a rollout actor in a stage without any, gives way to the next, and has the first turn after it.
+event that finds nobody to hit, such as a rollout actor in a stage without any, gives way to the next, and has the first turn after it. When
+the time is over no other begins.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ...datasets.store import is_remote
 from ..config import RunConfig
 from .acts import Hand, Missed
-from .schedule import ENDS_ATTEMPT, KILLS, KINDS, MEDIA, S3, Event, schedule
+from .schedule import ENDS_ATTEMPT, KINDS, MEDIA, S3, Event, schedule
 from .targets import Job, job_of, on
 from .verdict import judge
 from .watch import Seen, has_recovered, look, losses, source_told, told
@@ -155,9 +156,10 @@ class _Run:
             raise ValueError(f"run {self._wish.run!r}: has not trained a step in {PATIENCE:.0f} s; nothing was done to it")
         chaos.begin = time.time()
         chaos.happened, waiting = [], [Happened(event) for event in events]
+        end = chaos.begin + self._wish.minutes * 60
         for at in [event.at_s for event in events]:
             self._until(lambda _, at=chaos.begin + at: time.time() >= at, DAY)
-            if self._over():
+            if self._over() or time.time() > end:
                 break
             happened = next((h for h in waiting if self._one(h)), None)
             if happened is not None:
@@ -166,9 +168,8 @@ class _Run:
                 say(_line(happened, chaos.begin))
         for happened in waiting:
             chaos.happened.append(happened)
-            happened.seen = happened.seen or "did not happen: the run had ended"
+            happened.seen = happened.seen or f"did not happen: {'the run had ended' if self._over() else 'the time was over'}"
             say(_line(happened, chaos.begin))
-        end = chaos.begin + self._wish.minutes * 60
         self._until(lambda _: time.time() >= end, DAY)
         for left in self._hand.mend():  # before anybody judges: the verdict reads the same stores
             chaos.unmended.append(left)
@@ -193,8 +194,9 @@ class _Run:
             happened.seen = f"did not happen: {error if isinstance(error, Missed | ValueError) else type(error).__name__}"
             return False
         happened.at, happened.target = time.time(), struck.target
-        if event.kind not in KILLS:
-            before = self._look()
+        now = self._look()
+        if (now.attempt, now.driver) == (before.attempt, before.driver):
+            before = now  # steps that were trained before it are not what came after it
         seen, first = self.chaos.course, len(self.chaos.course)
         if self._until(lambda _: has_recovered(event, before, seen[first:]), PATIENCE + event.seconds):
             happened.recovery_s = self._moment(event, before, first) - happened.at

@@ -18,11 +18,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from typing import Any
 
-SUFFIX = ".chaos-original"  # after the name of a media file, while it is damaged
+SUFFIX = ".chaos-original"  # after the name of a media file, and a dot before it, while it is damaged: hidden files are no sources
 LOOK = 0.2  # seconds
 
 
@@ -57,18 +58,25 @@ def send(pid: int, started: int, number: int) -> None:
         os.close(handle)
 
 
+def original_of(path: str) -> str:
+    """Where the original of a damaged file is."""
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}{SUFFIX}")
+
+
 def damage(path: str) -> None:
     """Give a file other bytes in its middle; it keeps its size and time, and its original lies beside it."""
     mend_file(path)
-    about, temporary = os.stat(path), f"{path}.chaos-{os.getpid()}.tmp"
+    size = os.stat(path).st_size
+    descriptor, temporary = tempfile.mkstemp(prefix=".chaos-", suffix=".tmp", dir=os.path.dirname(path))
     try:
-        shutil.copyfile(path, temporary)
-        with open(temporary, "r+b") as file:
-            for at in range(about.st_size // 4, about.st_size - about.st_size // 8, 4096):
+        with open(path, "rb") as original, open(descriptor, "r+b") as file:
+            shutil.copyfileobj(original, file)
+            for at in range(size // 4, size - size // 8, 4096):
                 file.seek(at)
-                file.write(os.urandom(min(2048, about.st_size - at)))
+                file.write(os.urandom(min(2048, size - at)))
         shutil.copystat(path, temporary)
-        os.link(path, path + SUFFIX)
+        os.link(path, original_of(path))
         os.replace(temporary, path)
     finally:
         with suppress(FileNotFoundError):
@@ -78,7 +86,7 @@ def damage(path: str) -> None:
 def mend_file(path: str) -> bool:
     """Have the original back where one lies beside; whether one did."""
     try:
-        os.replace(path + SUFFIX, path)
+        os.replace(original_of(path), path)
     except FileNotFoundError:
         return False
     return True

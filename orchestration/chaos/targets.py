@@ -90,8 +90,14 @@ def targets_of(job: Job) -> dict[str, list[Process]]:
     from ray._private.state import actors
 
     alive = [actor for actor in actors(job_id=ray.JobID.from_hex(job.job)).values() if actor["State"] == "ALIVE"]
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    return sorted_targets(alive, _everywhere(nodes, job, processes_of, job.job)) | {"driver": _driver(job)}
+    found, _ = everywhere(living(), job, processes_of, job.job, named=True)
+    driver = on(job.node, job, driver_of, job.node, job.pid, job.words)
+    return sorted_targets(alive, [process for processes in found.values() for process in processes]) | {"driver": driver}
+
+
+def living() -> list[str]:
+    """The machines of the cluster."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 def sorted_targets(actors: Sequence[Mapping[str, Any]], found: Sequence[Process]) -> dict[str, list[Process]]:
@@ -133,25 +139,25 @@ def driver_of(node: str, pid: int, words: str) -> list[Process]:
     return [Process(node, pid, started, "driver")] if same else []
 
 
-def _driver(job: Job) -> list[Process]:
-    return on(job.node, job, driver_of, job.node, job.pid, job.words)
-
-
 def on(node: str, job: Job, work: Callable[..., Any], *given: Any) -> Any:
     """Have it done on a machine, in a task that takes nothing of it. Raises RayError: the machine has gone, or does not answer."""
     return ray.get(_asked(node, job, work, *given), timeout=ANSWER)
 
 
-def _everywhere(nodes: Sequence[str], job: Job, work: Callable[..., list[Process]], *given: Any) -> list[Process]:
-    """What all machines found; one that has gone meanwhile has none."""
-    found = []
-    asked = [_asked(node, job, work, node, *given) for node in nodes]
-    for answer in ray.wait(asked, num_returns=len(asked), timeout=ANSWER)[0]:
+def everywhere(
+    nodes: Sequence[str], job: Job, work: Callable[..., Any], *given: Any, named: bool = False
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Have it done on these machines: what each gave, and why one gave nothing. named: it is told the machine's id first."""
+    found, failed = dict[str, Any](), dict.fromkeys(nodes, "no answer")
+    asked = {_asked(node, job, work, *([node] if named else []), *given): node for node in nodes}
+    for answer in ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER)[0]:
+        node = asked[answer]
         try:
-            found += ray.get(answer)
-        except RayError:
-            continue
-    return found
+            found[node] = ray.get(answer)
+            del failed[node]
+        except RayError as error:
+            failed[node] = type(error).__name__
+    return found, failed
 
 
 def _asked(node: str, job: Job, work: Callable[..., Any], *given: Any) -> Any:

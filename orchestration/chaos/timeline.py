@@ -4,6 +4,7 @@ recovery took.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -25,7 +26,10 @@ COLOURS = {  # of Okabe and Ito: told apart by most eyes
     "media": "#7F7F7F",
 }
 SHADES = ("#F4F4F4", "#FFFFFF")
-LOSS, STEPS = "#33415C", "#33415C"
+LINE = "#33415C"
+NAMED = 0.08  # of the time: a shorter stage has no room for its name
+PAUSE = 20.0  # seconds without a step, which no line bridges
+ROOM = 1.12  # of the time, for what is written behind the last bar
 
 
 def draw(chaos: Chaos, title: str, path: Path) -> None:
@@ -50,6 +54,7 @@ def draw(chaos: Chaos, title: str, path: Path) -> None:
                 span = _minutes(chaos, h.at), _minutes(chaos, h.at + h.recovery_s)
                 axes.axvspan(*span, color=COLOURS[h.event.kind], alpha=0.12, linewidth=0, zorder=0)
     rows.set_xlabel("minutes")
+    rows.set_xlim(0, ROOM * max([_minutes(chaos, s.at) for s in chaos.course[-1:]] + [1.0]))
     for axes in (loss, steps, rows):
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
@@ -74,15 +79,21 @@ def _stages(chaos: Chaos, every: Sequence[Any]) -> None:
         low, high = max(_minutes(chaos, begin), min(0.0, _minutes(chaos, seen[0].at))), _minutes(chaos, end)
         for axes in every:
             axes.axvspan(low, high, color=SHADES[i % 2], zorder=-1, linewidth=0)
-        every[0].text((low + high) / 2, 1.02, chaos.stages[stage], transform=every[0].get_xaxis_transform(), ha="center", fontsize=8)
+        low = max(low, 0.0)
+        if high - low > NAMED * _minutes(chaos, seen[-1].at):
+            every[0].text((low + high) / 2, 1.02, chaos.stages[stage], transform=every[0].get_xaxis_transform(), ha="center", fontsize=8)
 
 
 def _loss(chaos: Chaos, axes: Any) -> None:
     axes.set_ylabel("loss (steps that count)", fontsize=9)
-    first = chaos.course[0].at if chaos.course else chaos.begin
     for _, points in groupby(chaos.curve, key=lambda p: p[1]):
-        shown = [p for p in points if p[0] >= first]
-        axes.plot([_minutes(chaos, p[0]) for p in shown], [p[3] for p in shown], ".-", color=LOSS, linewidth=0.8, markersize=2.5)
+        shown = [p for p in points if p[0] >= chaos.begin]
+        moments, values = list[float](), list[float]()
+        for before, (at, _, _, loss) in zip([None, *shown], shown, strict=False):
+            if before is not None and at - before[0] > PAUSE:
+                moments, values = [*moments, math.nan], [*values, math.nan]
+            moments, values = [*moments, _minutes(chaos, at)], [*values, loss]
+        axes.plot(moments, values, ".-", color=LINE, linewidth=0.8, markersize=2.5)
 
 
 def _steps(chaos: Chaos, axes: Any) -> None:
@@ -91,7 +102,7 @@ def _steps(chaos: Chaos, axes: Any) -> None:
     seen = [s for s in chaos.course if s.stage >= 0]
     for _, group in groupby(seen, key=lambda s: s.stage):
         points = list(group)
-        axes.step([_minutes(chaos, s.at) for s in points], [s.steps for s in points], where="post", color=STEPS, linewidth=1.4)
+        axes.step([_minutes(chaos, s.at) for s in points], [s.steps for s in points], where="post", color=LINE, linewidth=1.4)
     axes.set_ylim(bottom=0)
 
 
@@ -106,7 +117,7 @@ def _events(chaos: Chaos, happened: Sequence[Happened], kinds: Sequence[str], ax
         else:
             axes.barh(row, h.recovery_s / 60, left=at, height=0.5, color=colour, alpha=0.55, linewidth=0)
             whom = f" {h.event.of}" if h.event.of else ""
-            axes.text(at + h.recovery_s / 60, row, f" {h.recovery_s:.0f} s{whom}", va="center", fontsize=8)
+            axes.text(at + h.recovery_s / 60, row, f"  {h.recovery_s:.0f} s{whom}", va="center", fontsize=8)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_ylabel("event, and until past it", fontsize=9)

@@ -63,8 +63,8 @@ def look(run_dir: str, stages: Sequence[str], at: float) -> Seen:
 
 
 def has_recovered(event: Event, before: Seen, after: Sequence[Seen]) -> bool:
-    """Whether training is past where it was. before: just after the event; after: what was seen since. An event that ends an attempt is not
-    over before another has begun.
+    """Whether training is past an event, and past where it was. before: just after it began; after: what was seen since. One that lasts
+    has to be over; one that ends an attempt is not over before another has begun.
     """
     if not after:
         return False
@@ -75,7 +75,7 @@ def has_recovered(event: Event, before: Seen, after: Sequence[Seen]) -> bool:
         return False
     if event.kind in (*ENDS_ATTEMPT, "driver"):
         return any(seen.attempt != before.attempt for seen in after) and now.far > before.far
-    return now.far >= (before.stage, before.steps + ENOUGH)
+    return now.at >= before.at + event.seconds and now.far >= (before.stage, before.steps + ENOUGH)
 
 
 def told(event: Event, before: Seen, after: Sequence[Seen], stages: Sequence[str]) -> str:

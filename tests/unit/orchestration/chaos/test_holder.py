@@ -80,7 +80,7 @@ def test_a_damaged_file_comes_back_as_it_was(tmp_path: Path) -> None:
     assert damaged != original
     assert damaged[:1000] == original[:1000]
     assert (len(damaged), path.stat().st_mtime_ns) == (len(original), before.st_mtime_ns), "nothing but its content tells"
-    assert (tmp_path / f"a.mp4{SUFFIX}").read_bytes() == original
+    assert (tmp_path / f".a.mp4{SUFFIX}").read_bytes() == original
     send(held["pid"], held["started"], signal.SIGTERM)
     until(lambda: path.read_bytes() == original)
     assert (path.stat().st_ino, path.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
