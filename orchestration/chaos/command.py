@@ -123,7 +123,7 @@ def _done(wish: Wish, config: RunConfig, events: tuple[Event, ...], out: str | N
     folder = make_folder("--out", local_path("--out", out or str(default)))
     name = time.strftime(f"seed-{wish.seed}-%Y%m%d-%H%M%S")
     with ray_session():
-        made = conduct(wish, config, events, f"/tmp/mutual-forcing-{name}.log", lambda line: console.print(printable(line), soft_wrap=True))
+        made = conduct(wish, config, events, name, lambda line: console.print(printable(line), soft_wrap=True))
     record = _record(wish, made, folder / f"{name}.png")
     write_json(folder / f"{name}.json", record)
     draw(made, f"{config.name}, seed {wish.seed}", folder / f"{name}.png")

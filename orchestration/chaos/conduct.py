@@ -125,15 +125,16 @@ def stores_of(config: RunConfig) -> list[str]:
     return list(dict.fromkeys(uri for uri in every if is_remote(uri)))
 
 
-def conduct(wish: Wish, config: RunConfig, events: Sequence[Event], log: str, say: Say) -> Chaos:
-    """Carry the events out. Ray must have been started. What was broken is whole again when it ends, however it ends.
+def conduct(wish: Wish, config: RunConfig, events: Sequence[Event], name: str, say: Say) -> Chaos:
+    """Carry the events out. Ray must have been started. What was broken is whole again when it ends, however it ends. name: of
+    this try, for the log of a driver that is started again.
 
     Raises:
         ValueError: nobody trains the run on this cluster, or it does not begin to.
     """
     job = job_of(wish.run)
     media = [str(Path(job.run_dir) / "media")] if config.data.is_synthetic else [m for m in config.data.inputs if not is_remote(m)]
-    hand = Hand(job, stores_of(config), media, wish.restart, log)
+    hand = Hand(job, stores_of(config), media, wish.restart, str(Path(job.run_dir) / "logs" / f"driver-{name}.log"))
     run = _Run(wish, hand, tuple(s.name for s in config.stages))
     try:
         return run.through(events, say)
@@ -234,9 +235,9 @@ class _Run:
         return seen
 
     def _ask(self, work: Callable[..., Any], *given: Any) -> Any:
-        """Have it done where the run folder is: here, or on the driver's machine."""
+        """Have it done where the run folder is: on the driver's machine, which may be this one."""
         job: Job = self._hand.job
-        here = not is_remote(self._wish.run) or job.node == ray.get_runtime_context().get_node_id()
+        here = job.address == ray.util.get_node_ip_address()
         return work(*given) if here else on(job.node, job, work, *given)
 
 

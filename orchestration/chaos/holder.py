@@ -154,6 +154,7 @@ def _revive(pid: int, started: int, wait_s: float, lock: str, log: str) -> None:
         for number in (signal.SIGINT, signal.SIGHUP):  # it must not inherit what this process does with signals
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.makedirs(os.path.dirname(log), exist_ok=True)
         with open(log, "ab") as out:
             subprocess.Popen(words, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
 

@@ -32,14 +32,15 @@ SHIPPED = ("py_modules", "working_dir", "pip", "uv", "conda")  # of a job's envi
 
 @dataclass(frozen=True)
 class Job:
-    """A run's job. run_dir: the run folder, on the driver's machine; remote: its copy in S3, or empty; node: of the driver; words: the
-    driver's command line; runtime_env: what Ray gives its processes.
+    """A run's job. run_dir: the run folder, on the driver's machine; remote: its copy in S3, or empty; node, address: of that
+    machine; words: the driver's command line; runtime_env: what Ray gives its processes.
     """
 
     job: str
     run_dir: str
     remote: str
     node: str
+    address: str
     pid: int
     words: str
     submitted: bool
@@ -75,14 +76,14 @@ def job_of(run: str) -> Job:
         raise ValueError(f"run {run!r}: nobody trains it on the cluster at RAY_ADDRESS; runs that are trained there: {others}")
     entry = max(mine, key=lambda e: e.start_time)
     about = entry.config.metadata
-    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == entry.driver_address.ip_address]
+    address = entry.driver_address.ip_address
+    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == address]
     if not nodes:
-        raise ValueError(f"run {run!r}: the machine of its command ({entry.driver_address.ip_address}) has left the cluster")
+        raise ValueError(f"run {run!r}: the machine of its command ({address}) has left the cluster")
     given = json.loads(entry.config.runtime_env_info.serialized_runtime_env or "{}")
     shipped = {name: given[name] for name in SHIPPED if name in given}
-    submitted = "job_submission_id" in about
-    place = nodes[0]
-    return Job(entry.job_id.hex(), about[JOB_RUN], about.get(JOB_REMOTE, ""), place, entry.driver_pid, entry.entrypoint, submitted, shipped)
+    submitted, remote = "job_submission_id" in about, about.get(JOB_REMOTE, "")
+    return Job(entry.job_id.hex(), about[JOB_RUN], remote, nodes[0], address, entry.driver_pid, entry.entrypoint, submitted, shipped)
 
 
 def targets_of(job: Job) -> dict[str, list[Process]]:

@@ -68,7 +68,7 @@ def victim(ray_cluster: str) -> Iterator[tuple[Job, Any]]:
     ray.get(own.pid.remote())
     context = ray.get_runtime_context()
     words = " ".join(psutil.Process().cmdline())
-    yield Job(context.get_job_id(), "/runs/one", "", context.get_node_id(), os.getpid(), words, False, {}), own
+    yield Job(context.get_job_id(), "/runs/one", "", context.get_node_id(), "127.0.0.1", os.getpid(), words, False, {}), own
     ray.kill(own)
 
 
@@ -79,7 +79,7 @@ def test_a_real_job_and_nobody_of_another_is_found_and_killed(victim: tuple[Job,
     assert pid in [p.pid for p in there["rollout"]]
     assert [p.pid for p in there["driver"]] == [os.getpid()]
     target = next(p for p in there["rollout"] if p.pid == pid)
-    other = Job("ffff0000", job.run_dir, "", job.node, job.pid, "another command", False, {})
+    other = Job("ffff0000", job.run_dir, "", job.node, job.address, job.pid, "another command", False, {})
     assert targets_of(other) == {"driver": []}
     assert not on(job.node, other, kill, target, other.job), "it is of another job"
     assert not on(job.node, job, kill, Process(target.node, pid, target.started + 1, target.title), job.job), (
