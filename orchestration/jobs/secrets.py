@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ...datasets.redaction import NAMES
+
 REFERENCES = "MUTUAL_FORCING_SECRETS"  # the variable that carries them: NAME=file:PATH, one a line
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-TELLS = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|API_?KEY|ACCESS_?KEY", re.IGNORECASE)
 PLAIN = frozenset({"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SHARED_CREDENTIALS_FILE", "RAY_AUTH_TOKEN_PATH", "HF_TOKEN_PATH"})  # paths
 MAX_BYTES = 64 * 1024
 
@@ -64,7 +65,7 @@ def _looks_secret(name: str, value: str) -> bool:
         carries = urlsplit(value).password is not None
     except ValueError:
         carries = False
-    return carries or (bool(TELLS.search(name)) and name not in PLAIN)
+    return carries or (bool(NAMES.search(name)) and name not in PLAIN)
 
 
 def as_variable(references: Mapping[str, str]) -> dict[str, str]:
