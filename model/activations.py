@@ -78,10 +78,11 @@ class Activations:
         return clips * self.of.config.depth * past * 2 * self.of.inner * self.item
 
     def transient(self, clips: int = 1) -> int:
-        """What a layer's forward without gradient has at one time, about: modulations, q, k, v, and the widest of a block."""
-        _, both = self._tokens
+        """What a layer has at one time when a past is read, or a velocity after it: modulations, q, k, v, the widest of a block, keys."""
+        now, both = self._tokens
         each = {m: (8 * self._sizes(m)[0] + 5 * self.of.inner + 2 * self._sizes(m)[2]) for m in self.of.modalities}
-        return clips * self.item * sum(both[m] * each[m] for m in self.of.modalities) + self.mask()
+        keys = (sum(both.values()) + self._sink) * 2 * self.of.inner
+        return clips * self.item * (sum(now[m] * each[m] for m in self.of.modalities) + keys)
 
     def backward(self, clips: int = 1) -> int:
         """What the backward of a layer has at one time besides what was kept: gradients of the modulations, apart and together."""

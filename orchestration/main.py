@@ -17,6 +17,7 @@ from .command import NOTHING_KEPT, Debug, Json, Set, console, print_record, prin
 from .data_commands import data_app
 from .evaluation_command import evaluate
 from .jobs.command import logs, resume, status, stop, submit
+from .planning.command import plan
 from .progress import plain_console, printable
 from .serve_command import serve
 
@@ -34,6 +35,7 @@ app.command(epilog="Example: mutual-forcing status mine --address http://127.0.0
 app.command(epilog="Example: mutual-forcing logs mine --follow --address http://127.0.0.1:8265")(logs)
 app.command(epilog="Example: mutual-forcing stop mine --address http://127.0.0.1:8265")(stop)
 app.command(epilog="Example: mutual-forcing resume mine --address http://127.0.0.1:8265")(resume)
+app.command(epilog="Example: mutual-forcing plan paper --gpus 64 --gpu h200 --price 3.9")(plan)
 
 Version = Annotated[bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print version, and commit of a checkout.")]
 Out = Annotated[str | None, typer.Option("--out", help="Run folder (default: runs/NAME).")]
@@ -286,7 +288,7 @@ def _show_preflight(config: Any, run_dir: Path, as_json: bool) -> bool:
         typer.echo(json.dumps({"needs": asdict(needs), "findings": [asdict(f) for f in findings]}))
     else:
         megabytes = {"a training process": needs.worker, "a rollout actor": needs.actor, "a checkpoint": needs.checkpoint}
-        rows = {f"{name} holds": f"{size / 1e6:.0f} MB of networks" for name, size in megabytes.items() if size}
+        rows = {f"{name} holds": f"{size / 1e6:.0f} MB" for name, size in megabytes.items() if size}
         print_record({"parameters": f"{needs.parameters / 1e6:.2f} M", **rows, "problems": len(findings)}, False)
         for f in findings:
             plain_console().print(

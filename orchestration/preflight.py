@@ -1,6 +1,6 @@
 """What a run needs, held against what is there, before it starts: every problem at once, each with a remedy.
 
-needs_of(config)          memory by process, size of a checkpoint: arithmetic alone
+needs_of(config)          memory by process (planning/memory), size of a checkpoint: arithmetic alone
 examine(config, run_dir)  -> findings: `problem` stops the run, `warning` does not
 """
 
@@ -27,13 +27,14 @@ from ..datasets.members import parse_mix
 from ..datasets.redaction import redacted
 from ..datasets.store import Store, is_remote, store_of
 from ..datasets.writable import require_writable
-from ..model.transformer import AVTransformer
 from ..workers.checkpoint import OtherFormat, is_finished, newest
 from ..workers.pretrained import find_pretrained
 from .config import RunConfig
 from .course_config import CourseConfig
 from .examiner import best_figure
 from .machine import free_memory_gb
+from .planning.loads import chosen, load
+from .planning.memory import Load, peak, trained
 from .rollouts_config import RolloutsConfig
 from .run_folder import RUN
 from .session import check_ports
@@ -58,7 +59,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Needs:
-    """In bytes. worker, actor: of one process, without activations; device: the part of a worker's that is its GPU's, if it has one;
+    """In bytes. worker, actor: of one process, the latter without its cache; device: what of a worker's is its GPU's;
     checkpoint: of one in the middle of the largest stage; weights: of the one that a finished stage leaves.
     """
 
@@ -71,29 +72,26 @@ class Needs:
 
 
 def needs_of(config: RunConfig, ranks: int = 0) -> Needs:
-    """Memory of the networks of one training process, of one rollout actor, and the size of checkpoints, with AdamW. ranks: that train (0:
-    the fewest that may, each of which holds the most).
-
-    The averaged weights are whole in every process, and so are the others before ZeRO-3. A mutual stage with a `full` fake score trains
-    two networks.
+    """Memory of one training process in its heaviest stage (planning/memory.py), of one rollout actor, and the size of checkpoints. ranks:
+    that train (0: the fewest that may, each of which holds the most).
     """
-    with torch.device("meta"):
-        network = AVTransformer(config.model, config.data.timeline)
-    n = sum(p.numel() for p in network.parameters())
-    mutual = any(s.objective == "mutual" for s in config.stages)
-    trained = 2 if mutual and config.objective.w_dmd > 0 and config.objective.fake.kind == "full" else 1
-    stage, ranks = config.engine.zero_stage, ranks or config.sizes[0]
-    size = 2 if config.engine.precision == "bf16" else 4
-    held = size * n * (1 / ranks if stage == 3 else 1)  # weights
-    held += size * n * (1 / ranks if stage >= 2 else 1)  # gradients
-    state = (8 + (4 if stage else 0)) * n / (ranks if stage else 1)  # moments, and the copies that ZeRO updates
-    frozen = 4 * n if mutual and config.objective.teacher == "frozen" else 0
-    building = 4 * n + (trained - 1) * (held + state)  # a network is whole before ZeRO has its shares of it
-    worker = int(max(trained * (held + state), building) + 4 * n + frozen)
-    away = trained * state if config.engine.offload == "optimizer" else 0
-    actor = 4 * n if mutual and config.objective.needs_rollouts else 0
-    device = int(worker - away) if config.workers.use_gpu else 0
-    return Needs(n, worker, device, actor, checkpoint=(12 * trained + 4) * n, weights=(4 * trained + 4) * n)
+    choice, gpu = replace(chosen(config), trainers=ranks or config.sizes[0]), config.workers.use_gpu
+    loads = [load(config, stage, choice) for stage in config.stages]
+    most, n = max(peak(x).total for x in loads), loads[0].weights
+    full = max(x.fake for x in loads) if config.objective.fake.kind == "full" else 0
+    networks = 2 if full else 1
+    host = max(_host(x) for x in loads) if gpu else 0
+    actor = 4 * n if _rolls(config) else 0
+    device = most if gpu else 0
+    return Needs(n, most + host, device, actor, checkpoint=(12 * networks + 4) * n, weights=(4 * networks + 4) * n)
+
+
+def _host(x: Load) -> int:
+    """Memory of the machine's own that a process with a GPU takes: a network that is made, the weights that its stage began with, and what
+    of the optimizer is offloaded.
+    """
+    away = sum(trained(replace(x, offload=False), n, of_it).optimizer for n, of_it in ((x.weights, x.trained), (x.fake, x.fake)) if n)
+    return 4 * x.weights * (2 if x.start else 1) + (away if x.offload else 0)
 
 
 def reserved(workers: WorkersConfig) -> dict[str, float]:
@@ -244,7 +242,7 @@ def _memory(config: RunConfig, run_dir: Path) -> Told:
     if needs.device and torch.cuda.is_available() and needs.device > (size := torch.cuda.mem_get_info()[1]):
         yield (
             "problem",
-            f"GPU memory: {needs.device / GB:.1f} GB are needed besides activations, a GPU has {size / GB:.1f} GB; raise engine.zero_stage "
+            f"GPU memory: {needs.device / GB:.1f} GB are needed, a GPU has {size / GB:.1f} GB; raise engine.zero_stage "
             "or workers.count, set engine.offload=optimizer or engine.precision=bf16, or choose a smaller model",
         )
     workers, actors = config.workers.count, config.rollouts.most
@@ -260,7 +258,7 @@ def _memory(config: RunConfig, run_dir: Path) -> Told:
         kind: Literal["problem", "warning"] = "problem" if total > 2 * free else "warning"
         yield (
             kind,
-            f"memory: {total:.1f} GB are needed besides activations ({listed}; {needs.parameters / 1e6:.1f} M parameters), {free:.1f} GB "
+            f"memory: {total:.1f} GB are needed ({listed}; {needs.parameters / 1e6:.1f} M parameters), {free:.1f} GB "
             "are free; lower workers.count or rollouts.actors, raise engine.zero_stage, or choose a smaller model",
         )
 

@@ -7,12 +7,18 @@ from dataclasses import replace
 from functools import partial
 
 from ..datasets.config import DataConfig
+from ..datasets.pretrained_codecs import PretrainedConfig
 from ..model.codecs.dct import DctVideoConfig
+from ..model.codecs.mdct import MdctAudioConfig
+from ..model.execution import ExecutionConfig
 from ..model.objective import DmdConfig, FakeConfig, FewConfig, HistoryConfig, ObjectiveConfig, ShortcutConfig, variants
+from ..model.presets import PRESETS
 from ..model.trunk import TransformerConfig
+from ..workers.engine import EngineConfig
 from ..workers.loop_config import StageConfig
 from ..workers.optimizer import OptimizerConfig
-from .config import RolloutsConfig, RunConfig, SamplesConfig
+from ..workers.retention import CheckpointConfig
+from .config import RolloutsConfig, RunConfig, SamplesConfig, WorkersConfig
 
 ANNEAL = OptimizerConfig(lr=5e-5, clip=1.0, warmup=0.25, decay=0.6, final_lr_share=0.05)
 SMALL_NETWORK = OptimizerConfig(lr=3e-3, clip=1.0, warmup=0.05, decay=0.4, final_lr_share=0.05)
@@ -66,13 +72,51 @@ def tiny() -> RunConfig:
     )
 
 
+def paper() -> RunConfig:
+    """The paper's model at its scale: 2 x 7 B on the latents of the published autoencoders, for a cluster (see `plan paper`).
+
+    Of the paper: batches of 256 and 128, the steps of `joint` and `mutual`, the optimizer, the decay of the average, guidance 5 and the
+    weights of the parts. Ours: the steps of pretraining, which the paper ends when the loss is stable; the batch of `mutual`; pictures of
+    320 x 192 and clips of 5 s in training; the shape of the network; the history's strength. The folders of the autoencoders are the
+    user's: --set data.pretrained.video=FOLDER data.pretrained.audio=FOLDER.
+    """
+    published = PRESETS["paper"]
+    stage = partial(StageConfig, optimizer=OptimizerConfig())
+    return RunConfig(
+        name="paper",
+        data=DataConfig(
+            media="media",
+            width=320,
+            height=192,
+            clip_chunks=10,
+            timeline=published.clock,
+            video_codec=DctVideoConfig(channels=48, spatial=16, temporal=published.clock.video_stride),
+            audio_codec=MdctAudioConfig(channels=64, hop=published.clock.audio_hop),
+            pretrained=PretrainedConfig(dtype="bfloat16"),
+        ),
+        model=published.network,
+        objective=ObjectiveConfig(history=HistoryConfig(strength_low=0.2, strength_high=0.6, real_share=0.25)),
+        engine=EngineConfig(zero_stage=3, precision="bf16", micro_batch=1),
+        execution=ExecutionConfig(attention="flex", checkpoint_every=1),
+        workers=WorkersConfig(count=32, use_gpu=True),
+        rollouts=RolloutsConfig(actors="auto", max_actors=32, gpus=1.0),
+        stages=(
+            stage("pretrain-video", 100_000, 256, modalities=("video",)),
+            stage("pretrain-audio", 100_000, 256, modalities=("audio",)),
+            stage("joint", 100_000, 128),
+            stage("mutual", 20_000, 128, objective="mutual", ema=0.99),
+        ),
+        checkpoint=CheckpointConfig(every=500),
+    )
+
+
 def _as_demo(name: str) -> RunConfig:
     """The demo with one of the objectives that the paper's ablation compares: nothing else differs."""
     base = demo()
     return replace(base, name=name, objective=variants(base.objective)[name])
 
 
-RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny} | {
+RECIPES: dict[str, Callable[[], RunConfig]] = {"demo": demo, "tiny": tiny, "paper": paper} | {
     name: partial(_as_demo, name) for name in variants(ObjectiveConfig())
 }
 NAMES = ", ".join(RECIPES)

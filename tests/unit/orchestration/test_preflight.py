@@ -21,6 +21,8 @@ from mutual_forcing.orchestration import preflight
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.launch import train
 from mutual_forcing.orchestration.main import app
+from mutual_forcing.orchestration.planning.loads import chosen, load
+from mutual_forcing.orchestration.planning.memory import peak
 from mutual_forcing.orchestration.preflight import Finding, awaited, examine, needs_of, short_of
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_record import claim, loop_config
@@ -49,13 +51,12 @@ def test_a_checkpoint_is_as_large_as_it_was_reckoned(tmp_path: Path) -> None:
     assert needs.weights <= written < 1.1 * needs.weights
 
 
-@pytest.mark.parametrize(("stage", "held"), [(0, 4 + 4 + 8), (1, 4 + 4 + 12 / 2), (2, 4 + 4 / 2 + 12 / 2), (3, 4 / 2 + 4 / 2 + 12 / 2)])
-def test_a_process_holds_what_its_zero_stage_leaves_it(stage: int, held: float) -> None:
-    """Bytes a parameter: weights, gradients, moments and ZeRO's copies; two networks are trained, and the average is whole."""
-    needs = needs_of(with_settings(TINY, [f"engine.zero_stage={stage}"]))
-    assert needs.worker == int((2 * held + 4) * needs.parameters)
+def test_a_process_holds_what_the_plan_says_of_its_heaviest_stage() -> None:
+    """One truth: the memory of `plan`, with the run's own choices."""
+    most = max(peak(load(TINY, stage, chosen(TINY))).total for stage in TINY.stages)
+    assert needs_of(TINY).worker == most
     alone = replace(TINY, stages=TINY.stages[:3])
-    assert needs_of(with_settings(alone, [f"engine.zero_stage={stage}"])).worker == int((held + 4) * needs.parameters)
+    assert needs_of(alone).worker < most, "a mutual stage trains two networks"
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +146,9 @@ def test_gpus_that_are_not_here_are_told(tmp_path: Path) -> None:
 def test_a_gpu_must_hold_the_networks_and_what_is_offloaded_is_the_cpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = with_settings(TINY, ["workers.use_gpu=true", "engine.zero_stage=2"])
     needs, away = needs_of(gpu), needs_of(with_settings(gpu, ["engine.offload=optimizer"]))
-    assert needs.device == needs.worker == away.worker
-    assert needs.device - away.device == int(2 * (8 + 4) / 2 * needs.parameters)
+    assert needs.worker - needs.device == 2 * 4 * needs.parameters, "a network that is made, and the weights that the stage began with"
+    assert needs.device - away.device >= int(2 * (8 + 4) / 2 * needs.parameters)
+    assert (away.worker - away.device) - (needs.worker - needs.device) == pytest.approx(2 * (8 + 4) / 2 * needs.parameters, rel=1e-3)
     assert needs_of(TINY).device == 0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
@@ -157,7 +159,7 @@ def test_a_gpu_must_hold_the_networks_and_what_is_offloaded_is_the_cpus(tmp_path
 
 def test_bf16_halves_weights_and_gradients() -> None:
     needs, half = needs_of(TINY), needs_of(with_settings(TINY, ["engine.precision=bf16"]))
-    assert needs.worker - half.worker == 2 * (2 + 2) * needs.parameters  # of two trained networks at stage 1
+    assert needs.worker - half.worker > 2 * 2 * needs.parameters  # weights of two trained networks at stage 1, and what they make
 
 
 def test_a_disk_too_small_for_the_checkpoints_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,90 @@
+"""Measured speeds in the place of assumed ones: a file of steps whose work is known, and of what else was measured.
+
+    {"device": "NVIDIA H200", "steps": [{"flops": 1.2e15, "bytes": 4.1e11, "seconds": 0.92}, ...], "clips_per_s": 0.8}
+
+`bench plan --calibrate FILE` writes one. A step's time is taken as flops / speed + bytes / bandwidth, both by least squares over the
+relative errors; steps of one ratio of the two cannot tell them apart, and then the bandwidth is the data sheet's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+MOST = 1 << 20  # bytes of a file
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One step: work in FLOPs, bytes that the optimizer and the average move, seconds that it took."""
+
+    flops: float
+    bytes: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """device: what was measured, as its driver names it; clips_per_s: that one CPU prepares."""
+
+    device: str
+    steps: tuple[Measured, ...] = ()
+    clips_per_s: float | None = None
+
+    def speeds(self, bandwidth: float) -> tuple[float, float] | None:
+        """FLOP/s and bytes/s that the steps were computed at; None where there are no steps. bandwidth: where they do not tell."""
+        return fitted(self.steps, bandwidth) if self.steps else None
+
+
+def fitted(steps: Sequence[Measured], bandwidth: float) -> tuple[float, float]:
+    """FLOP/s and bytes/s by which the steps took as long as they did."""
+    rows = [(s.flops / s.seconds, s.bytes / s.seconds) for s in steps]
+    ff, fb, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    f, b = sum(row[0] for row in rows), sum(row[1] for row in rows)
+    determinant = ff * bb - fb * fb
+    if determinant > 1e-3 * ff * bb:
+        per_flop, per_byte = (f * bb - b * fb) / determinant, (b * ff - f * fb) / determinant
+        if per_flop > 0 and per_byte > 0:
+            return 1 / per_flop, 1 / per_byte
+    left = [(row[0], max(1e-6, 1 - row[1] / bandwidth)) for row in rows]  # what the data sheet's bandwidth leaves for the arithmetic
+    return sum(x * x for x, _ in left) / sum(x * rest for x, rest in left), bandwidth
+
+
+def read_calibration(path: Path) -> Calibration:
+    """The calibration of a file.
+
+    Raises:
+        ValueError: it is missing, too large, no such JSON, or has a value that is no positive number.
+    """
+    try:
+        if path.stat().st_size > MOST:
+            raise ValueError(f"it is larger than {MOST} bytes")
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or (extra := data.keys() - {"device", "steps", "clips_per_s"}):
+            raise ValueError(f"it has {sorted(extra)}" if isinstance(data, dict) else "it is no JSON object")
+        steps = tuple(Measured(**{name: _positive(f"steps.{name}", row[name]) for name in row}) for row in data.get("steps", []))
+        clips = data.get("clips_per_s")
+        return Calibration(str(data["device"]), steps, None if clips is None else _positive("clips_per_s", clips))
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"--calibration={str(path)!r}: is none ({type(error).__name__}: {why}); make one with `bench plan --calibrate`"
+        ) from None
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write what `read_calibration` reads."""
+    steps = [vars(step) for step in calibration.steps]
+    path.write_text(
+        json.dumps({"device": calibration.device, "steps": steps, "clips_per_s": calibration.clips_per_s}) + "\n", encoding="utf-8"
+    )
+
+
+def _positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value <= 0:
+        raise ValueError(f"{name}={value!r}: must be a positive number")
+    return float(value)

@@ -1,0 +1,88 @@
+"""What a run moves and stores besides its arithmetic: checkpoints, weights and rollouts in the object store, S3, and data at scale."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+from ...datasets.account import MAX_ACCOUNT, SourceLine
+from ...datasets.parts import SHARD_BYTES, ShardEntry
+
+DRAIN_S = 120.0  # the notice that AWS gives before it takes a spot machine
+HEARD_S = 5.0  # until the ranks know of it (docs/operations.md)
+BF16, FP32 = 2, 4
+CLIP_ID = 24  # bytes of a clip's id between quotes, with a comma and a space, as the manifest lists those held out; about
+TABLE_ROW = 120  # bytes of a clip in clips.parquet, about
+RECORD = 600  # bytes of a clip's record in a shard besides its latents: ids, caption, words; about
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """size: bytes of one in the middle of the largest stage; count: that are written in all; copy_s: that training waits for the copy of
+    the state; write_s: until one is committed; drain_s: from the notice that a machine goes away until the commit, at worst.
+    """
+
+    size: int
+    count: int
+    copy_s: float
+    write_s: float
+    drain_s: float
+
+    @property
+    def in_time(self) -> bool:
+        return self.drain_s <= DRAIN_S
+
+
+def checkpoints(weights: int, trained: int, ranks: int, count: int, step_s: float, upload: float, copy: float) -> Checkpoints:
+    """Of networks of `weights` numbers of which `trained` are updated (the fake score's own too). upload, copy: bytes/s of a process.
+
+    A checkpoint has weights and moments of what is trained in fp32, and the averaged weights; every process writes its share.
+    """
+    size = 3 * FP32 * trained + FP32 * weights
+    copy_s, write_s = size / ranks / copy, size / ranks / upload
+    return Checkpoints(size, count, copy_s, write_s, HEARD_S + step_s + copy_s + write_s)
+
+
+@dataclass(frozen=True)
+class Store:
+    """Bytes in Ray's object store. trainer, actor: of the machine of rank 0, and of one with rollout actors; published: a second."""
+
+    trainer: int
+    actor: int
+    published: float
+
+
+def store(weights: int, clip: int, batch: int, max_age: int, step_s: float, every: int) -> Store:
+    """weights: numbers of the network, sent as bf16, two versions at a time; clip: bytes of a rollout, in fp32 with its exit states."""
+    snapshots = 2 * BF16 * weights
+    return Store(snapshots + (max_age + 1) * batch * clip, snapshots, BF16 * weights / (every * step_s))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A dataset of so many clips. shards, objects: files, the former of 128 MiB; bytes: of all shards; manifest, account, table: bytes of
+    manifest.json, sources.jsonl and clips.parquet; node_hours: of machines that prepare it; too_large: files beyond what is read.
+    """
+
+    clips: int
+    shards: int
+    objects: int
+    bytes: int
+    manifest: int
+    account: int
+    table: int
+    node_hours: float
+    too_large: tuple[str, ...]
+
+
+def corpus(clips: int, clip_bytes: int, held_out: float, per_source: float, clips_per_s: float, cpus: int) -> Corpus:
+    """clip_bytes: of its latents; per_source: clips that a source gives; clips_per_s: that one CPU prepares; cpus: of a machine."""
+    size = clips * (clip_bytes + RECORD)
+    shards = -(-size // SHARD_BYTES)
+    entry = len(json.dumps(asdict(ShardEntry("shard-0123456789abcdefn000.arrow", 1000, SHARD_BYTES, "0" * 64)), indent=6))
+    line = SourceLine("folder/of/a/corpus/name-of-a-film.mp4", "used", clips=4, seconds=20.0, frames=480, samples=882000, content="0" * 64)
+    account = round(clips / per_source) * (len(json.dumps(asdict(line))) + 1)
+    manifest = shards * entry + round(clips * held_out) * CLIP_ID
+    large = (f"sources.jsonl: {account / 1e9:.1f} GB, {MAX_ACCOUNT / 1e9:.1f} GB are read",) if account > MAX_ACCOUNT else ()
+    hours = clips / clips_per_s / cpus / 3600
+    return Corpus(clips, shards, 2 * shards + 3, size, manifest, account, clips * TABLE_ROW, hours, large)

@@ -1,0 +1,143 @@
+"""The plan: what JSON has, what fits, and what is said where nothing does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mutual_forcing.orchestration.config import RunConfig
+from mutual_forcing.orchestration.planning.calibration import Calibration, Measured, fitted, read_calibration, write_calibration
+from mutual_forcing.orchestration.planning.gpus import GPUS, gpu
+from mutual_forcing.orchestration.planning.layout import counts_of_trainers
+from mutual_forcing.orchestration.planning.plan import Assumed, Plan, Wish, make_plan
+from mutual_forcing.orchestration.planning.timing import Speeds, Work
+from mutual_forcing.orchestration.planning.traffic import checkpoints, corpus
+from mutual_forcing.orchestration.runs import configured
+
+GPU = ["workers.use_gpu=true", "workers.count=1", "engine.micro_batch=0"]
+
+
+def planned(recipe: str, gpus: int, kind: str, *settings: str) -> tuple[Plan, RunConfig]:
+    config = configured(recipe, None, [*GPU, *settings])
+    return make_plan(config, Wish(recipe, gpus, kind, gpu(kind), 3.9), Assumed()), config
+
+
+@pytest.fixture(scope="module")
+def paper() -> tuple[Plan, RunConfig]:
+    return planned("paper", 64, "h200")
+
+
+def test_json_has_what_a_script_reads(paper: tuple[Plan, RunConfig]) -> None:
+    plan, config = paper
+    made = json.loads(json.dumps(plan.to_json(config)))
+    assert made.keys() >= {"memory", "zero", "hours", "cost", "layout", "assumptions"}
+    assert [row["zero"] for row in made["zero"]] == [0, 1, 2, 3]
+    assert all(sum(row["parts"].values()) == row["total"] for row in made["zero"])
+    assert all(sum(row["parts"].values()) == row["total"] for row in made["memory"].values())
+    assert all(row["from"] for row in made["assumptions"].values())
+    assert made["hours"] == pytest.approx(sum(made["stage_hours"].values()))
+    assert made["cost"] == pytest.approx(made["hours"] * made["layout"]["gpus"] * 3.9)
+
+
+def test_the_layout_fits_and_divides_all_batches(paper: tuple[Plan, RunConfig]) -> None:
+    plan, config = paper
+    assert plan.layout is not None
+    choice = plan.layout.fit.choice
+    assert all(row["total"] <= plan.wish.gpu.memory for row in plan.memory.values())
+    assert all(stage.batch % choice.trainers == 0 for stage in config.stages)
+    assert plan.layout.gpus <= 64
+    assert plan.layout.actors == min(plan.layout.wanted, 64 - choice.trainers)
+    for stage, shares in plan.shares.items():
+        assert sum(shares.values()) == pytest.approx(1), stage
+
+
+def test_where_nothing_fits_it_is_said_what_would() -> None:
+    plan, _ = planned("paper", 4, "a100-40")
+    assert plan.layout is None
+    assert plan.hours is None
+    assert "fits" in plan.remedy
+    assert all(fit.why for fit in plan.zero)
+
+
+def test_an_unknown_gpu_lists_those_that_are_known() -> None:
+    with pytest.raises(ValueError, match=r"--gpu='b300': unknown; choose from a100-40, .*h200") as raised:
+        gpu("b300")
+    assert "\n" not in str(raised.value)
+    assert all(name in str(raised.value) for name in GPUS)
+
+
+def test_a_mutual_stage_wants_a_gpu_besides_the_trainers() -> None:
+    with pytest.raises(ValueError, match="--gpus=1"):
+        planned("demo", 1, "h100")
+    config = configured("demo", None, GPU)
+    assert counts_of_trainers(config, 8) == [4, 2, 1]
+
+
+def test_a_calibration_of_another_gpu_is_refused() -> None:
+    config = configured("demo", None, GPU)
+    with pytest.raises(ValueError, match="calibration"):
+        make_plan(config, Wish("demo", 4, "h100", gpu("h100"), 3.9), Assumed(), Calibration("NVIDIA H200"))
+
+
+def test_a_measured_speed_takes_the_place_of_the_assumed_one() -> None:
+    config, wish = configured("demo", None, GPU), Wish("demo", 4, "h100", gpu("h100"), 3.9)
+    steps = tuple(Measured(flops, 1e9 * k, flops / 2e13 + k * 1e9 / 1e12) for k, flops in ((1, 1e13), (2, 9e13)))
+    plan = make_plan(config, wish, Assumed(), Calibration(wish.gpu.name, steps))
+    assert plan.assumptions["mfu"]["value"] == pytest.approx(2e13 / wish.gpu.bf16, rel=1e-3)
+    slower = make_plan(config, wish, Assumed(mfu=1e-3))
+    assert plan.layout is not None
+    assert slower.layout is not None
+    assert slower.layout.seconds > plan.layout.seconds
+
+
+@settings(max_examples=50)
+@given(st.floats(1e11, 1e15), st.floats(1e9, 1e13))
+def test_speeds_are_found_again(speed: float, bandwidth: float) -> None:
+    works = [(1e12, 1e9), (3e12, 1e9), (2e12, 8e9), (1e12, 2e10)]
+    steps = [Measured(f, b, f / speed + b / bandwidth) for f, b in works]
+    for f, b, step in [(5e12, 5e9, None)]:
+        found, moved = fitted(steps, 1e12)
+        assert step is None
+        assert f / found + b / moved == pytest.approx(f / speed + b / bandwidth, rel=0.05)
+
+
+def test_a_calibration_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    made = Calibration("cpu", (Measured(1e12, 1e9, 2.0),), 0.25)
+    write_calibration(tmp_path / "c.json", made)
+    assert read_calibration(tmp_path / "c.json") == made
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"device": "cpu", "steps": [{"flops": -1, "bytes": 1, "seconds": 1}]}', '{"device": "cpu", "speed": 1}', "NaN"],
+)
+def test_a_file_that_is_no_calibration_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "c.json").write_text(text)
+    with pytest.raises(ValueError, match="--calibration=") as raised:
+        read_calibration(tmp_path / "c.json")
+    assert "\n" not in str(raised.value)
+
+
+def test_seconds_are_the_sum_of_their_shares() -> None:
+    work, speeds = Work(4e12, 1e12, 1e9, 2e9), Speeds(2e12, 1e12, 1e9, 1e9, 1e9)
+    assert work.seconds(speeds) == 2 + 1 + 1 + 2
+    assert work.shares(speeds) == {"training": 2 / 6, "teacher": 1 / 6, "optimizer": 1 / 6, "communication": 2 / 6}
+
+
+def test_a_checkpoint_that_takes_longer_than_the_notice_is_late() -> None:
+    quick = checkpoints(10**9, 10**9, 8, 1, 1.0, 1e9, 1e10)
+    assert quick.in_time
+    assert quick.size == 16 * 10**9
+    assert not checkpoints(10**9, 10**9, 8, 1, 120.0, 1e9, 1e10).in_time
+
+
+def test_a_corpus_grows_with_its_clips() -> None:
+    small, large = (corpus(n, 300_000, 0.01, 4.0, 0.5, 64) for n in (10**6, 10**8))
+    assert large.bytes == 100 * small.bytes
+    assert large.node_hours == pytest.approx(100 * small.node_hours)
+    assert large.too_large
+    assert not small.too_large
