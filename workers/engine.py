@@ -69,6 +69,15 @@ def shard(config: EngineConfig) -> Placement:
     return place
 
 
+def settled(network: nn.Module, config: EngineConfig, device: torch.device) -> nn.Module:
+    """A network on the host -> where it is trained. Stage 3: parameter by parameter into the shards of all processes, so that no GPU ever
+    holds it whole; the weights are those of rank 0.
+    """
+    if config.zero_stage < 3:
+        return network.to(device)
+    return shard(config)(network.to(torch.bfloat16) if config.precision == "bf16" else network)
+
+
 @dataclass(frozen=True)
 class _Home:
     """Where a piece lies: elements `offset` to `offset + length` of `flat`, which are those from `start` on of their parameter."""

@@ -30,7 +30,7 @@ from ..model.types import AVBatch, Rollout
 from .bad_step import Origin, Setup
 from .checkpoint import Checkpoint, Weights
 from .checkpoint_writer import CheckpointWriter, Share, State
-from .engine import Engine
+from .engine import Engine, settled
 from .logs import RankLog
 from .loop_config import Process, RolloutSource, StageConfig, TrainLoopConfig
 from .metrics import MetricSpool
@@ -101,10 +101,13 @@ class StageRun:
         saved = {} if resumed is None else {role: resumed.source(role) for role in resumed.manifest["roles"]}
         if saved:
             self._ema.load_state_dict(saved["ema"].weights())
-        self._theta = live = network_of(config, saved["live"].weights() if saved else start).to(device)
+        self._theta = live = network_of(config, saved["live"].weights() if saved else start)
+        settled(live, config.engine, device)
         fake = self._fake_score(start) if mutual and objective.w_dmd > 0 else None
         if fake is not None and saved:
             fake.load_state_dict(saved["fake"].weights())
+        if fake is not None:
+            settled(fake, config.engine, device)
         groups = live.parameter_groups(stage.modalities, objective.few.lr_ratio if mutual else 1.0)
         self._live = Engine(live, groups, stage.optimizer, config.engine, local)
         self._fake = None if fake is None else Engine(fake, [(1.0, list(fake.parameters()))], stage.optimizer, config.engine, local)
@@ -322,7 +325,7 @@ class StageRun:
         fake = self._config.objective.fake
         if fake.kind == "lora":
             return LoraAdapter(self._theta, fake.rank)
-        return network_of(self._config, weights).to(self._device)
+        return network_of(self._config, weights)
 
     def _all_weights(self, keep: bool) -> dict[str, Weights]:
         """Every network's weights by role, whole, on the ranks that `keep` them; all ranks must call it (ZeRO-3 gathers)."""
