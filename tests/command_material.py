@@ -88,6 +88,11 @@ class Running:
         self._driver.wait(seconds)
         return self.said()
 
+    @property
+    def ended(self) -> int | None:
+        """Its exit code, or None while it works."""
+        return self._driver.poll()
+
     def said(self) -> Said:
         """What it has said so far."""
         texts = []
