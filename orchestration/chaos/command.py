@@ -111,6 +111,7 @@ def _ask(wish: Wish, events: tuple[Event, ...], yes: bool) -> None:
 
 def _done(wish: Wish, config: RunConfig, events: tuple[Event, ...], out: str | None) -> dict[str, Any]:
     import time
+    from contextlib import redirect_stdout
     from pathlib import Path
 
     from ...datasets.storage import local_path, make_folder, write_json
@@ -122,7 +123,7 @@ def _done(wish: Wish, config: RunConfig, events: tuple[Event, ...], out: str | N
     default = Path("chaos") if is_remote(wish.run) else Path(wish.run) / "chaos"
     folder = make_folder("--out", local_path("--out", out or str(default)))
     name = time.strftime(f"seed-{wish.seed}-%Y%m%d-%H%M%S")
-    with ray_session():
+    with redirect_stdout(sys.stderr), ray_session():  # Ray prints its machines' warnings, and stdout is the record's
         made = conduct(wish, config, events, name, lambda line: console.print(printable(line), soft_wrap=True))
     record = _record(wish, made, folder / f"{name}.png")
     write_json(folder / f"{name}.json", record)
