@@ -1,10 +1,11 @@
 """Who belongs to a run: its job, as Ray keeps it, and its processes, as both Ray and the machine that they are on know them.
 
     Ray's job table   --run folder, remote.uri--> the run's job, its driver
-    Ray's actor table --job--> (machine, number, class)  --+
-    each machine: children of its raylet with the job's id in their environment  --+--> targets by kind, oldest first
+    Ray's actor table --job--> (machine, number, class)           --+
+    each machine: its raylet's children, their job, what they do  --+--> targets by kind, oldest first
 
-A process counts when the machine itself says that it is of this job; its number and its start name it from then on.
+A process has the id of its job in its environment, unless Ray started it before it knew for whom: then it counts where Ray's table names it
+as an actor of the job, and it bears that actor's name. Its number and its start name it from then on.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .holder import Gone, started_of
 ANSWER = 120.0  # seconds for an answer of a machine, which may have to start a process for it
 ACTORS = {"RayTrainWorker": "worker", "RolloutActor": "rollout", "Coordinator": "coordinator", "PoolWorker": "data"}
 DATA_ACTORS = ("MapWorker", "_MapWorker")  # Ray Data's; what they compute stands behind it
-IDLE = "ray::IDLE"
+IDLE, NOBODY = "ray::IDLE", "ffffffff"  # what a worker is called without work, and the job of one that was started for any
 SHIPPED = ("py_modules", "working_dir", "pip", "uv", "conda")  # of a job's environment: what its code needs
 
 
@@ -49,12 +50,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Process:
-    """A process of a job on a machine; started: in ticks of that machine."""
+    """A process of a machine. started: in ticks of that machine; title: what it does; job: it was started for."""
 
     node: str
     pid: int
     started: int
     title: str
+    job: str = NOBODY
 
 
 def job_of(run: str) -> Job:
@@ -107,7 +109,10 @@ def sorted_targets(actors: Sequence[Mapping[str, Any]], found: Sequence[Process]
     targets: dict[str, list[Process]] = {}
     for process in sorted(found, key=lambda p: (p.started, p.node, p.pid)):
         name = classes.get((process.node, process.pid))
-        kind = _kind(name) if name is not None else "" if process.title == IDLE else "data"
+        if name is not None:
+            kind = _kind(name) if process.title.startswith(f"ray::{name.partition('(')[0]}") else ""
+        else:
+            kind = "data" if process.job != NOBODY and process.title != IDLE else ""
         if kind:
             targets.setdefault(kind, []).append(process)
     return targets
@@ -118,13 +123,14 @@ def _kind(actor: str) -> str:
 
 
 def processes_of(node: str, job: str) -> list[Process]:
-    """On a machine: the worker processes of its raylet, whose task this is, that belong to a job."""
+    """On a machine: the worker processes of its raylet, whose task this is, that belong to a job, or were started for any."""
     found = []
     for process in psutil.Process(os.getppid()).children():
         try:
             started = started_of(process.pid)
-            if process.environ().get("RAY_JOB_ID") == job and (title := _title(process)).startswith("ray::"):
-                found.append(Process(node, process.pid, started, title))
+            own = process.environ().get("RAY_JOB_ID")
+            if own in (job, NOBODY) and (title := _title(process)).startswith("ray::"):
+                found.append(Process(node, process.pid, started, title, own))
         except (Gone, psutil.Error):
             continue  # it has ended meanwhile, or is none of this user's
     return found

@@ -13,7 +13,7 @@ import ray
 
 from mutual_forcing.orchestration.chaos.acts import hold_own, kill
 from mutual_forcing.orchestration.chaos.holder import started_of
-from mutual_forcing.orchestration.chaos.targets import Job, Process, driver_of, job_of, on, sorted_targets, targets_of
+from mutual_forcing.orchestration.chaos.targets import NOBODY, Job, Process, driver_of, job_of, on, sorted_targets, targets_of
 
 NODE = "a" * 56
 
@@ -22,8 +22,8 @@ def actor(name: str, pid: int, node: str = NODE) -> dict[str, Any]:
     return {"ActorClassName": name, "Pid": pid, "Address": {"NodeID": node}}
 
 
-def process(pid: int, title: str = "ray::X", node: str = NODE, started: int = 0) -> Process:
-    return Process(node, pid, started or pid, title)
+def process(pid: int, title: str, node: str = NODE, started: int = 0, job: str = "01000000") -> Process:
+    return Process(node, pid, started or pid, title, job)
 
 
 def test_kinds_follow_from_the_classes_of_actors_and_tasks_are_data_work() -> None:
@@ -37,20 +37,22 @@ def test_kinds_follow_from_the_classes_of_actors_and_tasks_are_data_work() -> No
         actor("PoolWorker", 17),
         actor("RolloutActor", 99),
     ]
-    found = [process(pid) for pid in (11, 12, 13, 14, 15, 16, 17)]
-    found += [process(18, "ray::FlatMap(StreamSource)"), process(19, "ray::IDLE")]
+    found = [process(a["Pid"], f"ray::{a['ActorClassName']}.work") for a in actors[:-1]]
+    found += [process(18, "ray::FlatMap(StreamSource)"), process(19, "ray::IDLE"), process(20, "ray::other_task", job=NOBODY)]
     targets = {kind: [p.pid for p in processes] for kind, processes in sorted_targets(actors, found).items()}
     assert targets == {"worker": [11, 12], "rollout": [13], "coordinator": [14], "data": [16, 17, 18]}, "no machine has process 99"
 
 
 def test_a_number_alone_names_nobody_it_is_of_a_machine() -> None:
-    targets = sorted_targets([actor("RayTrainWorker", 11, "b" * 56)], [process(11, "ray::IDLE"), process(11, node="b" * 56)])
-    assert targets == {"worker": [process(11, node="b" * 56)]}
+    theirs = process(11, "ray::RayTrainWorker", "b" * 56, job=NOBODY)
+    assert sorted_targets([actor("RayTrainWorker", 11, "b" * 56)], [process(11, "ray::IDLE"), theirs]) == {"worker": [theirs]}
+    other = process(11, "ray::Coordinator", "b" * 56, job=NOBODY)
+    assert sorted_targets([actor("RayTrainWorker", 11, "b" * 56)], [other]) == {}, "another one has its number by now"
 
 
 def test_the_oldest_comes_first() -> None:
     actors = [actor("RayTrainWorker", pid) for pid in (1, 2, 3)]
-    targets = sorted_targets(actors, [process(1, started=30), process(2, started=10), process(3, started=20)])
+    targets = sorted_targets(actors, [process(pid, "ray::RayTrainWorker", started=at) for pid, at in ((1, 30), (2, 10), (3, 20))])
     assert [p.pid for p in targets["worker"]] == [2, 3, 1]
 
 
@@ -81,11 +83,11 @@ def test_a_real_job_and_nobody_of_another_is_found_and_killed(victim: tuple[Job,
     target = next(p for p in there["rollout"] if p.pid == pid)
     other = Job("ffff0000", job.run_dir, "", job.node, job.address, job.pid, "another command", False, {})
     assert targets_of(other) == {"driver": []}
-    assert not on(job.node, other, kill, target, other.job), "it is of another job"
     assert not on(job.node, job, kill, Process(target.node, pid, target.started + 1, target.title), job.job), (
         "it was started at another time"
     )
-    assert "ended" in on(job.node, other, hold_own, target, other.job, other.words, {"act": "freeze"})["error"]
+    later = Process(target.node, pid, target.started + 1, target.title)
+    assert "ended" in on(job.node, job, hold_own, later, job.job, job.words, {"act": "freeze"})["error"]
     assert psutil.Process(pid).is_running()
     assert on(job.node, job, kill, target, job.job)
     deadline = time.monotonic() + 60
