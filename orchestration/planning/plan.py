@@ -258,11 +258,12 @@ def _remarks(config: RunConfig, wish: Wish, best: Timed | None) -> list[str]:
     own = chosen(config)
     if own != best.fit.choice or not config.workers.use_gpu:
         c = best.fit.choice
-        told.append(
-            f"to run it so: --set workers.use_gpu=true workers.count={c.trainers} engine.zero_stage={c.zero} engine.micro_batch={c.micro} "
+        settings = (
+            f"workers.use_gpu=true workers.count={c.trainers} engine.zero_stage={c.zero} engine.micro_batch={c.micro} "
             f"execution.checkpoint_every={c.every} engine.offload={'optimizer' if c.offload else 'none'}"
             + (f" rollouts.actors={best.actors} rollouts.gpus=1" if best.actors else "")
         )
+        told.append("to run it so: " + " ".join(f"--set {setting}" for setting in settings.split()))
     if idle := wish.gpus - best.gpus:
         batches = ", ".join(str(s.batch) for s in config.stages)
         told.append(

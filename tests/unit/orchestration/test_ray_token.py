@@ -13,7 +13,7 @@ METHOD = "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo"
 def asked(address: str, token: str | None) -> bytes:
     """The answer to an empty request, as a stranger without Ray would send it."""
     with grpc.insecure_channel(address) as channel:
-        metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         return channel.unary_unary(METHOD)(b"", metadata=metadata, timeout=60)
 
 
