@@ -30,7 +30,7 @@ class Mix:
     damaged: int
 
 
-MIX = Mix(films=2, damaged=2)
+MIX = Mix(films=1, damaged=1)
 
 
 def config_of(media: Path) -> DataConfig:
