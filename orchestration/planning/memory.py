@@ -12,7 +12,6 @@ PyTorch alone, so that `bench plan` runs on a bare machine.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ...model.activations import FP32, Activations
 
@@ -55,7 +54,7 @@ class Load:
     largest: int
     small: int
     item: int
-    zero: Literal[0, 1, 2, 3]
+    zero: int
     ranks: int
     live: Activations
     teacher: Activations
