@@ -59,6 +59,11 @@ class Machines:
         """What a command needs to find the cluster."""
         return {"RAY_ADDRESS": self._cluster.address, "RAY_TMPDIR": self._folder.name}
 
+    @property
+    def nodes(self) -> list[Any]:
+        """The machines but the head."""
+        return sorted(self._cluster.worker_nodes, key=lambda node: node.node_id)
+
     def add(self) -> None:
         self._cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
