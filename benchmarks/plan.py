@@ -102,7 +102,7 @@ def load_of(case: Case, gpu: bool) -> Load:
         largest=max(sizes),
         small=sum(n for n in sizes if n <= SMALL_PARAMETERS),
         item=case.item,
-        zero=case.zero,  # pyright: ignore[reportArgumentType]  one of four, as the cases have it
+        zero=case.zero,
         ranks=case.ranks,
         live=live,
         teacher=replace(live, item=FP32),

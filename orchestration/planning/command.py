@@ -177,6 +177,7 @@ def _lines(made: Plan) -> Iterator[str]:
             f"{c.drain_s:.0f} s after a notice, of 120: {'in time' if c.in_time else 'TOO LATE'} (copy {c.copy_s:.1f} s, "
             f"upload {c.write_s:.1f} s)"
         )
+    yield f"clips: {made.read / 1e12:,.1f} TB are read from S3 in all, if no machine keeps any"
     if made.store is not None:
         s = made.store
         yield (

@@ -77,15 +77,18 @@ def share(numbers: int, zero: int, least: int, ranks: int) -> int:
 
 @dataclass(frozen=True)
 class Trained:
-    """One network under training, in bytes. standing: buffers that it has as long as it lives; whole: gradients while a backward goes on;
-    between: those that wait for the next; reduced: what the reduction of a backward's end adds; step: what the optimizer adds to `between`.
+    """One network under training, in bytes. standing: buffers that it has as long as it lives; backward: those of a backward; whole,
+    between, own: gradients while a backward goes on, between two of them, and when they are reduced; reduced, step: buffers of their
+    reduction and of the optimizer.
     """
 
     weights: int
     optimizer: int
     standing: int
+    backward: int
     whole: int
     between: int
+    own: int
     reduced: int
     step: int
 
@@ -100,21 +103,26 @@ def trained(load: Load, weights: int, of_it: int) -> Trained:
     mine = share(of_it, zero, 1, ranks)
     masters = FP32 * mine if zero in (1, 2) or (zero == 3 and item < FP32) else 0
     optimizer = 0 if load.offload else MOMENTS * mine + masters
-    bucket = item * (min(of_it, BUCKET) if load.lazy else BUCKET)
+    together = item * min(of_it, BUCKET)  # gradients that are reduced at a time, which are copied into one piece
+    bucket = together if load.lazy else item * BUCKET
     if zero == 0:
         temporary = 2 * FP32 * load.largest if load.lazy else FP32 * of_it
-        return Trained(item * weights, optimizer, 0, item * of_it, item * of_it, item * min(of_it, BUCKET), temporary)
+        every = item * of_it
+        return Trained(item * weights, optimizer, 0, 0, every, every, every, together, temporary)
     group = min(mine, LIVE) if zero == 3 else mine
     copies = 0 if load.offload else (2 if load.lazy else 1) * FP32 * group  # AdamW's root of the second moment, and its quotient
     if zero == 3:
-        kept = item * share(weights, zero, 3, ranks) + item * load.small
+        kept = item * (share(weights - load.small, zero, 3, ranks) + load.small)
         gathered = item * min(weights, LIVE)
         standing = bucket + (0 if load.offload else item * mine)
-        flat = FP32 * group + (item * group if item < FP32 else 0)
-        return Trained(kept, optimizer, standing, gathered, 0, bucket, 0 if load.offload else flat + copies)
-    between = item * (of_it if zero == 1 else mine)
-    whole = item * of_it + (0 if load.lazy else bucket)
-    return Trained(item * weights, optimizer, 0, whole, between, bucket, (0 if load.offload else FP32 * mine) + copies + bucket)
+        flat = 0 if load.offload else FP32 * group + (item * group if item < FP32 else 0)
+        return Trained(kept, optimizer, standing, gathered, 0, 0, 0, gathered + together, flat + copies)
+    flat = FP32 * mine if item < FP32 and not load.offload else 0
+    between, waiting = item * (of_it if zero == 1 else mine), item * max(0, of_it - BUCKET) if zero == 1 else 0
+    own = item * mine + waiting
+    return Trained(
+        item * weights, optimizer, 0, 0 if load.lazy else bucket, item * of_it, between, own, bucket + together, bucket + flat + copies
+    )
 
 
 def moments(load: Load) -> tuple[Moment, ...]:
@@ -144,10 +152,10 @@ def _starts(load: Load, held: Parts) -> list[Moment]:
     if load.zero == 3 and not load.lazy:
         return []
     first = dict.fromkeys(PARTS, 0) | {"ema": held["ema"], "start": held["start"]}
-    made = [Moment("start", _plus(first, weights=FP32 * load.weights + _given(load, load.weights)))]
+    made = [Moment("start", _plus(first, weights=_given(load, load.weights)))]
     if load.fake:
         second = held | {"fake": 0}
-        made.append(Moment("start of the fake score", _plus(second, fake=FP32 * load.fake + _given(load, load.fake))))
+        made.append(Moment("start of the fake score", _plus(second, fake=_given(load, load.fake))))
     return made
 
 
@@ -162,22 +170,19 @@ def _of_network(load: Load, held: Parts, net: Trained, name: str, backwards: int
     before = net.between if backwards > 1 else 0
     caches = load.teacher.reading(read) if read else 0
     taught = load.teacher.transient(read) if read else 0
-    first = _plus(held, gradients=before, activations=kept + max(needs, taught), caches=caches)
-    if load.zero == 3:
-        first = _plus(first, buffers=net.whole)
-        end = _plus(held, gradients=0, buffers=net.whole + net.reduced, activations=needs)
-    else:
-        end = _plus(held, gradients=max(net.whole, before), buffers=0, activations=needs)
-    reduced = _plus(held, gradients=max(net.whole, net.between) if load.zero < 2 else net.between, buffers=net.reduced)
-    step = _plus(held, gradients=net.between, buffers=net.step)
+    first = _plus(held, gradients=before, activations=kept + max(needs, taught), caches=caches, buffers=net.backward)
+    end = _plus(held, gradients=max(net.whole, before), activations=needs, buffers=net.backward)
+    reduced = _plus(held, gradients=net.own, buffers=net.reduced)
+    step = _plus(held, gradients=net.own, buffers=net.step)
     return [
         Moment(f"{name}{what}", parts) for what, parts in (("backward", first), ("gradients", end), ("reduction", reduced), ("step", step))
     ]
 
 
 def _given(load: Load, weights: int) -> int:
-    """What giving a network to DeepSpeed adds to its fp32 weights: a flat copy before the first weights go."""
-    return load.item * weights if load.zero in (1, 2) else 0
+    """What a network takes while DeepSpeed makes its own of it: whole in fp32; then, in its precision, twice, with masters."""
+    whole = FP32 * weights
+    return max(whole, 2 * load.item * weights + FP32 * share(weights, load.zero, 1, load.ranks)) if load.zero in (1, 2) else whole
 
 
 def _plus(parts: Parts, **more: int) -> Parts:

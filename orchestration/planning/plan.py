@@ -80,7 +80,8 @@ class Wish:
 @dataclass(frozen=True)
 class Plan:
     """See the module's docstring. memory: of a training process by stage of the run, as the layout has it; zero: the best of each ZeRO
-    stage with as many trainers; layout: None where nothing fits, and `remedy` says what would. remarks: what a reader should know.
+    stage with as many trainers; layout: None where nothing fits, and `remedy` says what would. clips: of the dataset, 0 if none was
+    given; read: bytes of clips that all steps read; tokens: of a clip, by stage. remarks: what a reader should know.
     """
 
     wish: Wish
@@ -90,6 +91,7 @@ class Plan:
     layout: Timed | None
     shares: dict[str, dict[str, float]]
     clips: int
+    read: int
     tokens: dict[str, int]
     data_machines: int
     checkpoints: Checkpoints | None
@@ -134,6 +136,7 @@ class Plan:
             "checkpoints": None if self.checkpoints is None else asdict(self.checkpoints) | {"in_time": self.checkpoints.in_time},
             "object_store": None if self.store is None else asdict(self.store),
             "dataset_clips": self.clips,
+            "s3": {"checkpoint_bytes": self.checkpoints.size * self.checkpoints.count if self.checkpoints else 0, "clip_bytes": self.read},
             "data_at_scale": asdict(self.corpus),
             "assumptions": self.assumptions,
             "remarks": list(self.remarks),
@@ -176,6 +179,7 @@ def make_plan(
     per_s = max(s.batch / best.step_s[s.name] for s in config.stages) if best is not None else 0.0
     of_memory = {s.name: _moments(config, choice, s.name) for s in config.stages}
     held_out = len(manifest.held_out) / max(1, manifest.clips) if manifest is not None else config.data.held_out_share
+    kept = None if best is None else _checkpoints(config, best, assumed)
     return Plan(
         wish=wish,
         parameters=count.branches,
@@ -184,13 +188,14 @@ def make_plan(
         layout=best,
         shares={} if best is None else {s.name: work(step(config, s, choice)).shares(speeds(choice.trainers)) for s in config.stages},
         clips=manifest.clips if manifest is not None else 0,
+        read=sum(s.steps * s.batch * config.data.clip_bytes for s in config.stages),
         tokens={s.name: _tokens(config, s.name) for s in config.stages},
         data_machines=ceil(per_s / clips_per_s / assumed.cpus),
-        checkpoints=None if best is None else _checkpoints(config, best, assumed),
+        checkpoints=kept,
         store=None if best is None else _store(config, best),
         corpus=corpus(SCALE, config.data.clip_bytes, held_out, assumed.per_source, clips_per_s, assumed.cpus),
         assumptions=_assumptions(config, wish, assumed, calibration, measured, manifest),
-        remarks=tuple(_remarks(config, wish, best)),
+        remarks=tuple(_remarks(config, wish, best, kept)),
         remedy="" if best is not None else too_few(config, wish.gpus, wish.gpu, list(GPUS.items())),
     )
 
@@ -251,7 +256,7 @@ def _assumptions(
     return made | {"clip": clip, "memory": memory, "precision": {"value": "bf16" if item_of(config) == 2 else "fp32", "from": "the recipe"}}
 
 
-def _remarks(config: RunConfig, wish: Wish, best: Timed | None) -> list[str]:
+def _remarks(config: RunConfig, wish: Wish, best: Timed | None, checkpoints: Checkpoints | None) -> list[str]:
     if best is None:
         return []
     told, trainers = [], best.fit.choice.trainers
@@ -268,6 +273,11 @@ def _remarks(config: RunConfig, wish: Wish, best: Timed | None) -> list[str]:
         batches = ", ".join(str(s.batch) for s in config.stages)
         told.append(
             f"{idle} of {wish.gpus} GPUs have nothing to do: trainers must divide the batches {batches}; rent {best.gpus}, or change them"
+        )
+    if checkpoints is not None and not checkpoints.in_time:
+        told.append(
+            "a checkpoint comes too late for the two minutes of a spot machine: such a machine costs the steps since the last one; keep "
+            "trainers on machines that stay, or raise --upload (faster storage)"
         )
     if best.actors < best.wanted:
         told.append(f"{trainers} trainers would need {best.wanted} rollout GPUs; with {best.actors} they wait")

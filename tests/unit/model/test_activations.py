@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from mutual_forcing.model.objective import ObjectiveConfig
 from mutual_forcing.model.presets import WAN, Preset
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.trunk import TransformerConfig
-from mutual_forcing.model.types import AVBatch, Rollout
+from mutual_forcing.model.types import MODALITIES, AVBatch
 
 
 def size_of(depth: int, chunks: int, clips: int, wan: bool) -> Size:
@@ -46,7 +47,9 @@ def kept_bytes(size: Size, dtype: torch.dtype, every: int) -> tuple[int, AVBatch
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         flow_matching(Models(network, network), batch, None, noise, ObjectiveConfig())
-    return sum(kept.values()), batch
+    layers = [n for n in range(size.model.depth) if every and (n + 1) % every == 0]  # they hold their text, and do not tell autograd so
+    text = sum(x.nbytes for m in MODALITIES for n in layers for x in network.text(m, batch.controls).keys_values[n])
+    return sum(kept.values()) + text, batch
 
 
 def counted(size: Size, batch: AVBatch, item: int) -> Activations:
@@ -62,7 +65,9 @@ def test_kept_bytes_are_those_of_autograd(wan: bool, dtype: torch.dtype, depth: 
     size = size_of(depth, chunks, clips, wan)
     there, batch = kept_bytes(size, dtype, every)
     here = counted(size, batch, dtype.itemsize).saved(every, clips)
-    assert here == pytest.approx(there, rel=0.03 if every != 1 else 0.1)  # every layer recomputed: little is left but the two ends
+    assert here == pytest.approx(
+        there, rel=0.03 if every != 1 else 0.2
+    )  # every layer recomputed: a fiftieth is left, and the two ends are counted roughly
 
 
 def test_recomputed_layers_keep_their_input_alone() -> None:
@@ -77,10 +82,10 @@ def test_recomputed_layers_keep_their_input_alone() -> None:
 
 def test_a_reading_is_the_keys_and_values_of_all_layers() -> None:
     size = size_of(3, 6, 2, wan=False)
-    batch, rollout, _ = material(size, "cpu")
-    assert isinstance(rollout, Rollout)
+    batch, _, _ = material(size, "cpu")
     network = AVTransformer(size.model, size.timeline)
-    read = network.read(batch.latents, batch.controls, batch.layout)
-    cells = dict(zip(read.__code__.co_freevars, read.__closure__ or (), strict=True))
+    made: Any = network.read(batch.latents, batch.controls, batch.layout)
+    made = made.__wrapped__  # without no_grad
+    cells = dict(zip(made.__code__.co_freevars, made.__closure__ or (), strict=True))
     held = cells["held"].cell_contents
     assert counted(size, batch, 4).reading(size.clips) == sum(x.nbytes for pair in held for x in pair)

@@ -49,12 +49,11 @@ def test_shares_of_all_processes_are_the_whole(numbers: int, ranks: int) -> None
 @settings(max_examples=30, deadline=None)
 @given(st.sampled_from([2, 4, 8]), st.sampled_from(["joint", "mutual"]))
 def test_state_of_zero_3_falls_as_processes_are_more(ranks: int, stage: str) -> None:
-    one, many = of(stage, 3, 1), of(stage, 3, ranks)
-    for load_ in (one, many):
-        assert load_.small < load_.weights
+    one, many = (replace(of(stage, 3, n), small=0) for n in (1, ranks))
     whole, shared = (trained(x, x.weights, x.trained) for x in (one, many))
     assert shared.optimizer == pytest.approx(whole.optimizer / ranks, rel=1e-3)
-    assert shared.weights - many.item * many.small == pytest.approx((whole.weights - one.item * one.small) / ranks, rel=1e-3)
+    assert whole.weights == one.item * one.weights
+    assert shared.weights == pytest.approx(whole.weights / ranks, rel=1e-3)
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
@@ -67,7 +66,7 @@ def test_checkpointing_and_smaller_forwards_save_activations(zero: int) -> None:
 
 
 def test_a_later_stage_shares_out_more() -> None:
-    held = [trained(x, x.weights, x.trained) for x in (of("joint", zero, 4) for zero in (0, 1, 2, 3))]
+    held = [trained(x, x.weights, x.trained) for x in (replace(of("joint", zero, 4), small=0) for zero in (0, 1, 2, 3))]
     assert held[1].optimizer < held[0].optimizer * 12 / 8  # masters and moments, of a fourth
     assert held[2].between < held[1].between
     assert held[3].weights < held[2].weights
@@ -83,7 +82,7 @@ def test_a_host_counts_what_is_written_to() -> None:
     gpu = of("joint", 2)
     host = replace(gpu, lazy=True, start=True)
     assert next(m for m in moments(host)).parts["start"] == 4 * host.weights
-    assert trained(gpu, gpu.weights, gpu.trained).reduced > 100 * trained(host, host.weights, host.trained).reduced  # a small network
+    assert trained(gpu, gpu.weights, gpu.trained).reduced > 50 * trained(host, host.weights, host.trained).reduced  # a small network
 
 
 def test_bf16_keeps_masters_under_every_stage() -> None:
