@@ -38,7 +38,9 @@ class AutoscaledMachines:
             "max_workers": most,
             "upscaling_speed": 100.0,
             "idle_timeout_minutes": idle_minutes,
-            "provider": {"type": "fake_multinode", "gcs_address": self._address},
+            # Nodes share an address, and nothing is to be installed on them.
+            "provider": {"type": "fake_multinode", "gcs_address": self._address}
+            | dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check"), True),
             "available_node_types": kinds,
             "head_node_type": "ray.head.default",
             "auth": {},
