@@ -26,8 +26,8 @@ MAX_POINTS = 4000
 
 @dataclass(frozen=True)
 class Seen:
-    """At a time (seconds since 1970): the stage that is trained (number; -1 before the first), its steps, the attempt (a file of metrics
-    that was begun anew), the driver's process (0: none), and whether the run is finished.
+    """At a time (seconds since 1970): the stage that is trained (number; -1 before the first), its steps, the attempt, the driver's process
+    (0: none), and whether the run is finished.
     """
 
     at: float
@@ -45,21 +45,28 @@ class Seen:
 
 def look(run_dir: str, stages: Sequence[str], at: float) -> Seen:
     """Read it from the run folder, where that is."""
-    folder = Path(run_dir)
+    folder, begun = Path(run_dir), _attempt(run_dir)
     driver, finished = holder_of(str(folder / LOCK)), False
     with suppress(OSError, ValueError, AttributeError):  # it may be on its way
         finished = bool(json.loads((folder / RUN).read_text()).get("finished"))
     for i in reversed(range(len(stages))):
         try:
             with (folder / "metrics" / f"{stages[i]}.jsonl").open("rb") as file:
-                size, attempt = os.fstat(file.fileno()).st_size, os.fstat(file.fileno()).st_ino
-                file.seek(max(0, size - TAIL))
+                about = os.fstat(file.fileno())
+                file.seek(max(0, about.st_size - TAIL))
                 lines = file.read().splitlines()
         except FileNotFoundError:
             continue
         steps = next((step + 1 for line in reversed(lines) if (step := step_of(line)) is not None), 0)
-        return Seen(at, i, steps, attempt, driver, finished)
-    return Seen(at, driver=driver, finished=finished)
+        return Seen(at, i, steps, begun or about.st_ino, driver, finished)
+    return Seen(at, attempt=begun, driver=driver, finished=finished)
+
+
+def _attempt(run_dir: str) -> int:
+    """The number of the newest attempt, after which Ray Train's folder of it is called; 0 where that is on another machine: then each has a
+    file of metrics of its own.
+    """
+    return max((int(path.name[4:]) for path in Path(run_dir, "ray").glob("fit-*") if path.name[4:].isdecimal()), default=0)
 
 
 def has_recovered(event: Event, before: Seen, after: Sequence[Seen]) -> bool:

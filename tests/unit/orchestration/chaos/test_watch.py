@@ -41,6 +41,9 @@ def test_it_is_read_from_the_run_folder(tmp_path: Path) -> None:
     assert look(str(tmp_path), STAGES, 3.0).finished
     assert look(str(tmp_path), STAGES, 3.0).driver == 0, "a lock may name a process that has ended"
     assert [(i, step, loss) for _, i, step, loss in losses(str(tmp_path), STAGES)] == [(0, 0, 2.0), (0, 1, 1.0)]
+    for name in ("fit-12", "fit-9", "fit-x"):
+        (tmp_path / "ray" / name).mkdir(parents=True)
+    assert look(str(tmp_path), STAGES, 3.0).attempt == 12, "the same in another stage"
     (tmp_path / "run.json").write_text(json.dumps([1]))
     assert not look(str(tmp_path), STAGES, 3.0).finished
 
