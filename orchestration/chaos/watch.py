@@ -90,8 +90,8 @@ def told(event: Event, before: Seen, after: Sequence[Seen], stages: Sequence[str
     words, new = list[str](), [seen for seen in after if seen.attempt != before.attempt]
     if event.kind == "driver" and after and after[-1].driver not in (0, before.driver):
         words.append(f"another driver (process {after[-1].driver}) took over")
-    if new and (event.kind in (*ENDS_ATTEMPT, "driver") or new[0].far <= before.far):
-        first = new[0]
+    first = min(new, key=lambda seen: seen.far, default=before)  # it begins with the steps of the one before in sight
+    if new and (event.kind in (*ENDS_ATTEMPT, "driver") or first.far <= before.far):
         lost = before.steps - first.steps if first.stage == before.stage else 0
         words.append(f"{stages[first.stage]} went on from step {first.steps}; {max(0, lost)} steps were computed again")
     else:

@@ -76,7 +76,7 @@ def test_what_lasts_has_to_be_over() -> None:
 
 
 def test_what_was_seen_is_told() -> None:
-    killed = told(Event(0, "worker"), BEFORE, [seen(12, 16, 2), seen(13, 21, 2)], STAGES)
+    killed = told(Event(0, "worker"), BEFORE, [seen(11, 20, 2), seen(12, 16, 2), seen(13, 21, 2)], STAGES)
     assert killed == "joint went on from step 16; 4 steps were computed again"
     driver = told(Event(0, "driver"), BEFORE, [seen(12, 20, driver=0), seen(20, 18, 2, 6), seen(30, 21, 2, 6)], STAGES)
     assert driver == "another driver (process 6) took over; joint went on from step 18; 2 steps were computed again"
