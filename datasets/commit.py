@@ -108,12 +108,13 @@ def described(
         if before
         else _threshold(config.held_out_share, (_rank(config, clip) for receipt in receipts for clip in _firsts(receipt, dropped).values()))
     )
-    held_out, clips, hours = list(before.held_out if before else ()), before.clips if before else 0, before.hours if before else 0.0
+    held_out, clips, seconds = list(before.held_out if before else ()), before.clips if before else 0, 0.0
     for receipt in receipts:
         apart = {name for name, clip in _firsts(receipt, dropped).items() if _rank(config, clip) < below}
         held_out += [clip.clip_id for clip in receipt.clips if clip.source in apart]
-        live = [clip.chunks for clip in receipt.clips if clip.clip_id not in dropped]
-        clips, hours = clips + len(live), hours + sum(map(t.seconds, live)) / 3600
+        for clip in receipt.clips:
+            if clip.clip_id not in dropped:
+                clips, seconds = clips + 1, seconds + t.seconds(clip.chunks)  # one by one: the same however parts were cut
     total = used = 0
     for line in lines:
         total, used = total + 1, used + line.used
@@ -130,7 +131,7 @@ def described(
         shards=tuple(shards),
         held_out=tuple(sorted(held_out)),
         clips=clips,
-        hours=hours,
+        hours=(before.hours if before else 0.0) + seconds / 3600,
         dropped=dropped,
         sources_used=used,
         sources_refused=total - used,

@@ -43,8 +43,8 @@ class _Range(Generic[K]):
 
 
 class KeyRanges(Generic[K]):
-    """One listing. ask: the page of keys below the prefix and above a key; it may be called by `threads` threads at once. most: objects
-    after which the listing is cut off.
+    """One listing. ask: the page of keys below the prefix and above a key; it may be called by `threads` threads at once. most: when more
+    have come, the listing ends, wherever its ranges are.
     """
 
     def __init__(self, ask: Callable[[str], Page[K]], prefix: str, threads: int, most: int) -> None:
@@ -53,12 +53,11 @@ class KeyRanges(Generic[K]):
         self._first = _Range[K]("", None)
 
     def all(self, first: Page[K]) -> Iterator[K]:
-        """What is there, in the order of keys; no more than a page above `most`. first: the first page, which is at hand.
+        """What is there, in the order of keys; if there is more than `most`, more than that of it. first: the first page, which is at hand.
 
         Raises:
             OSError: the store does not answer, or its keys are in no order.
         """
-        self._first = _Range[K]("", None)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="listing") as pool:
             with self._lock:
                 if self._taken(self._first, first):

@@ -53,8 +53,8 @@ class Bucket:
         return {found.key.removeprefix(prefix): found for objects, _ in self.pages(prefix, "/") for found in objects}
 
     def below(self, prefix: str) -> Iterator[Object]:
-        """All objects below a prefix, which ends with a slash or is empty, in the order of their keys where the store has one. What goes
-        far beyond `MAX_KEYS` is cut off.
+        """All objects below a prefix, which ends with a slash or is empty, in the order of their keys where the store has one. Of more
+        than `MAX_KEYS` some are missing, and more than that come.
         """
         first = self._page(prefix)
         keys = [found.key for found in first.found]
@@ -112,12 +112,12 @@ def in_prefix(bucket: Bucket, prefix: str) -> Iterator[Source]:
         OSError: S3 does not answer.
     """
     objects: dict[str, Object] = {}
-    for found in bucket.below(prefix):
+    for count, found in enumerate(bucket.below(prefix)):
+        if count >= MAX_KEYS:
+            raise ValueError(f"s3://{bucket.name}/{prefix}: more than {MAX_KEYS} objects; give a prefix below it")
         name = found.key.removeprefix(prefix)
         if name and not name.endswith("/") and not any(part.startswith(".") and part.strip(".") for part in name.split("/")):
             objects[name] = found
-        if len(objects) > MAX_KEYS:
-            raise ValueError(f"s3://{bucket.name}/{prefix}: more than {MAX_KEYS} objects; give a prefix below it")
     for name, beside in paired(objects).items():
         yield object_source(name, bucket.name, objects[name], [objects[text] for text in beside])
 
