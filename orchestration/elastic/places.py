@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+import ray
 from ray.exceptions import RayError
 from ray.util import get_placement_group
 from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
@@ -54,7 +55,7 @@ class Places:
 
 def end_places(name: str, sizes: Sequence[int], have: int) -> None:
     """End those of this name: a process that was killed leaves them to Ray, which keeps them as long as the driver lives."""
-    for i in range(len(increments(sizes, have))):
+    for i in range(len(increments(sizes, have))) if ray.is_initialized() else ():  # or it would begin a cluster
         with suppress(ValueError, RayError, ConnectionError):  # they are gone already, or the cluster is
             remove_placement_group(get_placement_group(_numbered(name, i)))
 
