@@ -27,7 +27,7 @@ from ..model.codecs.folder import Place
 from ..model.codecs.registry import codec_from_folder
 from ..model.codecs.umt5 import Umt5TextEncoder
 from .lock import alone
-from .redaction import redacted
+from .redaction import without_secrets
 from .storage import local_path, make_folder, s3, sync, user_cache
 from .store import require_no_user
 
@@ -70,7 +70,7 @@ def local_folder(field: str, uri: str, parts: Sequence[str] = ITSELF, cache: Pat
             return _copied(s3, require_no_user(uri).removeprefix("s3://"), uri, parts, "", cache, also)
         raise ValueError(f"{scheme}:// is no address of folders; give a local one, s3://BUCKET/FOLDER or hf://OWNER/NAME@COMMIT/FOLDER")
     except ValueError as error:
-        raise ValueError(f"{field}={redacted(uri)!r}: {error}") from error
+        raise ValueError(f"{field}={without_secrets(uri)!r}: {error}") from error
 
 
 def open_codec(field: str, uri: str, place: Place | None = None, cache: Path | None = None) -> VideoCodec | AudioCodec:

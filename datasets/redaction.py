@@ -17,7 +17,8 @@ NO_USER = (
     "was given with a user or password; leave them out, credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY) "
     "or the machine's role"
 )
-NAMES = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?$|(API|ACCESS|PRIVATE|AUTH)_?KEY$|COOKIE", re.IGNORECASE)
+NAMES = re.compile(r"SECRET|TOKEN(?!IZER)|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?$|(API|ACCESS|PRIVATE|AUTH)_?KEY$|COOKIE", re.IGNORECASE)
+PLACES = re.compile(r"_(FILE|PATH|DIR)$", re.IGNORECASE)  # where a secret lies is none
 SHORTEST = 8  # letters: a shorter value may be any word of a sentence
 # The first for the value of a variable, where a password may hold a slash and an @; the second for any text.
 USER_IN_VALUE = re.compile(r"[a-z][a-z0-9+.-]{0,30}://(?P<user>(?:(?!://)\S)*)@", re.IGNORECASE)
@@ -48,7 +49,7 @@ def has_user(uri: str) -> bool:
 def _secrets() -> set[str]:
     found = set()
     for name, value in os.environ.items():
-        if NAMES.search(name):
+        if NAMES.search(name) and not PLACES.search(name):
             found.add(value)
         for user in (*USER_OF_ADDRESS.finditer(value), *USER_IN_VALUE.finditer(value)):
             password = user["user"].partition(":")[2]

@@ -70,7 +70,7 @@ def preflight(config: RunConfig, run_dir: Path, warn: Callable[[str], None]) -> 
         ValueError: it cannot; all problems are named.
     """
     findings = examine(config, run_dir)
-    problems = list(dict.fromkeys(f.text for f in findings if f.kind == "problem"))  # one cause may stop several checks
+    problems = [f.text for f in findings if f.kind == "problem"]
     for finding in findings:
         if finding.kind == "warning":
             warn(finding.text)

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from ..datasets.manifest import MANIFEST
-from ..datasets.redaction import redacted
+from ..datasets.redaction import without_secrets
 from ..datasets.scratch import Scratch
 from ..datasets.store import Store, below, store_of
 from ..datasets.stream_account import STREAMED
@@ -51,7 +51,7 @@ class RemoteConfig:
 
     def __post_init__(self) -> None:
         if self.uri and not re.fullmatch(r"s3://[^/]+(/[^/]+)+", self.uri):
-            raise ValueError(f"remote.uri={redacted(self.uri)!r}: must be s3://BUCKET/FOLDER, a folder of this run alone; or empty")
+            raise ValueError(f"remote.uri={without_secrets(self.uri)!r}: must be s3://BUCKET/FOLDER, a folder of this run alone; or empty")
 
     @property
     def checkpoints(self) -> str:

@@ -173,11 +173,8 @@ def _rolls(config: RunConfig) -> bool:
 
 def examine(config: RunConfig, run_dir: Path) -> list[Finding]:
     """All that stands against a run of this configuration in this folder, as far as it can be told before it starts."""
-    return [
-        Finding(kind, text)
-        for check in (_network, _pool, _course, _memory, _data, _folders, _tracker)
-        for kind, text in check(config, run_dir)
-    ]
+    checks = (_network, _pool, _course, _memory, _data, _folders, _tracker)
+    return list(dict.fromkeys(Finding(*told) for check in checks for told in check(config, run_dir)))  # one cause may stop several
 
 
 Told = Iterator[tuple[Literal["problem", "warning"], str]]

@@ -61,6 +61,6 @@ class Training:
 
 def undisturbed(folder: Path, steps: int, *settings: str) -> Training:
     training = Training(folder, steps, 0, *settings)
-    answer = command(*training.words)
+    answer = command(*training.words, seconds=900)
     assert answer.code == 0, answer.error
     return training

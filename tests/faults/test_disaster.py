@@ -31,7 +31,7 @@ from mutual_forcing.datasets.store import Store, store_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide.md"
-STEPS, EVERY, LOST_AFTER = 60, 5, 12
+STEPS, EVERY, LOST_AFTER = 40, 5, 10
 
 
 @dataclass(frozen=True)

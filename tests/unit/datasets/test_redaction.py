@@ -58,6 +58,12 @@ def test_users_of_addresses_are_not_shown_and_other_signs_stay(text: str, shown:
     assert without_secrets(text) == shown
 
 
+@pytest.mark.parametrize("name", ["AWS_WEB_IDENTITY_TOKEN_FILE", "TOKENIZERS_PARALLELISM", "RAY_AUTH_TOKEN_PATH", "HOME"])
+def test_a_variable_that_holds_no_secret_hides_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "/var/run/of-the-pod")
+    assert without_secrets("no file /var/run/of-the-pod") == "no file /var/run/of-the-pod"
+
+
 def test_a_short_value_is_no_secret_it_may_be_any_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     assert without_secrets("a test") == "a test"
