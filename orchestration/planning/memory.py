@@ -115,9 +115,10 @@ def trained(load: Load, weights: int, of_it: int) -> Trained:
         kept = item * (share(weights - load.small, zero, 3, ranks) + load.small)
         gathered = item * min(weights, LIVE)
         standing = bucket + (0 if load.offload else item * mine)
-        flat = 0 if load.offload else FP32 * group + (item * group if item < FP32 else 0)
+        flat = 0 if load.offload else (item + FP32) * group  # gathered from the shares, then as the optimizer takes them
         return Trained(kept, optimizer, standing, gathered, 0, 0, 0, gathered + together, flat + copies)
-    flat = FP32 * mine if item < FP32 and not load.offload else 0
+    copied = zero == 1 or item < FP32  # stage 2 in fp32 gives the optimizer what it has gathered
+    flat = FP32 * mine if copied and not load.offload else 0
     between, waiting = item * (of_it if zero == 1 else mine), item * max(0, of_it - BUCKET) if zero == 1 else 0
     own = item * mine + waiting
     return Trained(
@@ -146,11 +147,7 @@ def moments(load: Load) -> tuple[Moment, ...]:
 
 
 def _starts(load: Load, held: Parts) -> list[Moment]:
-    """A network is whole before DeepSpeed has it. Under stage 3 it is so on the host alone, and goes to a GPU parameter by parameter
-    (`workers.engine.settled`).
-    """
-    if load.zero == 3 and not load.lazy:
-        return []
+    """A network is whole, where it is trained, before DeepSpeed has it: under stage 3 too."""
     first = dict.fromkeys(PARTS, 0) | {"ema": held["ema"], "start": held["start"]}
     made = [Moment("start", _plus(first, weights=_given(load, load.weights)))]
     if load.fake:
