@@ -147,7 +147,11 @@ def moments(load: Load) -> tuple[Moment, ...]:
 
 
 def _starts(load: Load, held: Parts) -> list[Moment]:
-    """A network is whole, where it is trained, before DeepSpeed has it: under stage 3 too."""
+    """A network is whole before DeepSpeed has it. Under stage 3 it is so on the host alone, and goes to a GPU parameter by parameter
+    (`workers.engine.settled`).
+    """
+    if load.zero == 3 and not load.lazy:
+        return []
     first = dict.fromkeys(PARTS, 0) | {"ema": held["ema"], "start": held["start"]}
     made = [Moment("start", _plus(first, weights=_given(load, load.weights)))]
     if load.fake:
