@@ -147,7 +147,7 @@ MEDIA_NEEDS = ("ffmpeg", "imageio_ffmpeg")
 PRETRAINED_NEEDS = ("diffusers", "transformers", "tokenizers", "huggingface_hub")
 
 
-OF_THE_SYSTEM = {"train", "rollouts", "data", "clock"}  # what they measure is Ray, DeepSpeed or ffmpeg around the maths
+OF_THE_SYSTEM = {"train", "rollouts", "data", "clock", "scale"}  # what they measure is Ray, DeepSpeed or ffmpeg around the maths
 
 
 def test_every_benchmark_needs_pytorch_alone() -> None:

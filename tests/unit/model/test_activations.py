@@ -87,5 +87,5 @@ def test_a_reading_is_the_keys_and_values_of_all_layers() -> None:
     made: Any = network.read(batch.latents, batch.controls, batch.layout)
     made = made.__wrapped__  # without no_grad
     cells = dict(zip(made.__code__.co_freevars, made.__closure__ or (), strict=True))
-    held = cells["held"].cell_contents
+    held: Any = cells["held"].cell_contents
     assert counted(size, batch, 4).reading(size.clips) == sum(x.nbytes for pair in held for x in pair)

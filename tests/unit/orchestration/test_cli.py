@@ -95,7 +95,7 @@ def test_no_words_print_the_help() -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (("huge",), ("recipe 'huge'", "choose from demo, tiny, mutual")),
+        (("huge",), ("recipe 'huge'", "choose from demo, tiny, paper, mutual")),
         (("tiny", "--set", "rollouts.max_aeg=0"), ("--set rollouts.max_aeg", "did you mean 'max_age'?")),
         (("tiny", "--set", "workers.count=many"), ("workers.count='many'", "integer")),
         (("tiny", "--set", "seed"), ("--set 'seed'", "for example")),

@@ -295,7 +295,7 @@ def test_settings_are_those_of_the_weights_alone(tiny: RunConfig) -> None:
 
 
 def test_an_unknown_recipe_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="recipe 'huge': unknown; choose from demo, tiny, mutual"):
+    with pytest.raises(ValueError, match="recipe 'huge': unknown; choose from demo, tiny, paper, mutual"):
         recipe("huge")
 
 

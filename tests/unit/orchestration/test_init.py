@@ -144,7 +144,7 @@ def edit(**changes: object) -> Callable[[Path], None]:
         (lambda f: next(f.glob("*/manifest.json")).write_text("[" * 100_000), "its hash is not the one in COMMIT"),
         (lambda f: next(f.glob("*/COMMIT")).write_text("[" * 100_000), "not JSON"),
         (lambda f: next(f.glob("*/COMMIT")).write_text('{"format": ' + "1" * 5000 + "}"), "not JSON"),
-        (edit(format=1), "not of format 2"),
+        (edit(format=1), "is of format 1, and this release reads format 2"),
         (edit(files=3), "not of format 2"),
         (edit(files={"ema": 3}), "not of format 2"),
         (edit(roles={}), "no 'ema' weights; it has"),

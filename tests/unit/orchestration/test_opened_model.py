@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_an_export_lists_the_licences_of_its_sources(run: Path, tmp_path: Path) 
     manifest.write_text(json.dumps(told | {"synthetic": False}))
     lines = read_account(folder / "data" / told["account"])
     marked = [
-        *(type(line)(**{**vars(line), "tags": (("licence", "CC-BY-4.0"),)}) for line in lines[:2]),
+        *(replace(line, tags=(("licence", "CC-BY-4.0"),)) for line in lines[:2]),
         *lines[2:],
     ]
     write_account(LocalStore(folder / "data"), told["account"], marked)
