@@ -53,7 +53,7 @@ def test_it_is_submitted_broken_and_finishes(tmp_path: Path) -> None:
             while not (out / "run.json").is_file():
                 assert job(cluster)["status"] in ("PENDING", "RUNNING"), cluster.verb("logs", "main").out
                 time.sleep(1)
-            asked = ("chaos", str(out), "--minutes", f"{MINUTES:g}", "--seed", "3", "--gap", "30", "--yes", "--json")
+            asked = ("chaos", str(out), "--minutes", f"{MINUTES:g}", "--seed", "1", "--gap", "20", "--yes", "--json")
             broken = command(*asked, seconds=3600, environment=cluster.inside | {"MLFLOW_TRACKING_URI": mlflow.uri})
             print(broken.error)
             while job(cluster)["status"] in ("PENDING", "RUNNING"):
