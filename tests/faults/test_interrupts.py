@@ -85,7 +85,7 @@ def stop(point: Point, folder: Path, send: Callable[[Running], None], code: int)
     assert answer.error.splitlines()[-1].startswith("stopped: "), answer.error
     # Progress, and what the training says about itself: so small a model is never healthy.
     for line in answer.error.splitlines()[:-1]:
-        assert line.endswith(" done") or re.match(r"warning: mutual, step |[a-z-]+ +\d+/\d+ .* loss ", line), answer.error
+        assert line.endswith(" done") or re.match(r"warning: (mutual, step |told to stop: )|[a-z-]+ +\d+/\d+ .* loss ", line), answer.error
     assert not list(folder.glob(point.absent)), f"the run was past {point.absent} when it was stopped: stretch the stage"
     assert "RUNNING" not in {run.info.status for run in tracked(folder)}
 
@@ -124,10 +124,20 @@ def test_ctrl_c_stops_it_and_the_same_command_finishes(folder: Path, name: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["start Ray", "look into sources", "start workers", "mutual", "generate clips"])
+@pytest.mark.parametrize("name", ["start Ray", "look into sources", "start workers", "generate clips"])
 def test_sigterm_stops_it_and_the_same_command_finishes(folder: Path, name: str) -> None:
     stop(POINTS[name], folder, Running.terminate, 128 + signal.SIGTERM)
     assert_finishes(POINTS[name], folder)
+
+
+@pytest.mark.slow
+def test_sigterm_in_training_has_a_checkpoint_written_first(folder: Path) -> None:
+    point = Point(trained("mutual"), "samples", ("stages.mutual.steps=60",))
+    stop(point, folder, Running.terminate, 128 + signal.SIGTERM)
+    steps = (folder / "metrics/mutual.jsonl").read_bytes().count(b"\n")
+    assert steps < 60
+    assert [int(commit.parent.name.split("-")[0]) for commit in folder.glob("checkpoints/mutual/*/COMMIT")] == [steps]
+    assert_finishes(point, folder)
 
 
 def raylet_gone(running: Running) -> bool:
