@@ -31,7 +31,7 @@ from .config import RunConfig
 from .course import course_of, is_left
 from .fit import fit
 from .mirror import mirrored
-from .preflight import awaited, examine
+from .preflight import awaited, examine, in_one_line
 from .report import build_report
 from .restore import MOVED, restore
 from .run_folder import JOB_REMOTE, JOB_RUN, NOTE, RUN, require_ours, shown_files
@@ -74,10 +74,8 @@ def preflight(config: RunConfig, run_dir: Path, warn: Callable[[str], None]) -> 
     for finding in findings:
         if finding.kind == "warning":
             warn(finding.text)
-    if len(problems) == 1:
-        raise ValueError(problems[0])
     if problems:
-        raise ValueError(f"{len(problems)} problems: " + " ".join(f"({i}) {text}." for i, text in enumerate(problems, 1)))
+        raise ValueError(in_one_line(problems))
 
 
 def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: Progress, warn: Callable[[str], None], say: Say) -> bool:

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from math import ceil, floor
@@ -175,6 +175,13 @@ def examine(config: RunConfig, run_dir: Path) -> list[Finding]:
     """All that stands against a run of this configuration in this folder, as far as it can be told before it starts."""
     checks = (_network, _pool, _course, _memory, _data, _folders, _tracker)
     return list(dict.fromkeys(Finding(*told) for check in checks for told in check(config, run_dir)))  # one cause may stop several
+
+
+def in_one_line(problems: Sequence[str]) -> str:
+    """What an error says of all of them."""
+    if len(problems) == 1:
+        return problems[0]
+    return f"{len(problems)} problems: " + " ".join(f"({i}) {text}." for i, text in enumerate(problems, 1))
 
 
 Told = Iterator[tuple[Literal["problem", "warning"], str]]

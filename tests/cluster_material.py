@@ -35,7 +35,7 @@ class Machines:
         from ray._private import services  # slow to import, as the next
         from ray.cluster_utils import Cluster
 
-        self._patch.setattr(services, "get_node", _patient(services.get_node))
+        self._patch.setattr(services, "get_node", patient(services.get_node))
         self._others = set(psutil.Process().children(recursive=True))
         self._patch.setenv("RAY_TMPDIR", self._folder.name)  # or others on this machine would find this cluster
         head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE, "_system_config": NOTICED}
@@ -45,12 +45,9 @@ class Machines:
         return self
 
     def __exit__(self, *_: object) -> None:
-        started = set(psutil.Process().children(recursive=True)) - self._others
         try:
-            self._cluster.shutdown()
+            shut_down(self._cluster, self._others)
         finally:
-            for process in psutil.wait_procs(started, 10)[1]:
-                process.kill()
             self._patch.undo()
             self._folder.cleanup()
 
@@ -101,7 +98,7 @@ class Machines:
         return end
 
 
-def _patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
+def patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
     """Ray gives a machine half a minute to start, which a busy one needs more of."""
 
     def get(*given: Any) -> Any:
@@ -115,6 +112,16 @@ def _patient(get_node: Callable[..., Any]) -> Callable[..., Any]:
             time.sleep(0.2)
 
     return get
+
+
+def shut_down(cluster: Any, others: set[psutil.Process]) -> None:
+    """End a cluster of this process with all that it has started; others: children of this process from before it."""
+    started = set(psutil.Process().children(recursive=True)) - others
+    try:
+        cluster.shutdown()
+    finally:
+        for process in psutil.wait_procs(started, 10)[1]:
+            process.kill()
 
 
 def _children(node: Any) -> list[psutil.Process]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from cluster_material import NOTICED, STORE
+from cluster_material import NOTICED, STORE, patient, shut_down
 from command_material import Said, command
 
 
@@ -32,8 +32,10 @@ class JobCluster:
         self.address = ""
 
     def __enter__(self) -> JobCluster:
+        from ray._private import services  # slow to import, as the next
         from ray.cluster_utils import Cluster
 
+        self._patch.setattr(services, "get_node", patient(services.get_node))
         self._others = set(psutil.Process().children(recursive=True))
         token = Path(self._folder.name) / "token"
         token.write_text(secrets.token_hex(32))
@@ -64,12 +66,9 @@ class JobCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        started = set(psutil.Process().children(recursive=True)) - self._others
         try:
-            self._cluster.shutdown()
+            shut_down(self._cluster, self._others)
         finally:
-            for process in psutil.wait_procs(started, 10)[1]:
-                process.kill()
             self._patch.undo()
             _token_again()
             self._folder.cleanup()

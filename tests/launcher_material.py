@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from cluster_material import shut_down
 
 FILE = Path(__file__).parents[1] / "cluster.yaml"
 STORE = 200 * 2**20  # bytes of a node's object store
@@ -101,12 +102,9 @@ class LaunchedCluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        started = set(psutil.Process().children(recursive=True)) - self._others
         try:
-            self._cluster.shutdown()
+            shut_down(self._cluster, self._others)
         finally:
-            for process in psutil.wait_procs(started, 10)[1]:
-                process.kill()
             self._patch.undo()
             self._folder.cleanup()
 

@@ -13,6 +13,7 @@ from secrets import token_hex
 
 from ...datasets.store import is_remote
 from ..machine import git_state
+from ..preflight import in_one_line
 from ..runs import configured
 from .cluster import Cluster
 from .lock import OF_THE_CLUSTER, needed
@@ -107,7 +108,7 @@ def _examined(cluster: Cluster, spec: JobSpec, job: str, wheel: str, wishes: Wis
     for text in [*answer.warnings, *(answer.short if wishes.grows else ())]:
         warn(text)
     if problems:
-        raise ValueError(problems[0] if len(problems) == 1 else " ".join(f"({i}) {text}." for i, text in enumerate(problems, 1)))
+        raise ValueError(in_one_line(problems))
     say(f"{answer.machines} machines can run it")
     return packages
 
@@ -127,9 +128,10 @@ def _probe(cluster: Cluster, spec: JobSpec, job: str, wheel: str, pins: dict[str
     answer = answer_in(cluster.logs(name)) if seen.status == "SUCCEEDED" else None
     if answer is None:
         logs = [line.strip() for line in cluster.logs(name).splitlines() if line.strip()] or [seen.message]
-        cluster.stop(name) if not seen.is_over else None
+        if not seen.is_over:
+            cluster.stop(name)
         why = " ".join((seen.message if "untime" in seen.message else logs[-1]).split())[-400:]
-        if NO_RAY in why or "not found" in why:
+        if NO_RAY in why or f"{spec.python}: not found" in why:
             raise ValueError(
                 f"--python {spec.python!r}: on the head it has no Ray; give the path of the interpreter that Ray runs with there"
             )
