@@ -133,7 +133,7 @@ def test_it_goes_on_from_the_last_commit_and_ends_as_if_nothing_had_happened(res
 def test_the_tracker_has_one_run_that_went_on(restored: Restored) -> None:
     record = json.loads((restored.run.folder / "run.json").read_text())["mlflow"]
     client = MlflowClient(tracking_uri=f"sqlite:///{restored.tracker / 'server.db'}")
-    history = client.get_metric_history(record["run_id"], "mutual/loss")
+    history = client.get_metric_history(record["run_id"], "mutual.loss")
     assert sorted({m.step for m in history})[-1] == STEPS - 1
     assert client.get_run(record["run_id"]).info.status == "FINISHED"
     assert PASSWORD not in record["tracking_uri"]

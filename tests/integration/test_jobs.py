@@ -84,7 +84,7 @@ def test_followed_logs_end_with_the_job_and_its_code(cluster: JobCluster, tmp_pa
         (("--set", "rollouts.actors=90", "--set", "rollouts.cpus=1"), "lower workers.count or rollouts.actors, or pass --grows"),
         (("--data", "/nowhere/at/all"), "/nowhere/at/all"),
         (("--data", "here/and/there"), "the cluster reads it, so give an absolute path there, or s3://"),
-        (("--set", "workers.cuont=2"), "workers.count"),
+        (("--set", "workers.cuont=2"), "did you mean 'count'"),
         (("--secret", "HF_TOKEN=file:/nowhere/at/all"), "--secret HF_TOKEN: '/nowhere/at/all' cannot be read on this machine"),
         (("--python", "/nowhere/python"), "--python '/nowhere/python': on the head it has no Ray"),
         (("--install", "sometimes"), "--install"),
