@@ -121,9 +121,8 @@ def trained(load: Load, weights: int, of_it: int) -> Trained:
     flat = FP32 * mine if copied and not load.offload else 0
     between, waiting = item * (of_it if zero == 1 else mine), item * max(0, of_it - BUCKET) if zero == 1 else 0
     own = item * mine + waiting
-    return Trained(
-        item * weights, optimizer, 0, 0 if load.lazy else bucket, item * of_it, between, own, bucket + together, bucket + flat + copies
-    )
+    standing = 0 if load.lazy else bucket  # taken at the first backward, given back before the optimizer's step
+    return Trained(item * weights, optimizer, 0, standing, item * of_it, between, own, bucket + together, flat + copies)
 
 
 def moments(load: Load) -> tuple[Moment, ...]:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -117,20 +118,30 @@ def test_it_follows_the_run_and_sends_what_has_changed_alone(s3: S3, config: Run
 
 def test_a_growing_file_costs_no_more_than_its_rate(s3: S3, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "RATE", 200)
-    run, sent = tmp_path / "run", list[str]()
+    run, sent = tmp_path / "run", list[tuple[float, int]]()
     begun(config, run)
+    growing = "metrics/joint.jsonl"
     send = store_module.S3Store.send
-    monkeypatch.setattr(store_module.S3Store, "send", lambda self, path, name: (sent.append(name), send(self, path, name))[1])
-    with mirrored(config.remote, run, False, print), (run / "metrics" / "joint.jsonl").open("a") as spool:
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
+
+    def noted(self: store_module.S3Store, path: Path, name: str) -> None:
+        size = path.stat().st_size
+        send(self, path, name)
+        if name == growing:
+            sent.append((time.monotonic(), size))
+
+    monkeypatch.setattr(store_module.S3Store, "send", noted)
+    with mirrored(config.remote, run, False, print), (run / growing).open("a") as spool:
+        for _ in range(100):
             spool.write("x" * 9 + "\n")
             spool.flush()
             time.sleep(0.02)
-    size = (run / "metrics" / "joint.jsonl").stat().st_size
+        until(lambda: len(sent) >= 2)
+    size = (run / growing).stat().st_size
     assert size > 800  # four seconds at that rate
-    assert 2 <= sent.count("metrics/joint.jsonl") <= 4
-    assert store_of(config.remote.uri).names("metrics/") == {"metrics/joint.jsonl": size}, "and whole at the end"
+    *during, (_, last) = sent  # the last one is the end's, which waits for no rate; it grows between a look and its copy
+    assert last == size
+    assert all(later - before > size / 200 - 0.5 for (before, size), (later, _) in pairwise(during))
+    assert store_of(config.remote.uri).names("metrics/") == {growing: size}, "and whole at the end"
 
 
 @pytest.mark.parametrize("kind", ["503", "denied", "reset", "slow"])
