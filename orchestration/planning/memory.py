@@ -2,8 +2,10 @@
 
     start      networks are made whole, one after the other, and given to DeepSpeed
     backward   of the losses: weights, state, gradients so far, what a forward kept, what a layer's backward needs
-    step       of the optimizer: buffers of the reduction, gradients in fp32, AdamW's temporary copies
-    fake       the same two of the fake-score model, in a mutual stage
+    gradients  its end: all gradients, what a layer's backward needs
+    reduction  of the gradients: its buffer, and what has been reduced
+    step       of the optimizer: gradients in fp32, AdamW's temporary copies; stages 1 and 2 have given the buffer back
+    fake       the same four of the fake-score model, in a mutual stage
 
 The most of these is what the process needs. It is the arithmetic of `workers/engine` and `workers/stage_run` under DeepSpeed 0.19; needs
 PyTorch alone, so that `bench plan` runs on a bare machine.
@@ -121,8 +123,8 @@ def trained(load: Load, weights: int, of_it: int) -> Trained:
     flat = FP32 * mine if copied and not load.offload else 0
     between, waiting = item * (of_it if zero == 1 else mine), item * max(0, of_it - BUCKET) if zero == 1 else 0
     own = item * mine + waiting
-    standing = 0 if load.lazy else bucket  # taken at the first backward, given back before the optimizer's step
-    return Trained(item * weights, optimizer, 0, standing, item * of_it, between, own, bucket + together, flat + copies)
+    taken = 0 if load.lazy else bucket  # at the first backward; it is given back before the optimizer's step
+    return Trained(item * weights, optimizer, 0, taken, item * of_it, between, own, bucket + together, flat + copies)
 
 
 def moments(load: Load) -> tuple[Moment, ...]:

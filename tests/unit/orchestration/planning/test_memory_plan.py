@@ -89,3 +89,13 @@ def test_bf16_keeps_masters_under_every_stage() -> None:
     for zero in (1, 2, 3):
         half = replace(of("joint", zero), item=2)
         assert trained(half, half.weights, half.trained).optimizer == cast(Any, pytest).approx(12 * half.trained, rel=1e-3)
+
+
+@pytest.mark.parametrize(("lazy", "copies"), [(True, 2), (False, 1)])
+def test_the_optimizers_step_has_gradients_and_copies_and_no_buffer_of_the_reduction(lazy: bool, copies: int) -> None:
+    """By hand for fp32 under stage 1: a gradient of 4 bytes a weight, and AdamW's copies of 4."""
+    one = replace(of("joint", 1), lazy=lazy)
+    step = next(m for m in moments(one) if m.name == "step")
+    assert step.parts["buffers"] == 4 * one.trained * (1 + copies)
+    reduction = next(m for m in moments(one) if m.name == "reduction")
+    assert reduction.parts["buffers"] == 4 * (2 * one.trained if lazy else 500_000_000 + one.trained)
