@@ -46,5 +46,18 @@ def test_a_setting_that_is_named_exists(setting: str) -> None:
         node = next(s for s in node if s["name"] == part) if isinstance(node, list | tuple) else node[part]
 
 
+@pytest.mark.parametrize("folder", ["orchestration", "workers", "datasets"])
+def test_no_line_of_the_map_is_there_twice(folder: str) -> None:
+    """By what the line begins with: names of files, before the words about them."""
+    names = [re.split(r"\s{2,}", line.strip())[0] for line in section(folder).splitlines() if re.match(r" {2}\S", line)]
+    assert len(names) > 10
+    assert sorted(names) == sorted(set(names))
+
+
+def test_every_benchmark_is_on_the_map() -> None:
+    words = set(re.findall(r"[a-z]+", section("benchmarks")))
+    assert {path.stem for path in (ROOT / "benchmarks").glob("[a-z]*.py")} <= words
+
+
 def test_every_recipe_is_named() -> None:
     assert all(f"`{name}`" in README for name in RECIPES)
