@@ -91,6 +91,16 @@ def require_id(job: str) -> str:
     return job
 
 
+def require_root(job: str) -> str:
+    """Raises ValueError where it is no name for a first job: `.2` and the like are of continuations, which share its run folder."""
+    if root_of(require_id(job)) != job:
+        raise ValueError(
+            f"--name {job!r}: ends as the continuations do that `resume` makes, and would share the run folder of {root_of(job)!r}; "
+            f"give another, such as {job.replace('.', '-')!r}"
+        )
+    return job
+
+
 def root_of(job: str) -> str:
     """The name that a job and its continuations share: `mine` of `mine.2`."""
     return re.sub(r"\.\d+$", "", job)

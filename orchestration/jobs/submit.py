@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,10 +15,10 @@ from ...datasets.store import is_remote
 from ..machine import git_state
 from ..preflight import in_one_line
 from ..runs import configured
-from .cluster import Cluster
+from .cluster import Cluster, Seen
 from .lock import OF_THE_CLUSTER, needed
 from .probe import ASKED, COMMAND, Answer, Asked, answer_in
-from .spec import JobSpec, next_of, of_metadata, require_id
+from .spec import JobSpec, next_of, of_metadata, require_root
 from .wheel import build_wheel
 
 Say = Callable[[str], None]
@@ -48,11 +48,13 @@ def submit(cluster: Cluster, spec: JobSpec, wishes: Wishes, say: Say, warn: Say)
         ValueError: a setting is wrong, or the cluster says that the run cannot start: nothing has been started then.
     """
     about = _about(spec)
-    job = require_id(wishes.name or f"{spec.recipe}-{datetime.now(UTC):%m%d-%H%M}-{token_hex(2)}")
-    if any(seen.job == job for seen in cluster.all()):
+    job = require_root(wishes.name or f"{spec.recipe}-{datetime.now(UTC):%m%d-%H%M}-{token_hex(2)}")
+    jobs = cluster.all()
+    if any(seen.job == job for seen in jobs):
         raise ValueError(
             f"--name {job!r}: a job of that name is there already; `mutual-forcing resume {job}` goes on with it, or choose another"
         )
+    _require_free(jobs, spec, job)
     return _start(cluster, spec, job, about, wishes, say, warn)
 
 
@@ -65,12 +67,31 @@ def resume(cluster: Cluster, job: str, wishes: Wishes, say: Say, warn: Say) -> s
     seen = cluster.look(job)
     if not seen.is_over:
         raise ValueError(f"job {job!r}: it is {seen.status}; `mutual-forcing stop {job}` first")
-    spec = of_metadata(seen.metadata, job)
+    spec, jobs = of_metadata(seen.metadata, job), cluster.all()
+    _require_free(jobs, spec, job)
     about = _about(spec)
     if (was := seen.metadata.get("git_commit")) and was != about["git_commit"]:
         warn(f"job {job!r} was begun with commit {was[:12]}, this is {about['git_commit'][:12]}; the run still compares its settings")
     spec = replace(spec, out=spec.run_folder(job))
-    return _start(cluster, spec, next_of(job, {s.job for s in cluster.all()}), about, wishes, say, warn)
+    return _start(cluster, spec, next_of(job, {s.job for s in jobs}), about, wishes, say, warn)
+
+
+def _require_free(jobs: Iterable[Seen], spec: JobSpec, job: str) -> None:
+    """Raises ValueError where a job that is not over has the run folder of this one: it would fail on the lock there, minutes later."""
+    folder = spec.run_folder(job)
+    for other in jobs:
+        if not other.is_over and _folder_of(other) == folder:
+            raise ValueError(
+                f"job {other.job!r}: it is {other.status} in the same run folder, {folder}; `mutual-forcing stop {other.job}` first"
+            )
+
+
+def _folder_of(seen: Seen) -> str | None:
+    """The run folder of a job; None: it is no run of ours, or of a version that knows more."""
+    try:
+        return of_metadata(seen.metadata, seen.job).run_folder(seen.job)
+    except ValueError:
+        return None
 
 
 def _start(cluster: Cluster, spec: JobSpec, job: str, about: dict[str, str], wishes: Wishes, say: Say, warn: Say) -> str:
