@@ -10,25 +10,36 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 from ray.experimental import internal_kv as store
 
 SPACE = b"mutual-forcing-stop"
 BEGUN, STOP = "begun", "stop"
-PATIENCE_S = 600.0  # as Ray gives a job that `submit` started; a second signal ends it at once
+OF_RAY = "RAY_JOB_STOP_WAIT_TIME_S"  # of a job's processes: how long after SIGTERM Ray kills them
+PATIENCE_S = 600.0  # without it; a second signal ends it at once
+END_S = 10.0  # what is left before Ray kills, for the end that the signal would have made
 ECHO_S = 2.0  # a job's processes get the signal from Ray, and again from the one that started them: that is one word
 ASK_S = 1.0
 
 
+def patience_of(environment: Mapping[str, str]) -> float:
+    """Seconds that a stop waits for the workers: a little less than Ray gives the job, or `PATIENCE_S` where no Ray does."""
+    given = environment.get(OF_RAY, "")
+    if not given.isascii() or not given.isdecimal():
+        return PATIENCE_S
+    return float(given) - min(END_S, float(given) / 10)
+
+
 class Stopping:
     """A context in the main thread, while a training runs. The first SIGTERM asks the workers to end after a checkpoint, if any has begun;
-    when they have ended, at a second one, or at the end of patience, the handler before has its say.
+    when they have ended, at a second one, or at the end of patience (default: that of the environment), the handler before has its say.
     """
 
-    def __init__(self, training: str, warn: Callable[[str], None], patience: float = PATIENCE_S) -> None:
-        self._training, self._warn, self._patience = training, warn, patience
+    def __init__(self, training: str, warn: Callable[[str], None], patience: float | None = None) -> None:
+        self._training, self._warn = training, warn
+        self._patience = patience_of(os.environ) if patience is None else patience
         self._since: float | None = None
         self._impatient = False
         self._over = threading.Event()

@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 
 from mutual_forcing.orchestration import stopping
-from mutual_forcing.orchestration.stopping import Stopping, ToldToStop
+from mutual_forcing.orchestration.jobs.spec import JobSpec
+from mutual_forcing.orchestration.stopping import OF_RAY, PATIENCE_S, Stopping, ToldToStop, patience_of
 
 
 class Ended(BaseException):
@@ -47,7 +48,7 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def ends_it(training: str, begin: Callable[[], object], patience: float = 60.0) -> None:
+def ends_it(training: str, begin: Callable[[], object], patience: float | None = 60.0) -> None:
     """A signal in the middle of a training has the end that it has without the context."""
 
     def train() -> None:
@@ -97,3 +98,18 @@ def test_what_has_not_begun_has_nothing_to_save(training: str) -> None:
 
 def test_patience_ends(training: str) -> None:
     ends_it(training, lambda: ToldToStop(training), patience=0.2)
+
+
+@pytest.mark.parametrize(("stop_s", "patience"), [(3600, 3590), (600, 590), (20, 18), (1, 0.9)])
+def test_a_job_has_nearly_all_the_time_that_it_was_submitted_with(stop_s: int, patience: float) -> None:
+    assert patience_of(JobSpec("tiny", stop_s=stop_s).runtime_env("x.whl", [])["env_vars"]) == pytest.approx(patience)
+
+
+@pytest.mark.parametrize("environment", [{}, {OF_RAY: ""}, {OF_RAY: "soon"}, {OF_RAY: "-5"}])
+def test_without_a_job_it_has_its_own(environment: dict[str, str]) -> None:
+    assert patience_of(environment) == PATIENCE_S
+
+
+def test_the_environment_decides_where_nobody_does(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(OF_RAY, "1")
+    ends_it(training, lambda: ToldToStop(training), patience=None)
