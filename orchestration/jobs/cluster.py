@@ -8,17 +8,19 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 ADDRESS = "RAY_API_SERVER_ADDRESS"
 ANSWER_S = 10.0
 POLL_S = 1.0
 AGENTS_S = 90.0
+AWAY_S = 300.0  # a tunnel that is made again, a head that is busy
 NO_AGENT = "No available agent"
+AT_FAULT = "failed with status code 5"  # in Ray's words
 RUNNING = ("PENDING", "RUNNING")
 DEFAULT_TOKEN = Path("~/.ray/auth_token")
 TUNNEL = "open a tunnel (`ssh -L 8265:127.0.0.1:8265 HEAD`, `ray dashboard cluster.yaml`) and use http://127.0.0.1:8265"
@@ -26,7 +28,9 @@ TUNNEL = "open a tunnel (`ssh -L 8265:127.0.0.1:8265 HEAD`, `ray dashboard clust
 
 @dataclass(frozen=True)
 class Seen:
-    """A job as the cluster tells of it. status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; began, ended: seconds since 1970."""
+    """A job as the cluster tells of it. status: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED; began, ended: seconds since 1970;
+    exit_code: of its process, where that ended by itself.
+    """
 
     job: str
     status: str
@@ -34,10 +38,15 @@ class Seen:
     began: float | None
     ended: float | None
     metadata: dict[str, str]
+    exit_code: int | None = None
 
     @property
     def is_over(self) -> bool:
         return self.status not in RUNNING
+
+
+class Away(ValueError):
+    """The cluster does not answer now, and may again."""
 
 
 class Lines:
@@ -109,18 +118,31 @@ class Cluster:
         with self._told(job):
             return self._client.get_job_logs(job)
 
-    def follow(self, job: str, say: Callable[[str], None]) -> Seen:
-        """Say every line that it prints, as it does, until it is over; a lost connection is made again, and no line is said twice."""
-        lines = Lines(say)
+    def follow(self, job: str, say: Callable[[str], None], warn: Callable[[str], None]) -> Seen:
+        """Say every line that it prints, as it does, until it is over; a lost connection is made again, and no line is said twice.
+
+        Raises:
+            ValueError: the cluster says no, or has not answered for minutes.
+        """
+        from aiohttp import ClientError
+
+        lines, since = Lines(say), None
         while True:
-            try:
+            with suppress(OSError, RuntimeError, ClientError):  # whatever it was: the look below tells whether the cluster answers
                 asyncio.run(self._tail(job, lines))
-            except (OSError, RuntimeError):  # the head is busy, or the tunnel was cut: look again
-                time.sleep(POLL_S)
-            if (seen := self.look(job)).is_over:
-                lines.again()
-                lines.see(self.logs(job).rstrip("\n") + "\n")
-                return seen
+            try:
+                if (seen := self.look(job)).is_over:
+                    lines.again()
+                    lines.see(self.logs(job).rstrip("\n") + "\n")
+                    return seen
+                since = None
+            except Away as error:
+                if since is None:
+                    since = time.monotonic()
+                    warn(f"{self.address} does not answer; it is asked again for {AWAY_S / 60:.0f} minutes, and the job goes on")
+                elif time.monotonic() - since > AWAY_S:
+                    raise ValueError(f"{error}; it has not answered for {AWAY_S:.0f} s") from error
+            time.sleep(POLL_S)
 
     async def _tail(self, job: str, lines: Lines) -> None:
         lines.again()
@@ -144,7 +166,7 @@ class Cluster:
         except AuthenticationError as error:
             raise ValueError(_refused(self.address)) from error
         except (RequestException, ConnectionError) as error:
-            raise ValueError(
+            raise Away(
                 f"--address {self.address!r}: the cluster does not answer any more ({_short(error)}); the job is not touched by that"
             ) from error
         except RuntimeError as error:
@@ -152,7 +174,8 @@ class Cluster:
                 raise ValueError(
                     f"job {job!r}: there is none of that name at {self.address}; `mutual-forcing status` lists them"
                 ) from error
-            raise ValueError(f"job {job!r}: the cluster at {self.address} refuses it ({_short(error)})") from error
+            kind = Away if AT_FAULT in str(error) else ValueError  # a proxy before a head that is gone, a head that is busy
+            raise kind(f"job {job!r}: the cluster at {self.address} refuses it ({_short(error)})") from error
 
 
 def connect(address: str | None, warn: Callable[[str], None]) -> Cluster:
@@ -162,8 +185,8 @@ def connect(address: str | None, warn: Callable[[str], None]) -> Cluster:
         ValueError: the address is none, nothing answers there, it refuses the token, or its Ray is of another version.
     """
     given = address or os.environ.get(ADDRESS, "")
-    parts = urlsplit(given)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+    parts = _parts(given)
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
         raise ValueError(
             f"--address {_safe(given)!r}: give the head's dashboard, such as http://127.0.0.1:8265 (or set {ADDRESS}); {TUNNEL}"
         )
@@ -193,6 +216,15 @@ def connect(address: str | None, warn: Callable[[str], None]) -> Cluster:
         raise ValueError(
             f"--address {given!r}: the jobs API cannot be used ({_short(error)}); start Ray there with 'ray[default]'"
         ) from error
+
+
+def _parts(address: str) -> SplitResult | None:
+    """Of an address; None: it has none."""
+    try:
+        parts = urlsplit(address)
+        return None if parts.port == 0 else parts  # asking for a port that is none raises
+    except ValueError:
+        return None
 
 
 def _use_token() -> bool:
@@ -260,4 +292,5 @@ def _short(error: BaseException) -> str:
 
 def _seen(info: Any) -> Seen:
     began, ended = (None if at is None else at / 1000 for at in (info.start_time, info.end_time))
-    return Seen(info.submission_id, str(getattr(info.status, "value", info.status)), info.message or "", began, ended, info.metadata or {})
+    status = str(getattr(info.status, "value", info.status))
+    return Seen(info.submission_id, status, info.message or "", began, ended, info.metadata or {}, info.driver_exit_code)

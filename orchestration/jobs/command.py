@@ -118,11 +118,11 @@ def stop(
     """End a job; its training has a checkpoint written first, and `resume` goes on from there."""
 
     def work() -> None:
-        from .control import described
+        from .control import described, last_line
         from .control import stop as end
 
         cluster = _connect(address)
-        print_record(described(cluster, end(cluster, job, seconds, _say)), as_json)
+        print_record(described(end(cluster, job, seconds, _say)) | {"last": last_line(cluster, job)}, as_json)
 
     run_verb(work, debug, "the job was asked to stop, and does")
 
@@ -136,15 +136,15 @@ def status(
     """Say how jobs are: of one all that is known, of all a line each."""
 
     def work() -> None:
-        from .control import described
+        from .control import described, last_line
         from .spec import KEY
 
         cluster = _connect(address)
         if job is not None:
             seen = cluster.look(job)
-            print_record(described(cluster, seen) | ({"message": _line(seen)} if seen.status == "FAILED" else {}), as_json)
+            print_record(described(seen) | {"last": last_line(cluster, job)}, as_json)
             return
-        records = [described(cluster, seen) for seen in cluster.all() if KEY in seen.metadata]
+        records = [described(seen) for seen in cluster.all() if KEY in seen.metadata]
         if as_json:
             typer.echo(json.dumps(records))
         else:
@@ -156,7 +156,7 @@ def status(
 def logs(
     job: Job,
     address: Address = None,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends; the exit code is the job's.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends, and exit with its code (1: it was stopped).")] = False,
     debug: Debug = False,
 ) -> None:
     """Print what a job has printed."""
@@ -166,7 +166,7 @@ def logs(
         nonlocal code
         cluster = _connect(address)
         if follow:
-            code = _code(cluster.follow(job, _print))
+            code = _code(cluster.follow(job, _print, _warn))
         else:
             _print(cluster.logs(job))
 
@@ -186,7 +186,7 @@ def _started(cluster: Cluster, job: str, follow: bool, as_json: bool) -> int:
     if not follow:
         typer.echo(json.dumps({"job": job}) if as_json else job)
         return 0
-    seen = cluster.follow(job, _say_all if as_json else _print)
+    seen = cluster.follow(job, _say_all if as_json else _print, _warn)
     if as_json:
         typer.echo(json.dumps({"job": job, "status": seen.status}))
     else:
@@ -195,11 +195,10 @@ def _started(cluster: Cluster, job: str, follow: bool, as_json: bool) -> int:
 
 
 def _code(seen: Seen) -> int:
-    return 0 if seen.status == "SUCCEEDED" else 1
-
-
-def _line(seen: Seen) -> str:
-    return " ".join(seen.message.split())[-400:]
+    """That of its process; 1 where it was stopped, or did not come to run."""
+    if seen.status == "SUCCEEDED":
+        return 0
+    return seen.exit_code if seen.exit_code is not None and 0 < seen.exit_code < 256 else 1
 
 
 def _say(text: str) -> None:
@@ -225,9 +224,9 @@ def _show(records: list[dict[str, Any]]) -> None:
     if not records:
         typer.echo("no jobs of this package")
         return
-    table = Table("job", "status", "seconds", "recipe", "tag", "last line")
+    table = Table("job", "status", "seconds", "recipe", "tag", "message")
     for r in records:
         table.add_row(
-            *(printable(str(r[k] if r[k] or r[k] == 0 else "-"))[:LAST] for k in ("job", "status", "seconds", "recipe", "tag", "last"))
+            *(printable(str(r[k] if r[k] or r[k] == 0 else "-"))[:LAST] for k in ("job", "status", "seconds", "recipe", "tag", "message"))
         )
     plain_console().print(table)

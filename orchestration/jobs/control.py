@@ -30,9 +30,8 @@ def stop(cluster: Cluster, job: str, seconds: float | None, say: Callable[[str],
     return seen
 
 
-def described(cluster: Cluster, seen: Seen, now: float | None = None) -> dict[str, Any]:
-    """A job for people and scripts."""
-    lines = [line for line in cluster.logs(seen.job).splitlines() if line.strip()]
+def described(seen: Seen, now: float | None = None) -> dict[str, Any]:
+    """A job for people and scripts, by what the cluster's list has of it."""
     end = seen.ended or now or time.time()
     record: dict[str, Any] = {"job": seen.job, "status": seen.status, "seconds": round(end - seen.began) if seen.began else None}
     try:
@@ -41,4 +40,13 @@ def described(cluster: Cluster, seen: Seen, now: float | None = None) -> dict[st
     except ValueError:
         record |= {"recipe": None, "run": None, "tag": ""}
     record |= {name: seen.metadata.get(name) for name in ("config_hash", "git_commit", "version")}
-    return record | {"last": lines[-1][:300] if lines else None}
+    return record | {"message": " ".join(seen.message.split())[-400:], "exit_code": seen.exit_code}
+
+
+def last_line(cluster: Cluster, job: str) -> str | None:
+    """What a job printed last; its whole log travels for it."""
+    try:
+        lines = [line for line in cluster.logs(job).splitlines() if line.strip()]
+    except ValueError as error:
+        return f"(its log cannot be read: {error})"[:300]
+    return lines[-1][:300] if lines else None

@@ -112,4 +112,6 @@ def test_without_a_job_it_has_its_own(environment: dict[str, str]) -> None:
 
 def test_the_environment_decides_where_nobody_does(training: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(OF_RAY, "1")
+    begun = time.monotonic()
     ends_it(training, lambda: ToldToStop(training), patience=None)
+    assert time.monotonic() - begun < 50, "before what it trains ends by itself"

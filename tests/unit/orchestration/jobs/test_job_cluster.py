@@ -52,7 +52,20 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "ANSWER_S", 0.5)
 
 
-@pytest.mark.parametrize("address", ["", "head:8265", "ray://head:10001", "http://", "http://head:8265/jobs", "file:///etc/passwd", "auto"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "head:8265",
+        "ray://head:10001",
+        "http://",
+        "http://head:8265/jobs",
+        "file:///etc/passwd",
+        "auto",
+        "http://[::1",
+        "http://head:99999",
+    ],
+)
 def test_what_is_no_address_of_a_dashboard_is_refused(address: str) -> None:
     assert "give the head's dashboard, such as http://127.0.0.1:8265" in refusal(address)
 
