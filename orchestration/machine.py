@@ -55,12 +55,19 @@ def needed_packages() -> list[str]:
 
 
 def git_state(root: Path = CHECKOUT) -> dict[str, Any]:
-    """The commit of this code, and whether its files differ from it (None where that cannot be told)."""
+    """The commit of this code, and whether its files differ from it (None where that cannot be told). A module that git does not know is a
+    difference: it is imported, and shipped with a job.
+    """
     commit, top = _git(root, "rev-parse", "HEAD"), _git(root, "rev-parse", "--show-toplevel")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    changed = _git(root, "status", "--porcelain", "-z", "--untracked-files=all")
     if commit is None or top is None or Path(top).resolve() != root.resolve():  # an installed package may lie in somebody's checkout
         return {"git_commit": NO_CHECKOUT, "git_dirty": None}
-    return {"git_commit": commit, "git_dirty": None if changed is None else bool(changed)}
+    return {"git_commit": commit, "git_dirty": None if changed is None else any(map(_counts, changed.split("\0")))}
+
+
+def _counts(line: str) -> bool:
+    """Whether a line of git's status is of a change of the code."""
+    return bool(line) and (not line.startswith("??") or line.endswith(".py"))
 
 
 def version_line() -> str:

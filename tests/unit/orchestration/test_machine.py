@@ -88,9 +88,14 @@ def test_the_state_of_a_checkout(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1")
     git("add", "a")
     git("commit", "-m", "first")
-    (tmp_path / "stray").write_text("a file that git does not know cannot change what the code does")
+    (tmp_path / "stray").write_text("a file that is no module cannot change what the code does")
     clean = machine.git_state(tmp_path)
     assert (len(clean["git_commit"]), clean["git_dirty"]) == (40, False)
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "new module.py").write_text("X = 1")
+    assert machine.git_state(tmp_path) == {**clean, "git_dirty": True}, "one that git does not know is imported, and shipped with a job"
+    (tmp_path / "room" / "new module.py").unlink()
+    assert machine.git_state(tmp_path) == clean
     (tmp_path / "a").write_text("2")
     assert machine.git_state(tmp_path) == {**clean, "git_dirty": True}
     (tmp_path / "site-packages").mkdir()
