@@ -41,6 +41,11 @@ def without_secrets(text: str) -> str:
     return USER_OF_ADDRESS.sub(rf"\g<scheme>{MARK}@", text)
 
 
+def names_secret(name: str) -> bool:
+    """Whether a variable of this name holds a secret, and not the place of one."""
+    return bool(NAMES.search(name)) and not PLACES.search(name)
+
+
 def has_user(uri: str) -> bool:
     """Whether an address holds a user, and maybe a password."""
     return "@" in re.split("[/?#]", uri.partition("://")[2])[0]
@@ -49,7 +54,7 @@ def has_user(uri: str) -> bool:
 def _secrets() -> set[str]:
     found = set()
     for name, value in os.environ.items():
-        if NAMES.search(name) and not PLACES.search(name):
+        if names_secret(name):
             found.add(value)
         for user in (*USER_OF_ADDRESS.finditer(value), *USER_IN_VALUE.finditer(value)):
             password = user["user"].partition(":")[2]

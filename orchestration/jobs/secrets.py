@@ -14,11 +14,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ...datasets.redaction import NAMES
+from ...datasets.redaction import names_secret
 
 REFERENCES = "MUTUAL_FORCING_SECRETS"  # the variable that carries them: NAME=file:PATH, one a line
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
-PLAIN = frozenset({"AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SHARED_CREDENTIALS_FILE", "RAY_AUTH_TOKEN_PATH", "HF_TOKEN_PATH"})  # paths
 MAX_BYTES = 64 * 1024
 
 
@@ -65,7 +64,7 @@ def _looks_secret(name: str, value: str) -> bool:
         carries = urlsplit(value).password is not None
     except ValueError:
         carries = False
-    return carries or (bool(NAMES.search(name)) and name not in PLAIN)
+    return carries or names_secret(name)
 
 
 def as_variable(references: Mapping[str, str]) -> dict[str, str]:

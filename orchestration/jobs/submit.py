@@ -17,13 +17,13 @@ from ..preflight import in_one_line
 from ..runs import configured
 from .cluster import Cluster, Seen
 from .lock import OF_THE_CLUSTER, needed
-from .probe import ASKED, COMMAND, Answer, Asked, answer_in
+from .probe import ASKED, COMMAND, Answer, Asked, answer_in, patience_of
 from .spec import JobSpec, next_of, of_metadata, require_root
 from .wheel import build_wheel
 
 Say = Callable[[str], None]
 NO_RAY = "No module named 'ray'"
-PROBE_S = 900.0  # with packages to install
+BEGIN_S = 900.0  # Ray's own limit for a job to begin, in which the head installs what it needs
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,14 @@ def _examined(cluster: Cluster, spec: JobSpec, job: str, wheel: str, wishes: Wis
 
 def _probe(cluster: Cluster, spec: JobSpec, job: str, wheel: str, pins: dict[str, str], packages: list[str]) -> Answer:
     name = f"probe-{job}-{token_hex(3)}"
-    asked = Asked(spec.recipe, list(spec.settings), spec.media, spec.data, spec.run_folder(job), pins)
+    seconds = patience_of(bool(packages))
+    asked = Asked(spec.recipe, list(spec.settings), spec.media, spec.data, spec.run_folder(job), pins, seconds)
     environment = spec.runtime_env(wheel, packages)
     environment.pop("worker_process_setup_hook", None)  # the probe tells of a secret that cannot be read; the hook would end its workers
     environment["env_vars"] |= {ASKED: json.dumps(asdict(asked)), "RAY_JOB_STOP_WAIT_TIME_S": "3"}
     cluster.submit(name, shlex.join([spec.python, "-c", COMMAND]), environment, {"probe": job})
     try:
-        seen = cluster.wait(name, PROBE_S)
+        seen = cluster.wait(name, BEGIN_S + seconds)
     except KeyboardInterrupt:
         cluster.stop(name)
         raise

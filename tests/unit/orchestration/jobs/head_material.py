@@ -8,10 +8,11 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 import ray
 from ray.job_submission import JobSubmissionClient
 
-from mutual_forcing.orchestration.jobs.cluster import Cluster
+from mutual_forcing.orchestration.jobs.cluster import ADDRESS, Cluster
 from mutual_forcing.orchestration.jobs.spec import JobSpec
 
 Answer = tuple[int, bytes]
@@ -54,7 +55,9 @@ class Head:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         address = f"http://127.0.0.1:{self._server.server_port}"
-        return Cluster(address, JobSubmissionClient(address))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(ADDRESS, address)  # Ray's client would rather take what another test has left there
+            return Cluster(address, JobSubmissionClient(address))
 
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()

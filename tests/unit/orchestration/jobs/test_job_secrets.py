@@ -41,7 +41,8 @@ def test_a_plain_variable_that_looks_like_a_secret_is_refused_and_not_repeated(g
 
 
 def test_plain_variables_pass() -> None:
-    given = ["AWS_ENDPOINT_URL=http://127.0.0.1:9000", "AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/token", "EMPTY="]
+    places = ["AWS_WEB_IDENTITY_TOKEN_FILE=/var/run/token", "MY_TOKEN_FILE=/run/secrets/mine", "RAY_AUTH_TOKEN_PATH=/run/token"]
+    given = ["AWS_ENDPOINT_URL=http://127.0.0.1:9000", *places, "EMPTY="]
     assert parse_plain(given) == dict(text.split("=", 1) for text in given)
 
 
