@@ -6,11 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.exceptions import GetTimeoutError, RayError
 
@@ -21,6 +21,7 @@ from .holder import Gone, original_of, send
 from .schedule import FREEZE, MEDIA, S3, TRACKER, Event
 from .targets import Job, Process, driver_of, everywhere, living, on, processes_of, targets_of
 
+T = TypeVar("T")
 AWAIT_DRIVER = {False: 30.0, True: 300.0}  # seconds for somebody else to start a killed driver again; of a submitted job, its own command
 ORDERED = 100.0  # seconds for a holder to have broken something
 
@@ -54,14 +55,14 @@ class Hand:
         """Carry it out.
 
         Raises:
-            Missed: there is nobody to hit.
-            RayError: a machine does not answer.
+            Missed: there is nobody to hit, or nobody can be found: nothing was done.
+            RayError: a machine did not answer to the order, so that nobody knows whether it was carried out.
         """
         if event.kind in (S3, TRACKER):
             return self._fail(event)
         if event.kind == MEDIA:
             return self._damage(event)
-        there = targets_of(self.job).get(event.whom, [])
+        there = _found(targets_of, self.job).get(event.whom, [])
         if not there:
             raise Missed(f"no {event.whom} of the run lives")
         victim = there[event.place % len(there)]
@@ -122,7 +123,7 @@ class Hand:
 
     def _damage(self, event: Event) -> Struck:
         node = self.job.node
-        films = on(node, self.job, films_in, list(self.media))
+        films = _found(on, node, self.job, films_in, list(self.media))
         if not films:
             raise Missed(f"no media file in {', '.join(self.media) or 'a folder'}")
         path = films[event.place % len(films)]
@@ -133,6 +134,14 @@ class Hand:
         held = (node, said["pid"], said["started"])
         self.held.append(held)
         return Struck(path, held)
+
+
+def _found(look: Callable[..., T], *given: Any) -> T:
+    """What a look for targets finds. Raises Missed: a machine does not answer, so that nobody is hit."""
+    try:
+        return look(*given)
+    except (RayError, GetTimeoutError) as error:
+        raise Missed(f"who is there cannot be told ({type(error).__name__})") from error
 
 
 def kill(victim: Process, job: str) -> bool:

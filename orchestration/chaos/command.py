@@ -30,6 +30,12 @@ def chaos(
         str, typer.Option("--kinds", help="worker,rollout,coordinator,data,driver,freeze,s3,tracker,media (default: all that the run has).")
     ] = "",
     gap: Annotated[float, typer.Option("--gap", help="Seconds between two events at least; at most twice that is drawn.")] = 60.0,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            "--patience", help="Seconds for the run to be past an event (default: 900, or more where a checkpoint's steps take it)."
+        ),
+    ] = None,
     restart: Annotated[
         str,
         typer.Option("--restart", help="Of a killed driver: auto (its command again, if nobody else starts one), command (at once), none."),
@@ -53,7 +59,7 @@ def chaos(
         if restart not in RESTARTS:
             raise ValueError(f"--restart={restart!r}: choose auto, command or none")
         named, config = _opened(run)
-        wish = Wish(named, minutes, seed, tuple(k.strip() for k in kinds.split(",") if k.strip()), gap, restart, data_audit)
+        wish = Wish(named, minutes, seed, tuple(k.strip() for k in kinds.split(",") if k.strip()), gap, restart, data_audit, patience)
         events, notes = chosen(wish, config)
         for note in notes:
             console.print(printable(note), soft_wrap=True)
@@ -163,13 +169,15 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     table = Table("minute", "event", "past it after")
     for event in found["events"]:
         at, took = event["happened_at_s"], event["recovery_s"]
-        after = "did not happen" if at is None else "never" if took is None else f"{took:.1f} s"
+        after = "did not happen" if at is None else "unknown" if event["unknown"] else "never" if took is None else f"{took:.1f} s"
         table.add_row(f"{(event['at_s'] if at is None else at) / 60:.1f}", event["what"], after)
     plain_console().print(table)
     verdict = found["verdict"]
     for fault in verdict["faults"]:
         typer.echo(printable(fault))
-    if verdict["clean"]:
+    if verdict["clean"] and verdict["data"]:
         typer.echo("every clip and every update is accounted for")
+    elif verdict["clean"]:
+        typer.echo(printable(f"every update is accounted for; the dataset was not audited ({verdict['not_audited']})"))
     typer.echo("the run is finished" if verdict["finished"] else "the run goes on" if verdict["goes_on"] else "the run does not go on")
     typer.echo(printable(f"{found['timeline']} shows it"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,20 @@ from .acts import Hand, Missed
 from .schedule import ENDS_ATTEMPT, KINDS, MEDIA, S3, Event, schedule
 from .targets import Job, job_of, on
 from .verdict import judge
-from .watch import Seen, has_recovered, look, losses, source_told, told
+from .watch import Seen, goes_on, has_recovered, look, losses, source_told, step_seconds, told
 
 TICK = 0.5  # seconds between two looks
-PATIENCE = 900.0  # seconds for a run to be past an event, and to begin
+PATIENCE = 900.0  # seconds for a run to be past an event, and to begin, where its steps are quick
+SPARE = 10  # steps beyond those of a checkpoint, which may have to be made twice
 DAY = 86400.0
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for. run: an absolute folder, or a remote.uri; kinds: empty for all that the run has; restart: of a killed driver."""
+    """What is asked for. run: an absolute folder, or a remote.uri; kinds: empty for all that the run has; restart: of a killed driver;
+    patience_s: for the run to be past an event (None: by how long its steps take).
+    """
 
     run: str
     minutes: float
@@ -41,17 +45,25 @@ class Wish:
     gap_s: float
     restart: str
     with_data: bool
+    patience_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.patience_s is not None and not 1 <= self.patience_s <= DAY:
+            raise ValueError(f"--patience={self.patience_s:g}: must be seconds, from 1 to {DAY:.0f} (a day)")
 
 
 @dataclass
 class Happened:
-    """An event, and what came of it. at: seconds since 1970 (0: it did not happen); recovery_s: None where training did not go on."""
+    """An event, and what came of it. at: seconds since 1970 (0: it did not happen); recovery_s: None where training did not go on; unknown:
+    the order was given, and its machine did not say whether it was carried out.
+    """
 
     event: Event
     at: float = 0.0
     target: str = ""
     seen: str = ""
     recovery_s: float | None = None
+    unknown: bool = False
 
     @property
     def missed(self) -> bool:
@@ -66,6 +78,7 @@ class Happened:
             "target": self.target,
             "seen": self.seen,
             "recovery_s": recovery,
+            "unknown": self.unknown,
         }
 
 
@@ -135,7 +148,7 @@ def conduct(wish: Wish, config: RunConfig, events: Sequence[Event], name: str, s
     job = job_of(wish.run)
     media = [str(Path(job.run_dir) / "media")] if config.data.is_synthetic else [m for m in config.data.inputs if not is_remote(m)]
     hand = Hand(job, stores_of(config), media, wish.restart, str(Path(job.run_dir) / "logs" / f"driver-{name}.log"))
-    run = _Run(wish, hand, tuple(s.name for s in config.stages))
+    run = _Run(wish, hand, tuple(s.name for s in config.stages), config.checkpoint.every or max(s.steps for s in config.stages))
     try:
         return run.through(events, say)
     finally:
@@ -147,14 +160,17 @@ def conduct(wish: Wish, config: RunConfig, events: Sequence[Event], name: str, s
 class _Run:
     """A run that is watched while it is broken."""
 
-    def __init__(self, wish: Wish, hand: Hand, stages: tuple[str, ...]) -> None:
-        self._wish, self._hand = wish, hand
+    def __init__(self, wish: Wish, hand: Hand, stages: tuple[str, ...], every: int) -> None:
+        self._wish, self._hand, self._every = wish, hand, every
         self.chaos = Chaos(time.time(), stages)
 
     def through(self, events: Sequence[Event], say: Say) -> Chaos:
         chaos = self.chaos
-        if not self._until(lambda seen: seen.stage >= 0 and seen.steps > 0, PATIENCE):
-            raise ValueError(f"run {self._wish.run!r}: has not trained a step in {PATIENCE:.0f} s; nothing was done to it")
+        patience = self._wish.patience_s or PATIENCE
+        if not self._until(lambda seen: seen.stage >= 0 and seen.steps > 0, patience):
+            raise ValueError(
+                f"run {self._wish.run!r}: has not trained a step in {patience:.0f} s, and nothing was done to it; give a longer --patience"
+            )
         chaos.begin = time.time()
         chaos.happened, waiting = [], [Happened(event) for event in events]
         end = chaos.begin + self._wish.minutes * 60
@@ -190,26 +206,33 @@ class _Run:
         try:
             before = self._look()
             self._hand.job = job_of(self._wish.run)  # a killed driver leaves a job, and another one begins
-            struck = self._hand.strike(event)
-        except (Missed, RayError, GetTimeoutError, ValueError) as error:
-            happened.seen = f"did not happen: {error if isinstance(error, Missed | ValueError) else type(error).__name__}"
+        except (RayError, GetTimeoutError, ValueError) as error:
+            happened.seen = f"did not happen: {error if isinstance(error, ValueError) else type(error).__name__}"
             return False
-        happened.at, happened.target = time.time(), struck.target
+        try:
+            happened.target = self._hand.strike(event).target
+        except (Missed, ValueError) as error:
+            happened.seen = f"did not happen: {error}"
+            return False
+        except (RayError, GetTimeoutError) as error:  # it may have been carried out: once is enough
+            happened.unknown, happened.target = True, f"unknown whether it happened ({type(error).__name__})"
+        happened.at = time.time()
         now = self._look()
         if (now.attempt, now.driver) == (before.attempt, before.driver):
             before = now  # steps that were trained before it are not what came after it
         seen, first = self.chaos.course, len(self.chaos.course)
-        if self._until(lambda _: has_recovered(event, before, seen[first:]), PATIENCE + event.seconds):
-            happened.recovery_s = self._moment(event, before, first) - happened.at
+        is_past = partial(goes_on, before, seconds=event.seconds) if happened.unknown else partial(has_recovered, event, before)
+        if self._until(lambda _: is_past(seen[first:]), self._patience() + event.seconds):
+            moment = next(seen[i].at for i in range(first, len(seen)) if is_past(seen[first : i + 1]))
+            happened.recovery_s = moment - happened.at
         happened.seen = told(event, before, seen[first:], self.chaos.stages)
-        if event.kind == MEDIA and (more := self._ask(source_told, self._hand.job.run_dir, struck.target)):
+        if event.kind == MEDIA and not happened.unknown and (more := self._ask(source_told, self._hand.job.run_dir, happened.target)):
             happened.seen += f"; {more}"
         return True
 
-    def _moment(self, event: Event, before: Seen, first: int) -> float:
-        """When training was past the event: at the look that showed it."""
-        course = self.chaos.course
-        return next(course[i].at for i in range(first, len(course)) if has_recovered(event, before, course[first : i + 1]))
+    def _patience(self) -> float:
+        """Seconds for the run to be past an event: after some, the steps since a checkpoint are made again."""
+        return self._wish.patience_s or patience_for(step_seconds(self.chaos.course), self._every)
 
     def _over(self) -> bool:
         return bool(self.chaos.course) and self.chaos.course[-1].finished
@@ -239,6 +262,11 @@ class _Run:
         job: Job = self._hand.job
         here = job.address == ray.util.get_node_ip_address()
         return work(*given) if here else on(job.node, job, work, *given)
+
+
+def patience_for(step_s: float, every: int) -> float:
+    """Seconds for a run to be past an event, unless somebody says so. step_s: how long a step takes; every: steps between checkpoints."""
+    return max(PATIENCE, min(2 * step_s * (every + SPARE), DAY))
 
 
 def _line(happened: Happened, begin: float) -> str:

@@ -14,6 +14,8 @@ ENDS_ATTEMPT = ("worker", "coordinator")  # the run counts these against workers
 SECONDS = {FREEZE: (5, 20), S3: (5, 20), TRACKER: (20, 60), MEDIA: (20, 60)}  # how long it lasts
 SHARES = (0.5, 1.0)  # of the calls that fail
 PLACES = 1 << 16
+LONGEST = 7 * 24 * 60.0  # minutes
+SHORTEST_GAP = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,17 @@ def schedule(seed: int, minutes: float, kinds: Sequence[str], gap_s: float, ends
     comes once before any comes again. ends: how many of them may end an attempt of the training.
 
     Raises:
-        ValueError: a kind is unknown, or there is no time for an event.
+        ValueError: a kind is unknown, a time is none or out of bounds, or there is no time for an event.
     """
     if unknown := sorted(set(kinds) - set(KINDS)):
         raise ValueError(f"--kinds={unknown[0]!r}: unknown; choose from {','.join(KINDS)}")
     if not kinds:
         raise ValueError(f"--kinds: names none; choose from {','.join(KINDS)}")
-    if not gap_s > 0 or not minutes * 60 >= 2 * gap_s:
+    if not 0 < minutes <= LONGEST:
+        raise ValueError(f"--minutes={minutes:g}: must be more than 0, and at most {LONGEST:.0f} (a week)")
+    if not SHORTEST_GAP <= gap_s <= LONGEST * 60:
+        raise ValueError(f"--gap={gap_s:g}: must be seconds, from {SHORTEST_GAP:g} to {LONGEST * 60:.0f} (a week)")
+    if minutes * 60 < 2 * gap_s:
         raise ValueError(
             f"--minutes={minutes:g} with --gap={gap_s:g}: no event fits between two gaps; give at least {gap_s / 30:.2g} minutes"
         )

@@ -116,7 +116,7 @@ def _events(chaos: Chaos, happened: Sequence[Happened], kinds: Sequence[str], ax
             axes.text(at, row + 0.02, "  has not gone on", va="center", fontsize=8, color="#B00020", weight="bold")
         else:
             axes.barh(row, h.recovery_s / 60, left=at, height=0.5, color=colour, alpha=0.55, linewidth=0)
-            whom = f" {h.event.of}" if h.event.of else ""
+            whom = (f" {h.event.of}" if h.event.of else "") + (" (unknown whether it happened)" if h.unknown else "")
             axes.text(at + h.recovery_s / 60, row, f"  {h.recovery_s:.0f} s{whom}", va="center", fontsize=8)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)

@@ -2,17 +2,19 @@
 
 ledger of each stage (every clip of every epoch once)  --+
 metrics of each stage (every step once, in order)      --+--> clean, or what is wrong
-account of the dataset (every source and clip once)    --+
+accounts of its datasets (every source and clip once)  --+
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ...datasets.manifest import MANIFEST
+from ...datasets.members import members_of
 from ...datasets.progress import silent
 from ...workers.checkpoint import newest
 from ..checkpoints import audited
@@ -21,12 +23,13 @@ from ..run_record import loop_config, open_run
 from ..spool_reader import step_of
 
 T = TypeVar("T")
+COUNTED = ("sources", "used", "clips", "left_out", "shards")
 TRIES, PAUSE = 3, 2.0  # a run that goes on writes and removes checkpoints meanwhile
 
 
 def judge(run_dir: str, with_data: bool) -> dict[str, Any]:
-    """The account of a run, where its folder is. clean: nothing is wrong; faults: what is, in words; stages, data: what was counted.
-    with_data: read all of its dataset too.
+    """The account of a run, where its folder is. clean: nothing is wrong; faults: what is, in words; stages, data: what was counted;
+    not_audited: why its datasets were not read (empty: they were). with_data: read all of them too, of a mix each, where its shards are.
     """
     faults, stages, data = list[str](), list[dict[str, Any]](), None
     try:
@@ -35,16 +38,29 @@ def judge(run_dir: str, with_data: bool) -> dict[str, Any]:
         faults += _tried(lambda: _of_metrics(run_dir))
     except (ValueError, OSError) as error:
         faults.append(f"the ledger cannot be read: {error}")
-    folder = Path(run_dir) / "data"
-    if with_data and (folder / MANIFEST).is_file():
+    not_audited, folder = "" if with_data else "--no-data-audit", Path(run_dir) / "data"
+    if with_data and not (folder / MANIFEST).is_file():
+        not_audited = f"{folder} has no {MANIFEST}"
+    elif with_data:
         try:
-            found, _ = data_audited(str(folder), None, (), silent)
-            data = {name: getattr(found, name) for name in ("sources", "used", "clips", "left_out", "shards")}
-            faults += [f"dataset: {fault}" for fault in found.faults]
+            data, wrong = _of_data(folder)
+            faults += wrong
         except (ValueError, OSError) as error:
+            not_audited = f"it cannot be read: {error}"
             faults.append(f"the dataset cannot be read: {error}")
     counted = [{name: stage[name] for name in ("stage", "steps", "of", "clips", "epochs")} for stage in stages]
-    return {"clean": not faults, "faults": faults, "stages": counted, "data": data}
+    return {"clean": not faults, "faults": faults, "stages": counted, "data": data, "not_audited": not_audited}
+
+
+def _of_data(folder: Path) -> tuple[dict[str, int], list[str]]:
+    """What was counted in all datasets of a run, and what is wrong with them. Shards that are read by ranges are audited in S3."""
+    counted, faults = Counter[str](), list[str]()
+    for member in members_of(folder):
+        found, _ = data_audited(member.uri if member.ranged else str(member.folder), None, (), silent)
+        counted.update({name: getattr(found, name) for name in COUNTED})
+        own = member.folder == folder and not member.ranged
+        faults += [f"dataset{'' if own else f' {member.uri or member.folder}'}: {fault}" for fault in found.faults]
+    return {name: counted[name] for name in COUNTED}, faults
 
 
 def _tried(work: Callable[[], T]) -> T:

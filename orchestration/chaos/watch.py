@@ -82,7 +82,22 @@ def has_recovered(event: Event, before: Seen, after: Sequence[Seen]) -> bool:
         return False
     if event.kind in (*ENDS_ATTEMPT, "driver"):
         return any(seen.attempt != before.attempt for seen in after) and now.far > before.far
-    return now.at >= before.at + event.seconds and now.far >= (before.stage, before.steps + ENOUGH)
+    return goes_on(before, after, event.seconds)
+
+
+def goes_on(before: Seen, after: Sequence[Seen], seconds: float) -> bool:
+    """Whether training is past where it was, whatever happened to it: so many seconds later, and steps further."""
+    if not after:
+        return False
+    now = after[-1]
+    return now.finished or (now.at >= before.at + seconds and now.far >= (before.stage, before.steps + ENOUGH))
+
+
+def step_seconds(course: Sequence[Seen]) -> float:
+    """How long a step takes, by the looks between which one attempt went on in one stage; 0.0 where none has been seen."""
+    pairs = [(a, b) for a, b in pairwise(course) if (a.stage, a.attempt) == (b.stage, b.attempt) and b.steps >= a.steps]
+    steps = sum(b.steps - a.steps for a, b in pairs)
+    return sum(b.at - a.at for a, b in pairs) / steps if steps else 0.0
 
 
 def told(event: Event, before: Seen, after: Sequence[Seen], stages: Sequence[str]) -> str:

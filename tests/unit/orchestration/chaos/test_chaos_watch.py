@@ -10,7 +10,7 @@ import pytest
 
 from mutual_forcing.datasets.storage import write_json
 from mutual_forcing.orchestration.chaos.schedule import Event
-from mutual_forcing.orchestration.chaos.watch import Seen, has_recovered, look, losses, told
+from mutual_forcing.orchestration.chaos.watch import Seen, goes_on, has_recovered, look, losses, step_seconds, told
 from mutual_forcing.workers.metrics import MetricSpool
 
 STAGES = ("joint", "mutual")
@@ -84,3 +84,17 @@ def test_what_was_seen_is_told() -> None:
     assert rollout == "no step was lost; the longest pause was 3.5 s"
     silent = told(Event(0, "s3"), BEFORE, [seen(11, 20), seen(20, 17, 2), seen(30, 22, 2)], STAGES)
     assert silent == "joint went on from step 17; 3 steps were computed again", "an attempt may end without having been meant to"
+
+
+def test_what_nobody_knows_to_have_happened_is_past_when_training_goes_on() -> None:
+    assert not goes_on(BEFORE, [], 5)
+    assert not goes_on(BEFORE, [seen(14, 22)], 5)
+    assert not goes_on(BEFORE, [seen(16, 21)], 5)
+    assert goes_on(BEFORE, [seen(16, 22)], 5), "in whichever attempt"
+    assert goes_on(BEFORE, [seen(11, 20, finished=True)], 5)
+
+
+def test_the_time_of_a_step_is_of_attempts_that_go_on() -> None:
+    assert step_seconds([]) == step_seconds([seen(0, 3)]) == step_seconds([seen(0, 3), seen(9, 3)]) == 0.0
+    assert step_seconds([seen(0, 0), seen(60, 0), seen(120, 1), seen(240, 2)]) == 120.0
+    assert step_seconds([seen(0, 8), seen(10, 9), seen(900, 4, attempt=2), seen(910, 5, attempt=2)]) == 10.0

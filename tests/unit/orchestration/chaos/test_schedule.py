@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import pairwise
 
@@ -56,6 +57,11 @@ def test_an_event_says_what_it_does() -> None:
         (10, [], 20, "names none"),
         (1, KINDS, 60, "at least 2 minutes"),
         (1, KINDS, 0, "--gap=0"),
+        (1, KINDS, 1e-9, "--gap=1e-09: must be seconds, from 1 to"),
+        (math.inf, KINDS, 20, "--minutes=inf: must be more than 0, and at most 10080"),
+        (math.nan, KINDS, 20, "--minutes=nan"),
+        (1e6, KINDS, 20, "--minutes=1e\\+06"),
+        (10, KINDS, math.inf, "--gap=inf"),
     ],
 )
 def test_wrong_words_are_refused(minutes: float, kinds: list, gap: float, words: str) -> None:

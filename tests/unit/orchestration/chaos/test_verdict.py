@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from command_material import HIDDEN
 from run_material import untrained_run
+from s3_server import s3_server
 from typer.testing import CliRunner
 
-from mutual_forcing.datasets.manifest import read_manifest
+from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
+from mutual_forcing.datasets.members import Member, write_members
+from mutual_forcing.datasets.store import store_of, write_bytes
 from mutual_forcing.orchestration.chaos.command import _record, _show
 from mutual_forcing.orchestration.chaos.conduct import Chaos, Happened, Wish, chosen, stores_of
 from mutual_forcing.orchestration.chaos.schedule import KINDS, Event
@@ -45,7 +49,41 @@ def test_a_run_without_a_ledger_or_with_a_damaged_dataset_is_not_clean(tmp_path:
     damaged = judge(str(run), True)
     assert not damaged["clean"]
     assert any("is not what the manifest says" in fault for fault in damaged["faults"])
-    assert judge(str(run), False)["data"] is None
+    left = judge(str(run), False)
+    assert (left["data"], left["not_audited"]) == (None, "--no-data-audit")
+    (run / "data" / MANIFEST).unlink()
+    assert "has no manifest.json" in judge(str(run), True)["not_audited"]
+
+
+def test_shards_that_are_read_by_ranges_are_audited_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    untrained_run(run)
+    manifest = read_manifest(run / "data")
+    with s3_server(monkeypatch) as s3:
+        store = store_of(f"{s3.uri}/data")
+        for path in sorted((run / "data").iterdir()):
+            store.send(path, path.name)
+        write_members(run / "data", [Member(run / "data", uri=f"{s3.uri}/data", cache_gb=1.0)])
+        for shard in manifest.shards:
+            (run / "data" / shard.file).unlink()
+        found = judge(str(run), True)
+        assert (found["data"]["clips"], found["not_audited"]) == (manifest.clips, "")
+        assert not [fault for fault in found["faults"] if "dataset" in fault]
+        write_bytes(store, manifest.shards[0].file, b"other bytes")
+        assert [fault for fault in judge(str(run), True)["faults"] if "dataset" in fault]
+
+
+def test_all_datasets_of_a_mix_are_audited(tmp_path: Path) -> None:
+    run, other = tmp_path / "run", tmp_path / "run" / "data" / "mix-1"
+    untrained_run(run)
+    clips = read_manifest(run / "data").clips
+    other.mkdir()
+    for path in [path for path in (run / "data").iterdir() if path.is_file()]:
+        shutil.copy(path, other / path.name)
+    write_members(run / "data", [Member(run / "data"), Member(other)])
+    assert judge(str(run), True)["data"]["clips"] == 2 * clips
+    (other / read_manifest(other).shards[0].file).unlink()
+    assert [fault for fault in judge(str(run), True)["faults"] if "dataset" in fault]
 
 
 def test_what_a_run_has_nothing_of_is_left_out() -> None:
@@ -67,7 +105,7 @@ def made(happened: list[Happened], verdict: dict) -> Chaos:
     return Chaos(100.0, ("joint", "mutual"), happened, course, curve, verdict)
 
 
-CLEAN = {"clean": True, "faults": [], "stages": [], "data": None, "finished": False, "goes_on": True}
+CLEAN = {"clean": True, "faults": [], "stages": [], "data": {"clips": 3}, "not_audited": "", "finished": False, "goes_on": True}
 
 
 def test_the_record_and_the_timeline_tell_what_happened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -93,6 +131,16 @@ def test_the_record_and_the_timeline_tell_what_happened(tmp_path: Path, capsys: 
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in ("a.png", "b.png"))
 
 
+def test_a_dataset_that_nobody_read_is_not_called_accounted_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _show(_record(WISH, made([], CLEAN), tmp_path / "a.png"), False)
+    assert "every clip and every update is accounted for" in capsys.readouterr().out
+    unread = CLEAN | {"data": None, "not_audited": "--no-data-audit"}
+    _show(_record(WISH, made([], unread), tmp_path / "a.png"), False)
+    said = capsys.readouterr().out
+    assert "the dataset was not audited (--no-data-audit)" in said
+    assert "every clip" not in said
+
+
 def test_a_clean_account_is_good_only_if_the_run_goes_on() -> None:
     assert made([], CLEAN).good
     assert not made([], CLEAN | {"goes_on": False}).good
@@ -116,7 +164,11 @@ def test_the_verb_asks_before_it_begins(tmp_path: Path, monkeypatch: pytest.Monk
     unasked = cli.invoke(app, ["chaos", run])
     assert unasked.exit_code == 1
     assert "--yes: was not given" in unasked.output
-    for words, said in ((["--restart", "never"], "--restart='never'"), (["--kinds", "fire"], "--kinds='fire': unknown")):
+    for words, said in (
+        (["--restart", "never"], "--restart='never'"),
+        (["--kinds", "fire"], "--kinds='fire': unknown"),
+        (["--patience", "0"], "--patience=0"),
+    ):
         refused = cli.invoke(app, ["chaos", run, *words, "--yes"])
         assert refused.exit_code == 1
         assert said in refused.output
