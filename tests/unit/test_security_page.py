@@ -18,6 +18,9 @@ TABLE = [
 ENTRIES = ("media", "lists", "sidecars", "datasets", "checkpoints", "pretrained", "configurations", "recipes", "plugins")
 SERVICES = (
     "Ray",
+    "jobs",
+    "chaos: switches",
+    "chaos: targets",
     "dashboards",
     "MLflow",
     "S3",

@@ -75,6 +75,15 @@ def test_folders_in_which_others_may_write_are_refused(folder: Path, tmp_path: P
     assert not fails("s3://bucket")
 
 
+def test_folders_of_somebody_else_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    switch_on("s3://bucket", 60)
+    me = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: me + 1)  # seen by another user, it is somebody else's
+    assert not fails("s3://bucket")
+    with pytest.raises(PermissionError, match="belongs to somebody else"):
+        switch_on("s3://bucket", 60)
+
+
 @pytest.mark.parametrize(("seconds", "share"), [(0.0, 1.0), (LONGEST + 1, 1.0), (float("nan"), 1.0), (1.0, 0.0), (1.0, 1.1)])
 def test_times_and_shares_are_bounded(seconds: float, share: float) -> None:
     with pytest.raises(ValueError, match="must be more than 0"):
