@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
 from mutual_forcing.datasets.members import Member, write_members
 from mutual_forcing.datasets.store import store_of, write_bytes
+from mutual_forcing.orchestration.chaos import verdict
 from mutual_forcing.orchestration.chaos.command import _record, _show
 from mutual_forcing.orchestration.chaos.conduct import Chaos, Happened, Wish, chosen, stores_of
 from mutual_forcing.orchestration.chaos.schedule import KINDS, Event
@@ -27,6 +28,11 @@ from mutual_forcing.orchestration.recipes import recipe
 
 TINY = recipe("tiny")
 WISH = Wish("/runs/one", 30, 1, (), 60, "auto", True)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verdict, "PAUSE", 0.0)  # nobody trains these runs
 
 
 def test_steps_count_once_each_in_order() -> None:
@@ -69,7 +75,9 @@ def test_shards_that_are_read_by_ranges_are_audited_where_they_are(tmp_path: Pat
         found = judge(str(run), True)
         assert (found["data"]["clips"], found["not_audited"]) == (manifest.clips, "")
         assert not [fault for fault in found["faults"] if "dataset" in fault]
-        write_bytes(store, manifest.shards[0].file, b"other bytes")
+        content = bytearray(store.read_range(manifest.shards[0].file, 0, manifest.shards[0].bytes))
+        content[len(content) // 2] ^= 1
+        write_bytes(store, manifest.shards[0].file, bytes(content))
         assert [fault for fault in judge(str(run), True)["faults"] if "dataset" in fault]
 
 
@@ -115,8 +123,8 @@ def test_the_record_and_the_timeline_tell_what_happened(tmp_path: Path, capsys: 
         Happened(Event(150, "worker"), 250.0, "worker 0 of 2", "", None),
         Happened(Event(160, "data"), 0.0, "", "did not happen: no data of the run lives"),
     ]
-    verdict = CLEAN | {"clean": False, "goes_on": False, "faults": ["joint: clip-a was left out"]}
-    chaos = made(happened, verdict)
+    told = CLEAN | {"clean": False, "goes_on": False, "faults": ["joint: clip-a was left out"]}
+    chaos = made(happened, told)
     record = _record(WISH, chaos, tmp_path / "a.png")
     assert json.loads(json.dumps(record)) == record
     assert not record["good"]
