@@ -88,21 +88,35 @@ def drain_node(address: str, node_id: str, left: float) -> None:
     from ray.exceptions import RayError
 
     try:
-        accepted, why = _drain(address, node_id, left)
+        accepted, why = _drain(address, node_id, left, "DRAIN_NODE_REASON_PREEMPTION", "the cloud takes it back")
     except RayError as error:
         raise RuntimeError(f"{address}: {error}") from error
     if not accepted:
         raise RuntimeError(f"Ray refuses to drain this node: {why}")
 
 
-def _drain(address: str, node_id: str, left: float) -> tuple[bool, str]:
+def end_idle(address: str, node_id: str, left: float) -> bool:
+    """Have Ray end a node on which nothing runs; whether nothing does. Ray refuses while a worker has work, or the node holds objects.
+
+    Raises:
+        RuntimeError: its head cannot be reached.
+    """
+    from ray.exceptions import RayError
+
+    try:
+        return _drain(address, node_id, left, "DRAIN_NODE_REASON_IDLE_TERMINATION", "its pod ends, and nothing runs there")[0]
+    except RayError as error:
+        raise RuntimeError(f"{address}: {error}") from error
+
+
+def _drain(address: str, node_id: str, left: float, why: str, words: str) -> tuple[bool, str]:
     from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]  compiled
     from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # pyright: ignore[reportAttributeAccessIssue]  made at run time
 
     client = GcsClient(address=address)
-    reason = DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    reason = DrainNodeReason.Value(why)
     until = math.ceil((time.time() + left) * 1000)
-    return client.drain_node(node_id or _node_of_this_machine(client), reason, "the cloud takes it back", until)
+    return client.drain_node(node_id or _node_of_this_machine(client), reason, words, until)
 
 
 def _node_of_this_machine(client: object) -> str:
@@ -127,7 +141,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description="Tell Ray when the cloud takes this machine back.")
     when = parser.add_mutually_exclusive_group(required=True)
     when.add_argument("--cloud", choices=sorted(CLOUDS), help="wait for the notice of this cloud")
-    when.add_argument("--now", type=float, metavar="SECONDS", help="tell Ray at once that so many are left, and stay so long")
+    when.add_argument(
+        "--now", type=float, metavar="SECONDS", help="tell Ray at once that so many are left, and stay so long if anything runs"
+    )
     parser.add_argument("--address", default=os.environ.get("RAY_ADDRESS"), help="of Ray's head, HOST:PORT (default: RAY_ADDRESS)")
     parser.add_argument("--node-id", default="", help="of the node to drain (default: the only one with this machine's address)")
     parser.add_argument("--service", default="", help="address of the metadata service (default: the cloud's)")
@@ -144,6 +160,8 @@ def main(arguments: list[str]) -> int:
 
 def _now(address: str, node_id: str, left: float) -> int:
     try:
+        if end_idle(address, node_id, left):  # a pod that the autoscaler takes away costs nothing more
+            return 0
         drain_node(address, node_id, left)
     except RuntimeError as error:
         print(f"spot notice: cannot tell Ray ({error})", file=sys.stderr)

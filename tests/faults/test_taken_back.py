@@ -7,8 +7,10 @@ import sys
 import time
 
 import pytest
+import ray
 from cluster_material import Machines
 from metadata_service import MetadataService
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mutual_forcing.orchestration.nodes import spot_notice
 
@@ -36,6 +38,30 @@ def test_a_node_whose_machine_is_taken_back_is_drained() -> None:
         while alive(client) != {other} and time.monotonic() < deadline:  # an idle one ends when it is drained
             time.sleep(0.5)
         assert alive(client) == {other}
+
+
+def test_a_pod_that_ends_is_waited_for_only_while_something_runs_in_it() -> None:
+    with Machines(2) as machines:
+        address = machines.environment["RAY_ADDRESS"]
+        idle, busy = (node.node_id for node in machines.nodes)
+        ray.init(address, log_to_driver=False)
+        try:
+            there = NodeAffinitySchedulingStrategy(busy, soft=False)
+            actor = Busy.options(num_cpus=0, scheduling_strategy=there).remote()  # one that reserves nothing is something, too
+            ray.get(actor.here.remote())
+            assert not spot_notice.end_idle(address, busy, 100)
+            begun = time.monotonic()
+            assert spot_notice.main(["--now", "100", "--address", address, "--node-id", idle]) == 0
+            assert time.monotonic() - begun < 60, "not the 100 s that it has"
+            assert ray.get(actor.here.remote())
+        finally:
+            ray.shutdown()
+
+
+@ray.remote
+class Busy:
+    def here(self) -> bool:
+        return True
 
 
 def alive(client: object) -> set[str]:
