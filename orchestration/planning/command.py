@@ -173,7 +173,7 @@ def _lines(made: Plan) -> Iterator[str]:
     if made.checkpoints is not None:
         c = made.checkpoints
         yield (
-            f"checkpoints: {c.size / GB:,.1f} GB each, {c.count:,} of them ({c.size * c.count / 1e12:,.1f} TB to S3 in all); committed "
+            f"checkpoints: up to {c.size / GB:,.1f} GB each, {c.count:,} of them ({c.bytes / 1e12:,.1f} TB to S3 in all); committed "
             f"{c.drain_s:.0f} s after a notice, of 120: {'in time' if c.in_time else 'TOO LATE'} (copy {c.copy_s:.1f} s, "
             f"upload {c.write_s:.1f} s)"
         )

@@ -15,11 +15,11 @@ from ...datasets.manifest import Manifest
 from ..config import RunConfig
 from .calibration import Calibration
 from .gpus import GPUS, Gpu
-from .layout import Fit, Timed, search, too_few
+from .layout import Fit, Timed, rolls, search, too_few
 from .loads import arithmetic, chosen, counts, item_of, step
 from .memory import moments
 from .timing import Speeds, work
-from .traffic import Checkpoints, Corpus, Store, checkpoints, corpus, store
+from .traffic import Checkpoints, Corpus, Store, checkpoints, corpus, saved, store
 
 SCALE = 100_000_000  # clips of the estimate at the paper's scale
 MAX_SHOWN = 3
@@ -136,7 +136,7 @@ class Plan:
             "checkpoints": None if self.checkpoints is None else asdict(self.checkpoints) | {"in_time": self.checkpoints.in_time},
             "object_store": None if self.store is None else asdict(self.store),
             "dataset_clips": self.clips,
-            "s3": {"checkpoint_bytes": self.checkpoints.size * self.checkpoints.count if self.checkpoints else 0, "clip_bytes": self.read},
+            "s3": {"checkpoint_bytes": self.checkpoints.bytes if self.checkpoints else 0, "clip_bytes": self.read},
             "data_at_scale": asdict(self.corpus),
             "assumptions": self.assumptions,
             "remarks": list(self.remarks),
@@ -157,10 +157,9 @@ def make_plan(
     Raises:
         ValueError: the calibration is of another GPU, or no trainer would be left.
     """
-    if wish.gpus < 1 or (wish.gpus < 2 and any(s.objective == "mutual" for s in config.stages)):
-        raise ValueError(
-            f"--gpus={wish.gpus}: at least one that trains, and one for rollouts where there is a mutual stage; give 2 or more"
-        )
+    if wish.gpus < (least := 2 if rolls(config) else 1):
+        also = ", and one for the rollouts of this recipe" if least == 2 else ""
+        raise ValueError(f"--gpus={wish.gpus}: at least one that trains{also}; give {least} or more")
     measured = None
     if calibration is not None:
         if calibration.device != wish.gpu.name:
@@ -217,11 +216,11 @@ def _tokens(config: RunConfig, name: str) -> int:
 
 
 def _checkpoints(config: RunConfig, best: Timed, assumed: Assumed) -> Checkpoints:
-    heaviest = max(config.stages, key=lambda s: (step(config, s, best.fit.choice).fake, step(config, s, best.fit.choice).trained))
-    of, every = step(config, heaviest, best.fit.choice), config.checkpoint.every
-    count = sum(s.steps // every if every else 1 for s in config.stages)
-    trained = of.trained + of.fake
-    return checkpoints(of.weights, trained, of.ranks, count, best.step_s[heaviest.name], assumed.upload, assumed.copy)
+    choice, every = best.fit.choice, config.checkpoint.every
+    of = {s.name: step(config, s, choice) for s in config.stages}
+    kept = {s.name: saved(of[s.name].weights, of[s.name].trained, of[s.name].fake, s.steps, every) for s in config.stages}
+    steps = {s.name: s.steps for s in config.stages}
+    return checkpoints(kept, steps, best.step_s, every, choice.trainers, assumed.upload, assumed.copy)
 
 
 def _store(config: RunConfig, best: Timed) -> Store | None:

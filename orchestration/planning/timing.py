@@ -129,6 +129,7 @@ def _sent(step: Step, fakes: int) -> float:
         reads = 3 if step.every else 2  # forward, its repetition, backward
         total = size * (step.trained * sums + step.fake * fakes * fake_sums)  # shared out, not summed for all
         total += size * reads * (step.trained * parts * micros + step.fake * fakes * micros)  # a branch that stays out is not gathered
+        total += size * step.fake * micros if step.mutual else 0  # DMD reads the fake score once, without a gradient
         total += FP32 * step.weights  # the average reads all weights
     return ring * total
 

@@ -17,30 +17,65 @@ RECORD = 600  # bytes of a clip's record in a shard besides its latents: ids, ca
 
 
 @dataclass(frozen=True)
+class Saved:
+    """What one stage saves. size: bytes of a checkpoint in its middle; last: of its last one, which has no optimizer state; count: of all,
+    with the last.
+    """
+
+    size: int
+    last: int
+    count: int
+
+    @property
+    def bytes(self) -> int:
+        return self.size * (self.count - 1) + self.last
+
+
+def saved(weights: int, trained: int, fake: int, steps: int, every: int) -> Saved:
+    """Of a network of `weights` numbers of which `trained` are updated, with a fake score of `fake` own ones; every: 0 at the end alone.
+
+    Weights, those of the average and of the fake score are saved in fp32, with two moments of what is trained (`workers/pieces`).
+    """
+    last = FP32 * (2 * weights + fake)
+    return Saved(last + 2 * FP32 * (trained + fake), last, -(-steps // every) if every else 1)
+
+
+@dataclass(frozen=True)
 class Checkpoints:
-    """size: bytes of one in the middle of the largest stage; count: that are written in all; copy_s: that training waits for the copy of
-    the state; write_s: until one is committed; drain_s: from the notice that a machine goes away until the commit, at worst.
+    """size: bytes of the largest one; count, bytes: of all stages together; copy_s: that training waits for the copy of the state; write_s:
+    until one is committed; drain_s: from the notice that a machine goes away until the commit, at worst; lost_s: of training that a machine
+    costs at most which is lost before that, in `stage`; stages: what each of them saves.
     """
 
     size: int
     count: int
+    bytes: int
     copy_s: float
     write_s: float
     drain_s: float
+    lost_s: float
+    stage: str
+    stages: dict[str, Saved]
 
     @property
     def in_time(self) -> bool:
         return self.drain_s <= DRAIN_S
 
 
-def checkpoints(weights: int, trained: int, ranks: int, count: int, step_s: float, upload: float, copy: float) -> Checkpoints:
-    """Of networks of `weights` numbers of which `trained` are updated (the fake score's own too). upload, copy: bytes/s of a process.
+def checkpoints(
+    stages: dict[str, Saved], steps: dict[str, int], step_s: dict[str, float], every: int, ranks: int, upload: float, copy: float
+) -> Checkpoints:
+    """steps, step_s: of each stage; every process writes its share. upload, copy: bytes/s of a process.
 
-    A checkpoint has weights and moments of what is trained in fp32, and the averaged weights; every process writes its share.
+    A machine that is lost takes the steps since the last checkpoint, and those that were made while that one was on its way.
     """
-    size = 3 * FP32 * trained + FP32 * weights
-    copy_s, write_s = size / ranks / copy, size / ranks / upload
-    return Checkpoints(size, count, copy_s, write_s, HEARD_S + step_s + copy_s + write_s)
+    heaviest = max(stages, key=lambda name: stages[name].size)
+    copy_s, write_s = ({name: one.size / ranks / speed for name, one in stages.items()} for speed in (copy, upload))
+    lost = {name: min(steps[name], every or steps[name]) * step_s[name] + write_s[name] for name in stages}
+    worst = max(lost, key=lambda name: lost[name])
+    drain = max(HEARD_S + step_s[name] + copy_s[name] + write_s[name] for name in stages)
+    count, total = (sum(getattr(one, what) for one in stages.values()) for what in ("count", "bytes"))
+    return Checkpoints(stages[heaviest].size, count, total, copy_s[heaviest], write_s[heaviest], drain, lost[worst], worst, stages)
 
 
 @dataclass(frozen=True)

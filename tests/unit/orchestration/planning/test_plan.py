@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ from mutual_forcing.orchestration.config import RunConfig
 from mutual_forcing.orchestration.planning.calibration import Calibration, Measured, fitted, read_calibration, write_calibration
 from mutual_forcing.orchestration.planning.gpus import GPUS, gpu
 from mutual_forcing.orchestration.planning.layout import counts_of_trainers
+from mutual_forcing.orchestration.planning.loads import Choice, step
 from mutual_forcing.orchestration.planning.plan import Assumed, Plan, Wish, make_plan
-from mutual_forcing.orchestration.planning.timing import Speeds, Work
-from mutual_forcing.orchestration.planning.traffic import checkpoints, corpus
+from mutual_forcing.orchestration.planning.timing import Speeds, Work, work
+from mutual_forcing.orchestration.planning.traffic import Checkpoints, Saved, checkpoints, corpus, saved
 from mutual_forcing.orchestration.runs import configured
 
 GPU = ["workers.use_gpu=true", "workers.count=1", "engine.micro_batch=0"]
@@ -77,6 +79,12 @@ def test_a_mutual_stage_wants_a_gpu_besides_the_trainers() -> None:
     assert counts_of_trainers(config, 8) == [4, 2, 1]
 
 
+def test_a_recipe_without_rollouts_needs_no_gpu_for_them() -> None:
+    plan, _ = planned("sc-tf", 1, "h100")
+    assert plan.layout is not None
+    assert (plan.layout.fit.choice.trainers, plan.layout.actors) == (1, 0)
+
+
 def test_a_calibration_of_another_gpu_is_refused() -> None:
     config = configured("demo", None, GPU)
     with pytest.raises(ValueError, match="calibration"):
@@ -99,10 +107,8 @@ def test_a_measured_speed_takes_the_place_of_the_assumed_one() -> None:
 def test_speeds_are_found_again(speed: float, bandwidth: float) -> None:
     works = [(1e12, 1e9), (3e12, 1e9), (2e12, 8e9), (1e12, 2e10)]
     steps = [Measured(f, b, f / speed + b / bandwidth) for f, b in works]
-    for f, b, step in [(5e12, 5e9, None)]:
-        found, moved = fitted(steps, 1e12)
-        assert step is None
-        assert f / found + b / moved == pytest.approx(f / speed + b / bandwidth, rel=0.05)
+    found, moved = fitted(steps, 1e12)
+    assert 5e12 / found + 5e9 / moved == pytest.approx(5e12 / speed + 5e9 / bandwidth, rel=0.05)
 
 
 def test_a_calibration_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -123,16 +129,56 @@ def test_a_file_that_is_no_calibration_is_refused_in_a_line(tmp_path: Path, text
 
 
 def test_seconds_are_the_sum_of_their_shares() -> None:
-    work, speeds = Work(4e12, 1e12, 1e9, 2e9), Speeds(2e12, 1e12, 1e9, 1e9, 1e9)
-    assert work.seconds(speeds) == 2 + 1 + 1 + 2
-    assert work.shares(speeds) == {"training": 2 / 6, "teacher": 1 / 6, "optimizer": 1 / 6, "communication": 2 / 6}
+    done, speeds = Work(4e12, 1e12, 1e9, 2e9), Speeds(2e12, 1e12, 1e9, 1e9, 1e9)
+    assert done.seconds(speeds) == 2 + 1 + 1 + 2
+    assert done.shares(speeds) == {"training": 2 / 6, "teacher": 1 / 6, "optimizer": 1 / 6, "communication": 2 / 6}
+
+
+def test_checkpoints_of_the_paper_by_hand(paper: tuple[Plan, RunConfig]) -> None:
+    """V = 7.099664064e9 and A = 7.098746432e9 weights, N both. A checkpoint: 8 N of live and averaged weights, 8 of what is trained, 12 N
+    of a fake score; the last of a stage has no moments.
+    """
+    plan, _ = paper
+    assert plan.checkpoints is not None
+    v, a = 7_099_664_064, 7_098_746_432
+    n = v + a
+    of = {name: (one.size, one.last, one.count) for name, one in plan.checkpoints.stages.items()}
+    assert of == {
+        "pretrain-video": (8 * n + 8 * v, 8 * n, 200),
+        "pretrain-audio": (8 * n + 8 * a, 8 * n, 200),
+        "joint": (16 * n, 8 * n, 200),
+        "mutual": (28 * n, 12 * n, 40),
+    }
+    assert plan.checkpoints.size == 397_555_493_888
+    assert plan.checkpoints.count == 640
+    assert plan.checkpoints.bytes / 1e12 == pytest.approx(129.04, abs=0.01)  # 199 x 2 x 170.38 + 199 x 227.17 + 39 x 397.56 + 511.1 GB
+    assert plan.checkpoints.bytes / 1e12 == pytest.approx((199 * 2 * 170.38 + 199 * 227.17 + 39 * 397.56 + 511.1) / 1e3, rel=1e-4)
 
 
 def test_a_checkpoint_that_takes_longer_than_the_notice_is_late() -> None:
-    quick = checkpoints(10**9, 10**9, 8, 1, 1.0, 1e9, 1e10)
-    assert quick.in_time
-    assert quick.size == 16 * 10**9
-    assert not checkpoints(10**9, 10**9, 8, 1, 120.0, 1e9, 1e10).in_time
+    def made(step_s: float) -> Checkpoints:
+        one = saved(10**9, 10**9, 0, 500, 100)
+        return checkpoints({"joint": one}, {"joint": 500}, {"joint": step_s}, 100, 8, 1e9, 1e10)
+
+    assert made(1.0).size == 16 * 10**9
+    assert made(1.0).drain_s == pytest.approx(5 + 1 + 0.2 + 2)
+    assert made(1.0).lost_s == pytest.approx(100 * 1 + 2)  # the steps between two, and the upload of the one before
+    assert made(1.0).in_time
+    assert not made(120.0).in_time
+
+
+def test_an_unfinished_interval_ends_with_a_checkpoint_too() -> None:
+    assert saved(1, 1, 0, 250, 100).count == 3
+    assert saved(1, 1, 0, 250, 0) == Saved(16, 8, 1)
+
+
+def test_zero_3_gathers_the_fake_score_for_dmd_too() -> None:
+    """Once for a micro-batch, beside its own 5 updates of 3 readings, and a gradient that is shared out in each."""
+    config = configured("paper", None, GPU)
+    of = step(config, config.stages[-1], Choice(32, 3, 2, 1))
+    fake = work(of).sent - work(replace(of, fake=0)).sent
+    micros = 128 // 32 // 2
+    assert fake == pytest.approx(31 / 32 * 2 * of.fake * micros * (5 * 3 + 5 + 1))
 
 
 def test_a_corpus_grows_with_its_clips() -> None:
