@@ -1,6 +1,6 @@
-"""Measured speeds in the place of assumed ones: a file of steps whose work is known, and of what else was measured.
+"""Measured speeds in the place of assumed ones: a file of steps whose work is known.
 
-    {"device": "NVIDIA H200", "steps": [{"flops": 1.2e15, "bytes": 4.1e11, "seconds": 0.92}, ...], "clips_per_s": 0.8}
+    {"device": "NVIDIA H200", "precision": "bf16", "steps": [{"flops": 1.2e15, "bytes": 4.1e11, "seconds": 0.92}, ...]}
 
 `bench plan --calibrate FILE` writes one. A step's time is taken as flops / speed + bytes / bandwidth, both by least squares over the
 relative errors; steps of one ratio of the two cannot tell them apart, and then the bandwidth is the data sheet's.
@@ -29,15 +29,27 @@ class Measured:
 
 @dataclass(frozen=True)
 class Calibration:
-    """device: what was measured, as its driver names it; clips_per_s: that one CPU prepares."""
+    """device: what was measured, as its driver names it; precision: of the network under training, `bf16` or `fp32`."""
 
     device: str
-    steps: tuple[Measured, ...] = ()
-    clips_per_s: float | None = None
+    precision: str
+    steps: tuple[Measured, ...]
 
-    def speeds(self, bandwidth: float) -> tuple[float, float] | None:
-        """FLOP/s and bytes/s that the steps were computed at; None where there are no steps. bandwidth: where they do not tell."""
-        return fitted(self.steps, bandwidth) if self.steps else None
+    def speeds(self, bandwidth: float) -> tuple[float, float]:
+        """FLOP/s and bytes/s that the steps were computed at. bandwidth: where they do not tell."""
+        return fitted(self.steps, bandwidth)
+
+    def require(self, kind: str, device: str, precision: str) -> None:
+        """Raises:
+        ValueError: it is of another GPU than `kind`, which its driver calls `device`, or of another precision than the recipe's.
+        """
+        if self.device != device:
+            raise ValueError(f"--calibration: of {self.device!r}, --gpu={kind} is {device!r}; measure that one")
+        if self.precision != precision:
+            raise ValueError(
+                f"--calibration: measured in {self.precision}, and the recipe trains in {precision}; measure with `bench plan --calibrate "
+                f"--precision {precision}`, or give --set engine.precision={self.precision}"
+            )
 
 
 def fitted(steps: Sequence[Measured], bandwidth: float) -> tuple[float, float]:
@@ -64,11 +76,12 @@ def read_calibration(path: Path) -> Calibration:
         if path.stat().st_size > MOST:
             raise ValueError(f"it is larger than {MOST} bytes")
         data = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict) or (extra := data.keys() - {"device", "steps", "clips_per_s"}):
+        if not isinstance(data, dict) or (extra := data.keys() - {"device", "precision", "steps"}):
             raise ValueError(f"it has {sorted(extra)}" if isinstance(data, dict) else "it is no JSON object")
-        steps = tuple(Measured(**{name: _positive(f"steps.{name}", row[name]) for name in row}) for row in data.get("steps", []))
-        clips = data.get("clips_per_s")
-        return Calibration(str(data["device"]), steps, None if clips is None else _positive("clips_per_s", clips))
+        if data["precision"] not in ("bf16", "fp32") or not data["steps"]:
+            raise ValueError("its precision is not bf16 or fp32, or it has no steps")
+        steps = tuple(Measured(**{name: _positive(f"steps.{name}", row[name]) for name in row}) for row in data["steps"])
+        return Calibration(str(data["device"]), data["precision"], steps)
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise ValueError(
@@ -78,10 +91,8 @@ def read_calibration(path: Path) -> Calibration:
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Write what `read_calibration` reads."""
-    steps = [vars(step) for step in calibration.steps]
-    path.write_text(
-        json.dumps({"device": calibration.device, "steps": steps, "clips_per_s": calibration.clips_per_s}) + "\n", encoding="utf-8"
-    )
+    made = {"device": calibration.device, "precision": calibration.precision, "steps": [vars(step) for step in calibration.steps]}
+    path.write_text(json.dumps(made) + "\n", encoding="utf-8")
 
 
 def _positive(name: str, value: Any) -> float:

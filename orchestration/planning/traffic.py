@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from math import ceil
 
 from ...datasets.account import MAX_ACCOUNT, SourceLine
 from ...datasets.parts import SHARD_BYTES, ShardEntry
+from ...datasets.sources import MAX_SOURCES
 
 DRAIN_S = 120.0  # the notice that AWS gives before it takes a spot machine
 HEARD_S = 5.0  # until the ranks know of it (docs/operations.md)
@@ -96,7 +98,8 @@ def store(weights: int, clip: int, batch: int, max_age: int, step_s: float, ever
 @dataclass(frozen=True)
 class Corpus:
     """A dataset of so many clips. shards, objects: files, the former of 128 MiB; bytes: of all shards; manifest, account, table: bytes of
-    manifest.json, sources.jsonl and clips.parquet; node_hours: of machines that prepare it; too_large: files beyond what is read.
+    manifest.json, sources.jsonl and clips.parquet; node_hours: of machines that prepare it; datasets: least number of them
+    that it must be split into, and why.
     """
 
     clips: int
@@ -107,7 +110,8 @@ class Corpus:
     account: int
     table: int
     node_hours: float
-    too_large: tuple[str, ...]
+    datasets: int
+    why: str
 
 
 def corpus(clips: int, clip_bytes: int, held_out: float, per_source: float, clips_per_s: float, cpus: int) -> Corpus:
@@ -116,8 +120,12 @@ def corpus(clips: int, clip_bytes: int, held_out: float, per_source: float, clip
     shards = -(-size // SHARD_BYTES)
     entry = len(json.dumps(asdict(ShardEntry("shard-0123456789abcdefn000.arrow", 1000, SHARD_BYTES, "0" * 64)), indent=6))
     line = SourceLine("folder/of/a/corpus/name-of-a-film.mp4", "used", clips=4, seconds=20.0, frames=480, samples=882000, content="0" * 64)
-    account = round(clips / per_source) * (len(json.dumps(asdict(line))) + 1)
+    sources = ceil(clips / per_source)
+    account = sources * (len(json.dumps(asdict(line))) + 1)
     manifest = shards * entry + round(clips * held_out) * CLIP_ID
-    large = (f"sources.jsonl: {account / 1e9:.1f} GB, {MAX_ACCOUNT / 1e9:.1f} GB are read",) if account > MAX_ACCOUNT else ()
+    datasets = max(1, ceil(sources / MAX_SOURCES), ceil(account / MAX_ACCOUNT))
+    why = (
+        f"{sources:,} sources with {account / 1e9:.1f} GB of account; a dataset has at most {MAX_SOURCES:,} with {MAX_ACCOUNT / 1e9:.1f} GB"
+    )
     hours = clips / clips_per_s / cpus / 3600
-    return Corpus(clips, shards, 2 * shards + 3, size, manifest, account, clips * TABLE_ROW, hours, large)
+    return Corpus(clips, shards, 2 * shards + 3, size, manifest, account, clips * TABLE_ROW, hours, datasets, why if datasets > 1 else "")
