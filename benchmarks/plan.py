@@ -2,9 +2,10 @@
 
     memory   a case a process (or several, by gloo): networks, engine and steps as a stage has them; most at the start and in the third
              step, less what the process had after imports and a first small training. CPU: VmHWM; GPU: torch.cuda.max_memory_allocated
-    time     the same steps; some cases calibrate, another one, of other size and other clips, is predicted
+    time     the same steps, on a GPU in bf16; some cases calibrate, another one, of other size and other clips, is predicted
 
-Without DeepSpeed (a bare GPU machine) the plain engine takes its place: one process, as ZeRO 0. Weights and clips are random.
+Without DeepSpeed (a bare GPU machine) the plain engine takes its place: one process, as ZeRO 0; in bf16 with masters as DeepSpeed has them.
+Weights and clips are random.
 """
 
 from __future__ import annotations
@@ -35,20 +36,25 @@ from ..model.transformer import AVTransformer
 from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES
 from ..orchestration.planning.calibration import Calibration, Measured, fitted, write_calibration
+from ..orchestration.planning.gpus import GPUS
 from ..orchestration.planning.memory import Load, moments, peak
 from ..orchestration.planning.timing import Step, work
 from ..workers.optimizer import OptimizerConfig
 from ..workers.train_step import Networks, flow_step, mutual_step
+from ._half_engine import half_engine
 from .step import Size, material
 
 GRID, STEPS = 16, 3
+BF16 = 2
 SMALL_PARAMETERS = 100_000  # `workers.engine.PERSISTENT`, which wants DeepSpeed
 OBJECTIVE = ObjectiveConfig()
 
 
 @dataclass(frozen=True)
 class Case:
-    """A stage in small. clips, chunks: of a process's forward; every: of `execution.checkpoint_every`; use: what it is for."""
+    """A stage in small. clips, chunks: of a process's forward; every: of `execution.checkpoint_every`; item: bytes of a number of a
+    network; use: what it is for.
+    """
 
     name: str
     width: int
@@ -83,6 +89,15 @@ CASES = (
 def small(case: Case) -> Case:
     """The same case for a test that has no minute: no figure of it means anything."""
     return replace(case, width=128, depth=2)
+
+
+def precision_of(case: Case) -> str:
+    return "fp32" if case.item == FP32 else "bf16"
+
+
+def in_precision(case: Case, precision: str) -> Case:
+    """A case of the time part in it; memory is measured in the precision that the case names."""
+    return case if case.use == "memory" else replace(case, item=FP32 if precision == "fp32" else BF16)
 
 
 def of_case(case: Case) -> tuple[Arithmetic, int]:
@@ -157,11 +172,10 @@ def _engine(case: Case, network: AVTransformer) -> Any:
     if find_spec("deepspeed") is None:
         from ..workers.plain_engine import PlainEngine
 
-        return PlainEngine(network, groups, optimizer)
+        return PlainEngine(network, groups, optimizer) if case.item == FP32 else half_engine(network, groups, optimizer)
     from ..workers.engine import Engine, EngineConfig
 
-    precision = "fp32" if case.item == FP32 else "bf16"
-    return Engine(network, groups, optimizer, EngineConfig(case.zero, precision), case.clips)  # pyright: ignore[reportArgumentType]
+    return Engine(network, groups, optimizer, EngineConfig(case.zero, precision_of(case)), case.clips)  # pyright: ignore[reportArgumentType]
 
 
 class Stage:
@@ -251,6 +265,7 @@ def row_of(case: Case, found: dict[str, Any], gpu: bool) -> dict[str, Any]:
     return {
         "name": case.name,
         "use": case.use,
+        "precision": precision_of(case),
         "parameters": held.weights,
         "start_gb": round(found["start"] / 1e9, 3),
         "start_predicted_gb": round(start / 1e9, 3),
@@ -261,18 +276,18 @@ def row_of(case: Case, found: dict[str, Any], gpu: bool) -> dict[str, Any]:
         "parts_gb": {name: round(value / 1e9, 3) for name, value in step.parts.items() if value},
         "flops": done.flops + done.taught,
         "bytes": done.moved,
-        "seconds": round(found["seconds"], 4),
+        "seconds": round(found["seconds"], 6),
     }
 
 
-def timed(rows: list[dict[str, Any]]) -> tuple[Measured, ...]:
-    """The rows that calibrate; speeds are then set by them alone."""
+def timed(rows: list[dict[str, Any]], bandwidth: float = 10e9) -> tuple[Measured, ...]:
+    """The rows that calibrate; speeds are then set by them alone. bandwidth: bytes/s of memory, where they do not tell."""
     steps = tuple(Measured(r["flops"], r["bytes"], r["seconds"]) for r in rows if r["use"] == "calibrate")
     if steps:
-        speed, bandwidth = fitted(steps, 10e9)
+        speed, moved = fitted(steps, bandwidth)
         for row in rows:
             if row["use"] == "predict":
-                row["seconds_predicted"] = round(row["flops"] / speed + row["bytes"] / bandwidth, 4)
+                row["seconds_predicted"] = round(row["flops"] / speed + row["bytes"] / moved, 6)
                 row["seconds_error"] = round(row["seconds_predicted"] / row["seconds"] - 1, 4)
     return steps
 
@@ -282,12 +297,13 @@ def measure(cases: list[Case], device: str) -> dict[str, Any]:
     deepspeed = find_spec("deepspeed") is not None
     fitting = [c if deepspeed else replace(c, zero=0) for c in cases if deepspeed or c.ranks == 1]
     rows = [row_of(case, run_case(case, device), device == "cuda") for case in fitting]
-    timed(rows)
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    timed(rows, next((card.bandwidth for card in GPUS.values() if card.name == name), 10e9))
     memory = [abs(row["peak_error"]) for row in rows if row["use"] == "memory"]
     times = [abs(row["seconds_error"]) for row in rows if "seconds_error" in row]
     return {
         "name": "plan",
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": name,
         "engine": "deepspeed" if deepspeed else "plain",
         "rows": rows,
         "worst_memory_error": max(memory, default=None),
@@ -300,8 +316,9 @@ def summary(figures: dict[str, Any]) -> str:
     lines = [f"{figures['device']}, {figures['engine']}: GB at the start and in a step, predicted / measured"]
     for r in figures["rows"]:
         lines.append(
-            f"  {r['name']:<34} {r['parameters'] / 1e6:6.1f} M  start {r['start_predicted_gb']:.2f} / {r['start_gb']:.2f}  "
-            f"step {r['step_predicted_gb']:.2f} / {r['step_gb']:.2f}  most {100 * r['peak_error']:+.1f} %  {r['seconds']:.2f} s"
+            f"  {r['name']:<34} {r['precision']} {r['parameters'] / 1e6:6.1f} M  "
+            f"start {r['start_predicted_gb']:.2f} / {r['start_gb']:.2f}  step {r['step_predicted_gb']:.2f} / {r['step_gb']:.2f}  "
+            f"most {100 * r['peak_error']:+.1f} %  {r['seconds']:.2f} s"
             + (f", predicted {r['seconds_predicted']:.2f} s ({100 * r['seconds_error']:+.1f} %)" if "seconds_error" in r else "")
         )
     return "\n".join(lines)
@@ -316,6 +333,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--only", type=int, action="append", help="the case of that number alone (repeatable)")
     parser.add_argument("--calibrate", help="write the measured speeds here, for `plan --calibration`")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--precision", choices=("bf16", "fp32"), help="of the time part (default: bf16 on cuda, fp32 on cpu)")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--rank", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, default=0, help=argparse.SUPPRESS)
@@ -325,9 +343,13 @@ def main(arguments: list[str]) -> int:
         return 0
     cases = [c for i, c in enumerate(CASES) if not options.only or i in options.only]
     cases = [c for c in cases if not options.use or (c.use == "memory") == (options.use == "memory")]
+    precision = options.precision or ("bf16" if options.device == "cuda" else "fp32")
+    cases = [in_precision(c, precision) for c in cases]
+    if options.calibrate and not any(c.use == "calibrate" for c in cases):
+        parser.error("--calibrate: none of these cases measures speeds; leave out --only, or give --use time")
     figures = measure([small(c) for c in cases] if options.quick else cases, options.device)
     if options.calibrate:
-        write_calibration(Path(options.calibrate), Calibration(figures["device"], timed(figures["rows"])))
+        write_calibration(Path(options.calibrate), Calibration(figures["device"], precision, timed(figures["rows"])))
     print(json.dumps(figures) if options.json else summary(figures))
     return 0
 
