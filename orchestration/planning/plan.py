@@ -245,6 +245,7 @@ def _assumptions(
     """Name -> value and where it is from."""
     made = assumptions(assumed, wish.gpu, precision)
     if measured is not None:
+        made.pop("mfu_low", None)
         made["mfu"] = {"value": measured[0] / wish.gpu.peak(precision), "from": f"--calibration, of the {precision} peak"}
         made["bandwidth"] = {"value": measured[1], "from": "--calibration"}
     data = config.data
