@@ -311,6 +311,13 @@ def measure(cases: list[Case], device: str) -> dict[str, Any]:
     }
 
 
+def calibration_of(figures: dict[str, Any]) -> Calibration:
+    """Of the rows that calibrate, which are all of one precision."""
+    steps = timed(figures["rows"])
+    (precision,) = {row["precision"] for row in figures["rows"] if row["use"] == "calibrate"}
+    return Calibration(figures["device"], precision, steps)
+
+
 def summary(figures: dict[str, Any]) -> str:
     """A line a case."""
     lines = [f"{figures['device']}, {figures['engine']}: GB at the start and in a step, predicted / measured"]
@@ -349,7 +356,7 @@ def main(arguments: list[str]) -> int:
         parser.error("--calibrate: none of these cases measures speeds; leave out --only, or give --use time")
     figures = measure([small(c) for c in cases] if options.quick else cases, options.device)
     if options.calibrate:
-        write_calibration(Path(options.calibrate), Calibration(figures["device"], precision, timed(figures["rows"])))
+        write_calibration(Path(options.calibrate), calibration_of(figures))
     print(json.dumps(figures) if options.json else summary(figures))
     return 0
 

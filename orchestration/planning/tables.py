@@ -174,7 +174,7 @@ def _of_data(made: Plan) -> Iterator[Fact]:
         f"{size(d.table)}; {d.node_hours:,.0f} hours of a CPU machine",
     )
     if d.datasets > 1:
-        yield "", f"at least {d.datasets} datasets, mixed by data.mix: {d.why}"
+        yield "", f"at least {d.datasets:,} datasets, mixed by data.mix: {d.why}"
 
 
 def _assumed(made: Plan) -> Table:

@@ -13,6 +13,7 @@ from mutual_forcing.benchmarks.plan import (
     CASES,
     OBJECTIVE,
     Case,
+    calibration_of,
     in_precision,
     load_of,
     main,
@@ -61,6 +62,14 @@ def test_the_row_that_is_predicted_has_no_say_in_the_speeds() -> None:
     assert [s.seconds for s in steps] == [0.6, 0.3]
     assert rows[2]["seconds_predicted"] == pytest.approx(0.7)
     assert rows[2]["seconds_error"] == pytest.approx(0.25)
+
+
+def test_a_calibration_has_the_device_and_the_precision_of_its_rows() -> None:
+    found = {"start": 1e8, "step": 2e8, "seconds": 0.25}
+    cases = [in_precision(small(case), "bf16") for case in CASES if case.ranks == 1]
+    made = calibration_of({"device": "NVIDIA H200", "rows": [row_of(case, found, gpu=True) for case in cases]})
+    assert (made.device, made.precision) == ("NVIDIA H200", "bf16")
+    assert [step.seconds for step in made.steps] == [0.25, 0.25]
 
 
 def test_the_time_part_has_the_precision_that_is_asked_for() -> None:
