@@ -41,6 +41,7 @@ from ..orchestration.planning.memory import Load, moments, peak
 from ..orchestration.planning.timing import Step, work
 from ..workers.optimizer import OptimizerConfig
 from ..workers.train_step import Networks, flow_step, mutual_step
+from ._gauge import Gauge
 from ._half_engine import half_engine
 from .step import Size, material
 
@@ -139,32 +140,6 @@ def step_of(case: Case) -> Step:
 
 
 # --- in a process of its own ----------------------------------------------------------------------------------------------
-
-
-class Gauge:
-    """Most memory since the last look, in bytes above what the process had at first."""
-
-    def __init__(self, device: str) -> None:
-        self._cuda, self._base = device == "cuda", 0
-        self._base = self._now()
-        self.reset()
-
-    def _now(self, field: str = "VmRSS") -> int:
-        if self._cuda:
-            return torch.cuda.memory_allocated() if field == "VmRSS" else torch.cuda.max_memory_allocated()
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
-
-    def reset(self) -> None:
-        if self._cuda:
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def most(self) -> int:
-        found = self._now("VmHWM") - self._base
-        self.reset()
-        return found
 
 
 def _engine(case: Case, network: AVTransformer) -> Any:
