@@ -25,6 +25,8 @@ from ..workers.loop_config import Process, TrainLoopConfig
 from ..workers.notice import no_notice
 from ..workers.rollout_actor import RolloutActorConfig
 from ..workers.train_loop import train_stages
+from .away.courier import Courier
+from .away.outpost import folder_for
 from .config import RunConfig
 from .elastic.change import WORKERS, Change
 from .elastic.events import Events
@@ -134,7 +136,7 @@ def _fit_once(
     with open_streams(plan, progress, warn) as streams:
         trainer = _trainer(config, loop, run_dir, rollouts, streams, restarts, name, size)
         watch = SpoolWatcher(run_dir / "metrics", todo, progress, warn, say)
-        with ExitStack() as after, Stopping(name, warn), watch, kept_signals(signal.SIGINT):
+        with ExitStack() as after, Stopping(name, warn), watch, Courier(run_dir, name, warn), kept_signals(signal.SIGINT):
             if size < config.workers.count:
                 after.callback(end_places, name, config.sizes, size)
             trainer.fit()
@@ -193,7 +195,7 @@ def _trainer(
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    context, device = ray.train.get_context(), torch.device("cpu")
+    context, device, loop = ray.train.get_context(), torch.device("cpu"), settings["loop"]
     if settings["use_gpu"]:
         device = get_device()
         torch.cuda.set_device(device)
@@ -206,8 +208,9 @@ def _worker(settings: dict[str, Any]) -> None:
         return noticed() or told()
 
     with vacancy() if vacancy is not None and rank == 0 else nullcontext(no_notice) as room:
-        process = Process(rank, context.get_world_size(), str(device), observer, notice, room, settings["passes"])
-        train_stages(settings["loop"], settings["rollouts"], process)
+        folder = folder_for(loop.run_dir, settings["training"])
+        process = Process(rank, context.get_world_size(), str(device), observer, notice, room, settings["passes"], folder)
+        train_stages(loop, settings["rollouts"], process)
 
 
 def _rollouts(config: RunConfig, loop: TrainLoopConfig, size: int) -> RolloutClient | NoRollouts:

@@ -53,7 +53,7 @@ class SpoolWatcher:
             if kind is None and self._steps[stage] < steps:
                 self._warn(
                     f"{stage}: trained, but its metrics end at step {self._steps[stage]} of {steps} in {self._spools}: there was no room, "
-                    "or rank 0 is on a machine that does not share this folder"
+                    "or they did not come from the machine of rank 0"
                 )
 
     def _watch(self) -> None:

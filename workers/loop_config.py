@@ -112,7 +112,7 @@ def unobserved(stage: str, step: int, metrics: dict[str, float]) -> None:
 class Process:
     """One of the processes that train together. device: its own; observer: who hears of every step, on rank 0; notice: whether the
     training is about to end; room: whether more processes could train; passes: where stages without rollouts get their clips from,
-    instead of the dataset.
+    instead of the dataset; folder: where it writes what people read (metrics, logs, stacks, traces, bad steps), None for the run folder.
     """
 
     rank: int
@@ -122,6 +122,7 @@ class Process:
     notice: Notice = no_notice
     room: Notice = no_notice
     passes: Passes | None = None
+    folder: Path | None = None
 
 
 class RolloutSource(Protocol):

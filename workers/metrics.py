@@ -42,6 +42,10 @@ class MetricSpool:
         """Append what a person should read."""
         self._append(step, {"metrics": {}, "note": text})
 
+    def add(self, line: bytes) -> None:
+        """Append a line that the spool of a process elsewhere has made."""
+        self._keep(line)
+
     def close(self) -> None:
         self._again = 0.0
         self._flush()
@@ -51,7 +55,10 @@ class MetricSpool:
             self._file.close()
 
     def _append(self, step: int, what: dict[str, Any]) -> None:
-        self._waiting.append(self._line(step, what))
+        self._keep(self._line(step, what))
+
+    def _keep(self, line: bytes) -> None:
+        self._waiting.append(line)
         if len(self._waiting) > WAITING:
             self._waiting.popleft()
             self._lost += 1

@@ -120,9 +120,10 @@ class StageRun:
         frozen = network_of(config, start).to(device).requires_grad_(False) if mutual and objective.teacher == "frozen" else None
         self._networks = Networks(self._live, self._ema, self._fake, frozen)
         origin = Origin(stage.name, stage.objective, config.seed, rank, Setup(config.network, config.timeline, objective))
-        self._guard = StepGuard(config.run_dir, origin, config.max_bad_steps, self._all_weights, about["row"])
-        self._spool = MetricSpool(config.run_dir / "metrics", stage.name, self._first) if rank == 0 else None
-        self._nodes = NodeMetrics(config.run_dir, rank)
+        self._folder = folder = place.process.folder or config.run_dir
+        self._guard = StepGuard(folder, config.run_dir, origin, config.max_bad_steps, self._all_weights, about["row"])
+        self._spool = MetricSpool(folder / "metrics", stage.name, self._first) if rank == 0 else None
+        self._nodes = NodeMetrics(folder, rank)
         self._writer = CheckpointWriter(
             place.store, config.checkpoint, rank, world, place.attempt, self._first, head_of(about["ledger"]), self._warn
         )
@@ -130,7 +131,7 @@ class StageRun:
         self._shapes["ema"] = shapes_of(self._ema.named_parameters())
         place.store.close()  # all of the checkpoint has been read
         self._updates: list[Update] = []
-        self._profile = StageProfile(config.profile, config.run_dir / FOLDER, stage.name, rank, self._first, stage.steps)
+        self._profile = StageProfile(config.profile, folder / FOLDER, stage.name, rank, self._first, stage.steps)
         self._sent: list[Snapshot] = []  # the last two weights that went to the pool: the newest may have to go once more
         self._stalled = 0.0  # seconds that the checkpoint before this step took from training
         self._began, self._spent = time.monotonic(), float(about["seconds"])
@@ -144,7 +145,7 @@ class StageRun:
             MadeReady: a machine goes away before they are done, or more workers have room; a checkpoint of the steps so far is committed.
         """
         every, done = self._config.checkpoint.every, self._first
-        watched = Watchdog(self._config.run_dir / "stacks", self._rank, self._config.step_deadline_s)
+        watched = Watchdog(self._folder / "stacks", self._rank, self._config.step_deadline_s)
         still = self._streamed is None  # what is streamed may wait for other ranks, which wait for this one
         self._ahead = Ahead(self._read, done, self._stage.steps, *self._depth, patient=still)
         with watched as watchdog, self._ahead:

@@ -36,14 +36,20 @@ class Blame:
 class StepGuard:
     """Watches one stage on one rank; every rank calls `see` after every step.
 
-    weights: the stage's weights by role. It is collective, so all ranks call it; it returns nothing where `keep` is False. row: steps
-    skipped in a row so far.
+    folder, run_dir: where files of steps are written, and the run folder, where people find them; weights: the stage's weights by role.
+    It is collective, so all ranks call it; it returns nothing where `keep` is False. row: steps skipped in a row so far.
     """
 
     def __init__(
-        self, run_dir: Path, origin: Origin, max_bad_steps: int, weights: Callable[[bool], dict[str, Weights]], row: int = 0
+        self,
+        folder: Path,
+        run_dir: Path,
+        origin: Origin,
+        max_bad_steps: int,
+        weights: Callable[[bool], dict[str, Weights]],
+        row: int = 0,
     ) -> None:
-        self._run_dir, self._origin, self._most, self._weights = run_dir, origin, max_bad_steps, weights
+        self._folder, self._run_dir, self._origin, self._most, self._weights = folder, run_dir, origin, max_bad_steps, weights
         self.row = row
 
     def see(self, step: int, metrics: Metrics, skipped: bool, batch: AVBatch, rollout: Rollout | None) -> None:
@@ -69,7 +75,7 @@ class StepGuard:
         """The file's fate is told and never raised: a full disk must not hide why the run stops."""
         path, failed = bad_step_path(self._run_dir, self._origin, bad.header.step), None
         try:
-            save_bad_step(path, bad)
+            save_bad_step(bad_step_path(self._folder, self._origin, bad.header.step), bad)
         except (OSError, SafetensorError, ValueError) as error:
             failed = " ".join(str(error).split())
         return Blame(blame.rank, blame.bad, blame.sample_ids, None if failed else path, failed)

@@ -39,7 +39,7 @@ def train_stages(config: TrainLoopConfig, rollouts: RolloutSource, process: Proc
         MadeReady: a machine goes away, or more workers have room, as a rank has heard; all steps are in a committed checkpoint.
     """
     torch.set_num_threads(config.threads)
-    with RankLog(config.run_dir / "logs", process.rank) as told:
+    with RankLog((process.folder or config.run_dir) / "logs", process.rank) as told:
         _train_stages(config, rollouts, process, told)
 
 

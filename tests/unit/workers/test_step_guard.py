@@ -29,7 +29,7 @@ def see_three(rank: int, folder: str, metrics: Metrics) -> str:
         asked.append(keep)
         return bad.weights if keep else {}
 
-    guard = StepGuard(Path(folder), replace(bad.header.origin, rank=rank), MOST, weights)
+    guard = StepGuard(Path(folder), Path(folder), replace(bad.header.origin, rank=rank), MOST, weights)
     for step, skipped in enumerate((True, False, True)):
         guard.see(step, metrics, skipped, bad.batch, bad.rollout)
     assert not asked

@@ -1,0 +1,131 @@
+"""Fetches, once a second, what training processes write on machines that do not share the run folder. One thread of the driver.
+
+The lines of a machine that is lost in the same second are lost with it: they are of steps after the last checkpoint, which are done again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from . import outpost
+from .outpost import Outpost
+from .pieces import Piece
+from .received import Received
+
+EVERY = 1.0  # seconds between two questions
+PATIENCE = 30.0  # seconds for all that is left at the end
+AWAY = (RayError, GetTimeoutError, ConnectionError)
+
+
+@dataclass
+class Machine:
+    """One that does not share the run folder. asked: the question that has no answer yet; last: when an answer came, seconds since 1970."""
+
+    node: str
+    folder: str
+    actor: Any
+    asked: Any = None
+    last: float = 0.0
+
+
+class Courier:
+    """A context around one attempt of a training. Where all machines share the run folder it does nothing but look for others."""
+
+    def __init__(self, run_dir: Path, training: str, warn: Callable[[str], None]) -> None:
+        self._run_dir, self._training, self._warn = run_dir, training, warn
+        self._received = Received(run_dir, warn)
+        self._machines: dict[str, Machine] = {}
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, daemon=True, name="courier")
+
+    def __enter__(self) -> Courier:
+        for old in self._run_dir.glob(".fit-*"):
+            old.unlink(missing_ok=True)
+        with suppress(OSError):  # without room for it all machines count as others
+            outpost.marker(self._run_dir, self._training).touch()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._finish(time.monotonic() + PATIENCE)
+        self._received.close()
+        outpost.marker(self._run_dir, self._training).unlink(missing_ok=True)
+        with suppress(*AWAY):
+            outpost.forget(self._training)
+
+    def _work(self) -> None:
+        while not self._over.wait(EVERY):
+            with suppress(*AWAY):  # asked again; the end tells what has not come
+                self._meet()
+            for machine in self._machines.values():
+                while self._answered(machine):  # there may be more than an answer has room for
+                    self._ask(machine)
+
+    def _meet(self) -> None:
+        """Send an actor to each machine that says that it does not share the folder."""
+        for node, folder in outpost.told(self._training).items():
+            if node not in self._machines:
+                there = NodeAffinitySchedulingStrategy(node, soft=False)
+                actor = ray.remote(Outpost).options(num_cpus=0, max_restarts=-1, scheduling_strategy=there).remote(folder)
+                self._machines[node] = Machine(node, folder, actor)
+
+    def _ask(self, machine: Machine) -> Any:
+        machine.asked = machine.actor.news.remote(self._received.have(machine.node))
+        return machine.asked
+
+    def _answered(self, machine: Machine) -> bool:
+        """Write what it has sent, if it has; whether there was anything."""
+        asked = machine.asked or self._ask(machine)
+        if not ray.wait([asked], timeout=0)[0]:
+            return False
+        machine.asked = None
+        try:
+            pieces: list[Piece] = ray.get(asked)
+        except AWAY:
+            return False
+        machine.last = time.time()
+        for piece in pieces:
+            self._received.take(machine.node, piece)
+        return bool(pieces)
+
+    def _finish(self, end: float) -> None:
+        """What is left, for as long as the patience lasts."""
+        with suppress(*AWAY):
+            self._meet()
+        for machine in self._machines.values():
+            try:
+                self._drain(machine, end)
+            except AWAY as error:
+                since = time.strftime("%H:%M:%S", time.localtime(machine.last)) if machine.last else "it began"
+                self._warn(
+                    f"machine {machine.node[:12]}: what its training processes wrote since {since} (metrics, logs, stacks) has not come "
+                    f"({type(error).__name__}); if it lives, it is in {machine.folder} there"
+                )
+            with suppress(*AWAY):
+                ray.kill(machine.actor)
+
+    def _drain(self, machine: Machine, end: float) -> None:
+        """Raises one of `AWAY`: it does not answer."""
+        machine.asked = None  # whatever was asked before its processes had ended
+        while True:
+            pieces = ray.get(machine.actor.news.remote(self._received.have(machine.node)), timeout=max(0.1, end - time.monotonic()))
+            for piece in pieces:
+                self._received.take(machine.node, piece)
+            if not pieces:
+                break
+        if left := self._received.left(machine.node):
+            self._warn(f"machine {machine.node[:12]}: {', '.join(left)} in {machine.folder} there")
+        else:
+            ray.get(machine.actor.end.remote(), timeout=max(0.1, end - time.monotonic()))

@@ -1,0 +1,80 @@
+"""On a machine that does not share the run folder: where its training processes write, and the actor that hands it on.
+
+training process -> CACHE/away/TRAINING/ -> Outpost -> Courier, at the driver -> run folder
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import ray
+from ray.experimental import internal_kv as store
+
+from ...datasets.storage import make_folder, user_cache
+from .pieces import Have, Piece, news
+
+SPACE = b"mutual-forcing-away"
+LAG = 5.0  # seconds after which a network's file system shows a new file
+KEPT_S = 7 * 86400.0  # how long a machine keeps what nobody fetched
+
+
+def marker(run_dir: Path, training: str) -> Path:
+    """The file by which a training's processes know the run folder of their driver."""
+    return run_dir / f".{training}"
+
+
+def folder_for(run_dir: Path, training: str, lag: float = LAG) -> Path:
+    """Where a training process writes what people read: the run folder where this machine shares it, else one of its own, which the
+    driver is told of.
+
+    Raises:
+        ValueError: that one cannot be made.
+    """
+    end = time.monotonic() + lag
+    while not marker(run_dir, training).is_file():
+        if time.monotonic() >= end:
+            return _own(training)
+        time.sleep(min(0.2, lag))
+    return run_dir
+
+
+def _own(training: str) -> Path:
+    folder = make_folder("cache", user_cache() / "away" / training)
+    for other in folder.parent.iterdir():
+        if other != folder and other.stat().st_mtime < time.time() - KEPT_S:
+            shutil.rmtree(other, ignore_errors=True)
+    store._internal_kv_put(f"{training}/{ray.get_runtime_context().get_node_id()}", str(folder), namespace=SPACE)
+    return folder
+
+
+def told(training: str) -> dict[str, str]:
+    """Folders of the machines that do not share the run folder, by their numbers in Ray."""
+    if not store._internal_kv_initialized():
+        return {}
+    keys = store._internal_kv_list(f"{training}/", namespace=SPACE)
+    folders = {key.decode(): store._internal_kv_get(key, namespace=SPACE) for key in keys}
+    return {key.partition("/")[2]: folder.decode() for key, folder in folders.items() if folder is not None}
+
+
+def forget(training: str) -> None:
+    """Its machines are of no use any more."""
+    if store._internal_kv_initialized():
+        store._internal_kv_del(f"{training}/", del_by_prefix=True, namespace=SPACE)
+
+
+class Outpost:
+    """An actor on such a machine. It outlives processes that are killed, or end themselves because they hang."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def news(self, have: Mapping[str, Have]) -> list[Piece]:
+        """What is there beyond what the driver has; nothing: it has all."""
+        return news(self._folder, have)
+
+    def end(self) -> None:
+        """The driver has all."""
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""What travels from a machine that does not share the run folder: files of one attempt, piece by piece, each from where the last one ended.
+
+metrics/STAGE.jsonl, logs/rank-N.jsonl   whole lines, as they come
+stacks/  profile/  bad-steps/            files, whole
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+METRICS, LOGS = "metrics", "logs"
+FOLDERS = (METRICS, LOGS, "stacks", "profile", "bad-steps")  # what is small and looked at comes first
+LINES = (METRICS, LOGS)
+ROOM = 8 * 2**20  # bytes of an answer
+LARGEST = 2 * 2**30  # bytes of a file that travels; a bad step has the weights of all networks
+NAME = re.compile(rf"(?:{'|'.join(FOLDERS)})/[A-Za-z0-9_][A-Za-z0-9_.+=-]*")
+
+
+@dataclass(frozen=True)
+class Have:
+    """How far a file is known: the number that its file system gave it, and bytes from its beginning."""
+
+    file: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of a file from `start` on. size: of the whole file when it was read; data: none where it is larger than `LARGEST`."""
+
+    name: str
+    file: int
+    start: int
+    data: bytes
+    size: int
+
+    @property
+    def known(self) -> Have:
+        """How far the file is known with it."""
+        return Have(self.file, self.start + len(self.data))
+
+
+def news(folder: Path, have: Mapping[str, Have], room: int = ROOM) -> list[Piece]:
+    """What is in `folder` beyond what the other side has, `room` bytes at most."""
+    found = []
+    for name in _names(folder):
+        if room <= 0:
+            break
+        if (piece := _piece(folder, name, have.get(name), room)) is not None:
+            found.append(piece)
+            room -= len(piece.data)
+    return found
+
+
+def _names(folder: Path) -> Iterator[str]:
+    """Files by their first names: `rank-0.jsonl.1` is an older part of `rank-0.jsonl`."""
+    for kind in FOLDERS:
+        for path in sorted((folder / kind).glob("*")):
+            name = f"{kind}/{path.name}"
+            if NAME.fullmatch(name) and path.is_file() and not path.is_symlink() and (kind not in LINES or path.suffix == ".jsonl"):
+                yield name
+
+
+def _piece(folder: Path, name: str, have: Have | None, room: int) -> Piece | None:
+    lines = name.split("/")[0] in LINES
+    for path in _parts(folder / name, have) if lines else [folder / name]:
+        try:
+            with path.open("rb") as file:
+                about = path.stat()
+                start = have.end if have is not None and have.file == about.st_ino and have.end <= about.st_size else 0
+                if about.st_size > LARGEST:
+                    return None if have == Have(about.st_ino, 0) else Piece(name, about.st_ino, 0, b"", about.st_size)
+                file.seek(start)
+                data = file.read(room)
+        except FileNotFoundError:
+            continue  # it was renamed or removed meanwhile
+        if lines:
+            data = data[: data.rfind(b"\n") + 1]  # the last line may be half written
+        if data:
+            return Piece(name, about.st_ino, start, data, about.st_size)
+    return None
+
+
+def _parts(path: Path, have: Have | None) -> list[Path]:
+    """A log and those that it was before it began again, oldest first, from the one that is known in part on."""
+    older = sorted(path.parent.glob(f"{path.name}.[0-9]"), key=lambda p: -int(p.suffix[1:]))
+    parts = [*older, path]
+    for i, part in enumerate(parts):
+        if have is not None and part.is_file() and part.stat().st_ino == have.file:
+            return parts[i:]
+    return parts

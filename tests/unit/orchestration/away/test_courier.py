@@ -1,0 +1,73 @@
+"""The courier on a real Ray: a task on a machine that does not share the run folder writes, and the run folder has it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+import ray
+from ray.exceptions import RayError
+
+from mutual_forcing.orchestration.away.courier import Courier
+from mutual_forcing.orchestration.away.outpost import folder_for, told
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@ray.remote(num_cpus=0)
+def work(run_dir: str, training: str, cache: str, stage: str, hang: bool) -> str:
+    """As a training process that hangs, or one that is killed: it ends without a word."""
+    from mutual_forcing.workers.metrics import MetricSpool
+    from mutual_forcing.workers.watchdog import Watchdog
+
+    os.environ["XDG_CACHE_HOME"] = cache
+    folder = folder_for(Path(run_dir), training, lag=0.0)
+    spool = MetricSpool(folder / "metrics", stage)
+    for step in range(3):
+        spool.write(step, {"loss": float(step)})
+    if hang:
+        with Watchdog(folder / "stacks", 0, 0.2):
+            time.sleep(60)
+    return str(folder)
+
+
+def ends(deadline: float, is_so) -> bool:
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return is_so()
+
+
+def test_what_is_written_elsewhere_comes_while_it_trains_and_at_its_end(tmp_path: Path) -> None:
+    run, other, cache = tmp_path / "run", tmp_path / "other" / "run", tmp_path / "cache"
+    run.mkdir()
+    with Courier(run, "fit-1", pytest.fail):
+        folder = Path(ray.get(work.remote(str(other), "fit-1", str(cache), "joint", False)))
+        assert folder == cache / "mutual-forcing" / "away" / "fit-1"
+        assert ends(time.monotonic() + 60, (run / "metrics" / "joint.jsonl").is_file)
+        with pytest.raises(RayError):
+            ray.get(work.options(max_retries=0).remote(str(other), "fit-1", str(cache), "mutual", True))
+    for stage in ("joint", "mutual"):
+        assert (run / "metrics" / f"{stage}.jsonl").read_bytes().count(b"\n") == 3
+    assert "no step ended for" in (run / "stacks" / "rank-0.txt").read_text()
+    assert not folder.exists()
+    assert not other.exists()
+    assert told("fit-1") == {}
+    assert not list(run.glob(".fit-*"))
+
+
+def test_a_machine_that_shares_the_folder_writes_there(tmp_path: Path) -> None:
+    with Courier(tmp_path, "fit-2", pytest.fail):
+        assert ray.get(work.remote(str(tmp_path), "fit-2", str(tmp_path / "cache"), "joint", False)) == str(tmp_path)
+        assert told("fit-2") == {}
+    assert (tmp_path / "metrics" / "joint.jsonl").read_bytes().count(b"\n") == 3
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_killed_driver_left_is_not_taken_for_its_successor(tmp_path: Path) -> None:
+    (tmp_path / ".fit-3").touch()
+    with Courier(tmp_path, "fit-4", pytest.fail):
+        folder = ray.get(work.remote(str(tmp_path), "fit-3", str(tmp_path / "cache"), "joint", False))
+        assert Path(folder) != tmp_path
+    assert not (tmp_path / "metrics").exists()
