@@ -41,7 +41,8 @@ from .pretrained_codecs import describe_pretrained, require_same, require_settin
 from .progress import Progress, silent
 from .scratch import Scratch
 from .scribing import identities
-from .sources import Source, source_to_json
+from .shared import apart
+from .sources import Source, file_of, source_to_json
 from .spread import Rows, spread
 from .storage import local_path, make_folder
 from .store import Store, below, is_remote, write_bytes
@@ -99,7 +100,7 @@ class _Job:
     def __init__(self, config: DataConfig, store: Store, progress: Progress, hold: Hold, sources: Sequence[Source] | None) -> None:
         self._config, self._store, self._progress, self._sources = config, store, progress, sources
         self._pretrained, self._hold = config.pretrained.only(config.modalities), hold
-        self._trials = UNWATCHED
+        self._trials, self._here = UNWATCHED, False
 
     def run(self, grow: bool, again: Again | None) -> Manifest:
         before, account = self._before(), dict[str, SourceLine]()
@@ -124,6 +125,7 @@ class _Job:
                 self._clear(entry.file for entry in before.shards)  # the job that wrote it may have been killed before it did
                 return self._replaced(before, replace(before, inputs=self._inputs_now(before, again))) if again else before
         inputs = self._inputs_now(before, again)
+        self._here = bool(found.fresh) and self._apart(found.fresh)
         with trials() as self._trials:
             if before is None and self._config.stream_sources:
                 fresh, looked = self._first_usable(every)
@@ -135,6 +137,14 @@ class _Job:
         manifest = self._commit(fresh, looked, receipts, codecs, account, before, scribes, inputs)
         self._clear(entry.file for entry in manifest.shards)
         return manifest
+
+    def _apart(self, sources: Sequence[Source]) -> bool:
+        """Whether other machines do not see the sources, or the place of the dataset."""
+        folders = [] if is_remote(self._store.uri) else [Path(self._store.uri)]
+        files = [Path(file_of(s.path)) for s in sources if not s.refused and not is_remote(s.path)][:1]
+        if why := apart(folders, files):
+            self._progress(f"prepare data on this machine alone: {why}", 0, 1)
+        return bool(why)
 
     def _before(self) -> Manifest | None:
         there = self._store.names()
@@ -340,7 +350,7 @@ class _Job:
         return max(1, int((seconds * t.fps - t.frames(c.clip_chunks)) // (c.stride * t.chunk_frames)) + 1)
 
     def _spread(self, rows: Sequence[Row], work: Callable[[Row], Row], stage: str, together: int = 64) -> Iterator[Row]:
-        return spread(rows, work, stage, self._config.pool, self._progress, self._hold.check, together)
+        return spread(rows, work, stage, self._config.pool, self._progress, self._hold.check, together, self._here)
 
 
 def draw_characters(config: DataConfig, store: Store, progress: Progress) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 import ray
@@ -45,18 +47,24 @@ def spread(
     progress: Progress = silent,
     check: Callable[[], None] = lambda: None,
     together: int = 64,
+    here: bool = False,
 ) -> Iterator[Row]:
     """What `work` makes of each row, in any order, on as many processes as the settings and the cluster allow. check: is called before each
     row that is given, and ends the stage where it raises. together: at most so many rows are lost with a process. Ray gives them to another
-    one without end: work must see to it that each row comes to one (`trials.py`).
+    one without end: work must see to it that each row comes to one (`trials.py`). here: on this machine alone, whether or not it has CPUs
+    that Ray may give.
     """
     if not len(rows):
         return
-    leave_to_others(progress)
-    there = ray.cluster_resources()
+    there, options = ray.cluster_resources(), pool.options
+    if here:
+        there, options = {"CPU": float(os.cpu_count() or 1)}, _here()
+        pool = replace(pool, resource="")
+    else:
+        leave_to_others(progress)
     if pool.resource and not there.get(pool.resource):
         progress(f"wait for a node: none has data.pool.resource={pool.resource!r} now", 0, 1)
-    _wake(pool)
+    _wake(options)
     cpus = int(there.get("CPU", 1))
     most = min(pool.most(there), len(rows))
     # Enough blocks to keep all processes busy, few enough that each is worth a task.
@@ -65,20 +73,25 @@ def spread(
     progress(stage, 0, len(rows))
     if least := min(pool.min_workers, most):
         held = ActorPoolStrategy(min_size=least, max_size=most)
-        made = dataset.map(Held, fn_constructor_args=(work,), compute=held, **pool.options)  # type: ignore[arg-type]
+        made = dataset.map(Held, fn_constructor_args=(work,), compute=held, **options)  # type: ignore[arg-type]
     else:
-        made = dataset.map(work, compute=TaskPoolStrategy(size=most), **pool.options)
+        made = dataset.map(work, compute=TaskPoolStrategy(size=most), **options)
     for done, row in enumerate(made.iter_rows()):
         check()
         yield row
         progress(stage, done + 1, len(rows))
 
 
-def _wake(pool: PoolConfig) -> None:
+def _here() -> dict[str, Any]:
+    """Of a task or an actor on this machine, as Ray takes them. It holds no CPU: Ray may have been told that this machine has none."""
+    return {"num_cpus": 0, "label_selector": {"ray.io/node-id": ray.get_runtime_context().get_node_id()}}
+
+
+def _wake(options: dict[str, Any]) -> None:
     """Have processes that wait for work import what it needs. Ray Data's own actors, which begin with the first dataset, else take them,
     and the first task waits for one that starts beside those.
     """
-    import_all = ray.remote(**pool.options)(_import)
+    import_all = ray.remote(**options)(_import)
     ray.wait([import_all.remote() for _ in range(WOKEN)], num_returns=WOKEN, timeout=PATIENCE)
 
 

@@ -118,8 +118,7 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
                 for text in awaited(config, ray.cluster_resources()):
                     warn(text)
                 if todo and os.environ.get("RAY_ADDRESS"):
-                    for text in require_shared(config, run_dir):
-                        warn(text)
+                    require_shared(config, run_dir)
                 _dataset(config, loop.data, record, progress)
                 source = source_of(config.data_uri, loop.data)
                 keep()
