@@ -158,6 +158,7 @@ class Mirror:
                     shutil.copyfile(path, folder / "file")
                 except FileNotFoundError:
                     return  # it was removed meanwhile
+                size = (folder / "file").stat().st_size
                 self._store.send(folder / "file", name)
         self._sent[name] = version
         self._next[name] = time.monotonic() + size / RATE

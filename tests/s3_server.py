@@ -105,6 +105,7 @@ def s3_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[S3]:
         monkeypatch.setenv(name, value)
     import s3fs
 
+    s3fs.S3FileSystem.clear_instance_cache()  # an earlier server may have had this port, and its clients keep its credentials
     s3fs.S3FileSystem(skip_instance_cache=True).mkdir(bucket)
     try:
         yield place
