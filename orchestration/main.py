@@ -52,7 +52,7 @@ def program(version: Version = False) -> None:
 
 @app.command(epilog="Example: mutual-forcing train demo --media my/clips --set stages.joint.steps=500")
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe: demo, tiny, or one of the ablation's, such as dmd-sf.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe: demo, tiny, paper, or one of the ablation's, such as dmd-sf.")],
     media: Media = None,
     data: Data = None,
     out: Out = None,
@@ -245,7 +245,8 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="model, step, train, rollouts, data, clock, signals, ablation, history or stream; then its own options (NAME -h)."
+            help="model, step, train, rollouts, data, clock, signals, ablation, history, stream, evaluation, plan or scale; "
+            "then its own options (NAME -h)."
         ),
     ],
     quick: Annotated[bool, typer.Option("--quick", help="A shorter measurement.")] = False,

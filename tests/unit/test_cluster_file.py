@@ -54,6 +54,18 @@ def test_image_holds_the_pinned_ray(cluster: dict[str, Any]) -> None:
     assert f":{pinned[1]}-py3" in cluster["docker"]["image"]
 
 
+def test_nodes_have_what_the_image_has(cluster: dict[str, Any]) -> None:
+    """The wheel with the extras of deploy/Dockerfile, and a compiler."""
+    image = (ROOT / "deploy" / "Dockerfile").read_text()
+    extras = re.search(r"^ARG EXTRAS=(\S+)$", image, re.MULTILINE)
+    assert extras is not None
+    compiler, install = cluster["setup_commands"]
+    assert f'mutual_forcing-*.whl)[{extras[1]}]"' in install
+    assert "--constraint ~/mutual-forcing/constraints.txt" in install
+    assert "g++" in compiler
+    assert "g++" in image
+
+
 def ray_starts(cluster: dict[str, Any], kind: str) -> dict[str, Any]:
     """Options of the one `ray start` among a kind of node's commands, as Ray's own command line reads them."""
     from ray.scripts.scripts import start  # slow to import

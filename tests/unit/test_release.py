@@ -68,25 +68,45 @@ def test_both_say_version_and_licence(dist: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_what_is_installed_from_the_wheel_works_outside_the_checkout(dist: Path, tmp_path: Path) -> None:
-    """Dependencies are this environment's; the package itself is the wheel's alone."""
-    (wheel,), home = dist.glob("*.whl"), tmp_path / "venv"
+@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+def test_what_is_installed_works_outside_the_checkout(dist: Path, tmp_path: Path, kind: str) -> None:
+    """Dependencies are this environment's; the package itself is that of the wheel, or of the source distribution, alone."""
+    (file,), home = dist.glob(kind), tmp_path / "venv"
     venv.create(home, with_pip=False)
-    python = home / "bin" / "python"
-    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index", "--no-compile"]
-    subprocess.run([*pip, str(wheel)], check=True)
     (site,) = (home / "lib").glob("python*/site-packages")
     (site / "dependencies.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("-packages")))
+    pip = [sys.executable, "-m", "pip", "--python", str(home / "bin" / "python"), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--no-compile", "--no-build-isolation", "--ignore-installed", str(file)], check=True)
+    assert_works(home, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("kind", ["*.whl", "*.tar.gz"])
+def test_what_is_installed_with_all_that_it_needs_works(dist: Path, tmp_path: Path, kind: str) -> None:
+    """A clean environment, as a user's: dependencies come from the index, with the pins, and torch's build for processors alone."""
+    (file,), home = dist.glob(kind), tmp_path / "venv"
+    venv.create(home, with_pip=True)
+    pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
+    torch = re.search(r"^torch==\S+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert torch is not None
+    subprocess.run([*pip, torch[0]], check=True)
+    subprocess.run([*pip, str(file)], check=True)
+    assert_works(home, tmp_path)
+
+
+def assert_works(home: Path, outside: Path) -> None:
+    """What the environment in `home` has of us is its own, and says what it is."""
 
     def say(*words: str) -> str:
-        done = subprocess.run([home / "bin" / "mutual-forcing", *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run([home / "bin" / "mutual-forcing", *words], cwd=outside, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert say("--version") == f"mutual-forcing {__version__}\n", "without a commit: it is no checkout"
     assert json.loads(say("doctor", "--json"))
     code = "import mutual_forcing; print(mutual_forcing.__file__)"
-    where = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    where = subprocess.run([home / "bin" / "python", "-c", code], cwd=outside, capture_output=True, text=True, check=True).stdout
     assert Path(where.strip()).is_relative_to(home)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import signal
 from collections.abc import Iterator
@@ -44,6 +45,12 @@ def say(*words: str) -> Said:
     finally:
         signal.signal(signal.SIGTERM, handler)
     return Said(result.exit_code, result.stdout, result.stderr)
+
+
+def test_help_names_every_benchmark() -> None:
+    made = {path.stem for path in (Path(__file__).resolve().parents[3] / "benchmarks").glob("[a-z]*.py")}
+    words = " ".join(p.help for p in VERBS[("bench",)].params if p.name == "name")
+    assert made == set(re.split(r", | or ", words.partition(";")[0]))
 
 
 def assert_one_line(said: Said, *parts: str) -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mutual_forcing.orchestration.alerts import RULES, alerts
 
@@ -31,6 +32,13 @@ def table(section: str, number: int) -> list[list[str]]:
 def test_every_alert_has_a_cause_a_way_to_be_sure_and_a_remedy() -> None:
     rows = table("When an alert comes", 0)
     assert [row[0].strip("`") for row in rows] == [rule.metric for rule in RULES]
+    assert all(len(row) == 4 and all(row) for row in rows)
+
+
+def test_every_alert_of_prometheus_has_them_too() -> None:
+    groups = yaml.safe_load((ROOT / "deploy" / "alerts.yml").read_text(encoding="utf-8"))["groups"]
+    rows = table("When an alert comes", 2)
+    assert [row[0].strip("`") for row in rows] == [rule["alert"] for group in groups for rule in group["rules"]]
     assert all(len(row) == 4 and all(row) for row in rows)
 
 
