@@ -32,7 +32,7 @@ def apart(folders: Sequence[Path], files: Sequence[Path] = ()) -> str:
 
 
 def unseen(folders: Sequence[Path], files: Sequence[Path] = ()) -> dict[Path, list[str]]:
-    """Machines that do not see what is written into each folder here, or do not see a file. One that does not answer, or has gone
+    """Machines that do not see what is written into each folder here, or do not see one of `files`. One that does not answer, or has gone
     meanwhile, is not judged.
     """
     alive = {n["NodeID"]: f"{n['NodeManagerHostname']} ({n['NodeManagerAddress']})" for n in ray.nodes() if n["Alive"]}
@@ -63,6 +63,6 @@ def unseen(folders: Sequence[Path], files: Sequence[Path] = ()) -> dict[Path, li
 
 def _not_there(files: list[Path]) -> list[Path]:
     end = time.monotonic() + LAG
-    while (absent := [file for file in files if not file.is_file()]) and time.monotonic() < end:
+    while (absent := [file for file in files if not file.exists()]) and time.monotonic() < end:
         time.sleep(0.2)
     return absent

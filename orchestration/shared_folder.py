@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..datasets.shared import unseen
@@ -10,30 +11,58 @@ from ..datasets.store import is_remote
 from .config import RunConfig
 
 
+@dataclass(frozen=True)
+class Need:
+    """A place on disks that training processes need on every machine. name: of its setting; what: is there; remedy: besides sharing it."""
+
+    name: str
+    path: Path
+    what: str
+    remedy: str
+
+
 def require_shared(config: RunConfig, run_dir: Path) -> None:
     """Try it on the machines that are there now. Ray must have been started. What processes write for people (`away`) needs none.
 
     Raises:
-        ValueError: some would not find the checkpoints, or the data.
+        ValueError: some would not find the checkpoints, the data, or the media that are streamed.
     """
-    local = local_folders(config, run_dir)
-    found = unseen(sorted(set(local.values())))
-    judge(local, {name: found[folder] for name, folder in local.items()}, bool(config.data_uri))
+    if needs := needs_of(config, run_dir):
+        media = {need.path for need in needs if need.name == "data.media"}
+        judge(needs, unseen(sorted({need.path for need in needs} - media), sorted(media)))
 
 
-def local_folders(config: RunConfig, run_dir: Path) -> dict[str, Path]:
-    """Folders of disks that processes of the training use, by the name of their setting."""
-    uri = config.checkpoint_uri
-    return {"--out": run_dir} | ({} if is_remote(uri) else {"checkpoint.uri": Path(uri)} if uri else {"checkpoint.uri": run_dir})
+def needs_of(config: RunConfig, run_dir: Path) -> list[Need]:
+    """Places that all machines must share."""
+    uri, data, found = config.checkpoint_uri, config.data, list[Need]()
+    everything = "set remote.uri=s3://BUCKET/FOLDER"
+    if not is_remote(uri):
+        alone = "set checkpoint.uri=s3://BUCKET/FOLDER"
+        found.append(
+            Need(*(("checkpoint.uri", Path(uri)) if uri else ("--out", run_dir)), "checkpoints", alone if config.data_uri else everything)
+        )
+    if not config.data_uri:
+        found.append(Need("--out", run_dir, "data", everything))
+    if data.stream_sources:
+        prepared = "prepare them first (data.stream_sources=0)"
+        if data.is_synthetic:
+            found.append(Need("--out", run_dir, "characters that are streamed", prepared))
+        found += [
+            Need("data.media", Path(path), "media that are streamed", f"put them into S3, or {prepared}") for path in _local(data.inputs)
+        ]
+    return found
 
 
-def judge(local: Mapping[str, Path], unseen_by: Mapping[str, Sequence[str]], data_elsewhere: bool) -> None:
-    """unseen_by: machines that do not see a folder. Raises ValueError as `require_shared`."""
-    for name, what in (("checkpoint.uri", "checkpoints"), ("--out", "" if data_elsewhere else "data")):
-        if what and (machines := unseen_by.get(name)):
-            shown = name if local[name] != local["--out"] else "--out"
-            remedy = "checkpoint.uri=s3://BUCKET/FOLDER" if what == "checkpoints" and data_elsewhere else "remote.uri=s3://BUCKET/FOLDER"
+def _local(inputs: Sequence[str]) -> list[str]:
+    """Without those in S3, and without characters, which are drawn."""
+    return [path for path in inputs if not is_remote(path) and path != "synthetic"]
+
+
+def judge(needs: Sequence[Need], unseen_by: Mapping[Path, Sequence[str]]) -> None:
+    """unseen_by: machines that do not see a place. Raises ValueError as `require_shared`."""
+    for need in needs:
+        if machines := unseen_by[need.path]:
             raise ValueError(
-                f"{shown}={str(local[name])!r}: {', '.join(machines)} of the cluster at RAY_ADDRESS would not find the {what} there; "
-                f"share the folder with all machines, or set {remedy}"
+                f"{need.name}={str(need.path)!r}: {', '.join(machines)} of the cluster at RAY_ADDRESS would not find the {need.what} "
+                f"there; share it with all machines, or {need.remedy}"
             )

@@ -62,7 +62,7 @@ def test_a_run_folder_that_one_machine_does_not_see_is_refused(tmp_path: Path) -
         answer = command("train", "tiny", "--out", str(disk / "run"), environment=machines.environment, seconds=200)
     assert answer.code == 1, answer.error
     (error,) = answer.errors
-    for part in (f"--out={str(disk / 'run')!r}", "would not find the checkpoints there", "share the folder", "remote.uri=s3://"):
+    for part in (f"--out={str(disk / 'run')!r}", "would not find the checkpoints there", "share it with all machines", "remote.uri=s3://"):
         assert part in error
     assert not list(disk.glob("run/.shared*"))
 
