@@ -97,3 +97,26 @@ def test_a_training_far_from_its_run_folder_is_seen_there(tmp_path: Path, monkey
     assert (training.folder / "report.html").is_file()
     assert not list((cache / "mutual-forcing" / "away").iterdir())
     assert not list(training.folder.glob(".fit-*"))
+
+
+def test_chaos_breaks_and_judges_a_training_far_from_its_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with s3_server(monkeypatch) as s3, Machines(0) as machines, machine_apart(machines.environment, disk, cpus=8):
+        settings = (f"remote.uri={s3.uri}/one", "workers.max_failures=50")
+        training = Training(disk / "run", 150, 5, *settings)
+        with Running(*training.words, environment=machines.environment) as running:
+            training.until_step(running, 5)
+            asked = ("--minutes", "2", "--seed", "3", "--gap", "20", "--kinds", "worker,freeze,rollout", "--yes", "--json")
+            said = command("chaos", str(training.folder), *asked, seconds=1200, environment=machines.environment)
+            assert said.code == 0, said.error + said.out
+            answer = running.wait(900)
+    assert answer.code == 0, answer.error
+    record = json.loads(said.out)
+    happened = [event for event in record["events"] if event["happened_at_s"] is not None]
+    assert len(happened) >= 2
+    assert all(event["recovery_s"] is not None for event in happened)
+    assert record["verdict"]["clean"]
+    audit = command("audit", str(training.folder))
+    assert audit.code == 0, audit.out + audit.error
