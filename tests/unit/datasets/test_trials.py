@@ -99,7 +99,8 @@ def test_without_a_job_nobody_is_asked() -> None:
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("held", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("held", [False, True])
 def test_a_task_goes_on_beside_sources_that_end_its_worker(tmp_path: Path, held: bool) -> None:
     pool = PoolConfig(max_workers=2, min_workers=int(held))
     rows = [{"sources": ["good 1", "always 1", "once 1", "always 2", "good 2"]}, {"sources": ["good 3"]}]

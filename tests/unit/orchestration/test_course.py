@@ -159,6 +159,7 @@ def test_an_actor_that_dies_is_replaced(run: Run) -> None:
     assert list(run.judged()) == [4]
 
 
+@pytest.mark.slow
 def test_a_figure_that_does_not_apply_is_told(run: Run) -> None:
     course = run.course(best="frechet_latent_joint")
     course.start()
