@@ -6,6 +6,7 @@ stacks/  profile/  bad-steps/            files, whole
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def _piece(folder: Path, name: str, have: Have | None, room: int) -> Piece | Non
     for path in _parts(folder / name, have) if lines else [folder / name]:
         try:
             with path.open("rb") as file:
-                about = path.stat()
+                about = os.fstat(file.fileno())  # of what is open: the name may be another file's by now
                 start = have.end if have is not None and have.file == about.st_ino and have.end <= about.st_size else 0
                 if about.st_size > LARGEST:
                     return None if have == Have(about.st_ino, 0) else Piece(name, about.st_ino, 0, b"", about.st_size)
