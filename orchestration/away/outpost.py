@@ -1,6 +1,6 @@
 """On a machine that does not share the run folder: where its training processes write, and the actor that hands it on.
 
-training process -> CACHE/away/TRAINING/ -> Outpost -> Courier, at the driver -> run folder
+training process -> CACHE/away/TRAINING-NODE/ -> Outpost -> Courier, at the driver -> run folder
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -42,12 +43,20 @@ def folder_for(run_dir: Path, training: str, lag: float = LAG) -> Path:
 
 
 def _own(training: str) -> Path:
-    folder = make_folder("cache", user_cache() / "away" / training)
+    node = ray.get_runtime_context().get_node_id()
+    folder = make_folder("cache", user_cache() / "away" / f"{training}-{node[:12]}")  # machines may share the cache folder
     for other in folder.parent.iterdir():
-        if other != folder and other.stat().st_mtime < time.time() - KEPT_S:
+        if other != folder and _is_forgotten(other):
             shutil.rmtree(other, ignore_errors=True)
-    store._internal_kv_put(f"{training}/{ray.get_runtime_context().get_node_id()}", str(folder), namespace=SPACE)
+    store._internal_kv_put(f"{training}/{node}", str(folder), namespace=SPACE)
     return folder
+
+
+def _is_forgotten(folder: Path) -> bool:
+    """Whether nothing below has been written for long. All ranks of a machine look at once: what goes meanwhile is another's to remove."""
+    with suppress(OSError):
+        return max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < time.time() - KEPT_S
+    return False
 
 
 def told(training: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import RayError
 
 from mutual_forcing.orchestration.away.courier import Courier
-from mutual_forcing.orchestration.away.outpost import folder_for, told
+from mutual_forcing.orchestration.away.outpost import folder_for, forget, told
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -44,7 +44,7 @@ def test_what_is_written_elsewhere_comes_while_it_trains_and_at_its_end(tmp_path
     run.mkdir()
     with Courier(run, "fit-1", pytest.fail):
         folder = Path(ray.get(work.remote(str(other), "fit-1", str(cache), "joint", False)))
-        assert folder == cache / "mutual-forcing" / "away" / "fit-1"
+        assert folder.parent == cache / "mutual-forcing" / "away"
         assert ends(time.monotonic() + 60, (run / "metrics" / "joint.jsonl").is_file)
         with pytest.raises(RayError):
             ray.get(work.options(max_retries=0).remote(str(other), "fit-1", str(cache), "mutual", True))
@@ -71,3 +71,17 @@ def test_what_a_killed_driver_left_is_not_taken_for_its_successor(tmp_path: Path
         folder = ray.get(work.remote(str(tmp_path), "fit-3", str(tmp_path / "cache"), "joint", False))
         assert Path(folder) != tmp_path
     assert not (tmp_path / "metrics").exists()
+
+
+def test_ranks_that_begin_at_once_remove_what_nobody_fetched_and_nothing_that_is_written_to(tmp_path: Path) -> None:
+    away, long_ago = tmp_path / "mutual-forcing" / "away", time.time() - 8 * 86400
+    for i in range(40):
+        (away / f"fit-{i}" / "logs").mkdir(parents=True)
+        os.utime(away / f"fit-{i}" / "logs", (long_ago, long_ago))
+    (away / "fit-0" / "logs" / "rank-00000.jsonl").touch()  # of a training that takes longer
+    for i in range(40):
+        os.utime(away / f"fit-{i}", (long_ago, long_ago))
+    ranks = [work.remote(str(tmp_path / "other"), "fit-5", str(tmp_path), f"stage-{i}", False) for i in range(4)]
+    (folder,) = {Path(name) for name in ray.get(ranks)}
+    assert sorted(away.iterdir()) == sorted([away / "fit-0", folder])
+    forget("fit-5")
