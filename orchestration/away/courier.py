@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from . import outpost
 from .outpost import Outpost
 from .pieces import Piece
-from .received import Received
+from .received import PART, Received
 
 EVERY = 1.0  # seconds between two questions
 PATIENCE = 30.0  # seconds for all that is left at the end
@@ -49,7 +49,7 @@ class Courier:
         self._thread = threading.Thread(target=self._work, daemon=True, name="courier")
 
     def __enter__(self) -> Courier:
-        for old in self._run_dir.glob(".fit-*"):
+        for old in (*self._run_dir.glob(".fit-*"), *self._run_dir.glob(f"*/.*{PART}")):  # of a driver that was killed
             old.unlink(missing_ok=True)
         with suppress(OSError):  # without room for it all machines count as others
             outpost.marker(self._run_dir, self._training).touch()
@@ -92,40 +92,45 @@ class Courier:
             return False
         machine.asked = None
         try:
-            pieces: list[Piece] = ray.get(asked)
+            return self._take(machine, asked)
         except AWAY:
             return False
+
+    def _take(self, machine: Machine, answer: Any) -> bool:
+        """Write what an answer has; whether it has anything. Raises one of `AWAY`: it is none."""
+        pieces: list[Piece] = ray.get(answer)
         machine.last = time.time()
         for piece in pieces:
             self._received.take(machine.node, piece)
         return bool(pieces)
 
     def _finish(self, end: float) -> None:
-        """What is left, for as long as the patience lasts."""
+        """What is left, for as long as the patience lasts. All are asked at once: one that is silent takes no time from the others."""
         with suppress(*AWAY):
             self._meet()
-        for machine in self._machines.values():
+        asked, ends = {self._ask(machine): machine for machine in self._machines.values()}, list[Any]()  # after its processes have ended
+        while asked and (ready := ray.wait(list(asked), timeout=max(0.0, end - time.monotonic()))[0]):
+            machine = asked.pop(ready[0])
             try:
-                self._drain(machine, end)
+                if self._take(machine, ready[0]):
+                    asked[self._ask(machine)] = machine
+                elif left := self._received.left(machine.node):
+                    self._warn(f"machine {machine.node[:12]}: {', '.join(left)} in {machine.folder} there")
+                else:
+                    ends.append(machine.actor.end.remote())
             except AWAY as error:
-                since = time.strftime("%H:%M:%S", time.localtime(machine.last)) if machine.last else "it began"
-                self._warn(
-                    f"machine {machine.node[:12]}: what its training processes wrote since {since} (metrics, logs, stacks) has not come "
-                    f"({type(error).__name__}); if it lives, it is in {machine.folder} there"
-                )
+                self._miss(machine, error)
+        for machine in asked.values():
+            self._miss(machine, GetTimeoutError())
+        if ends:
+            ray.wait(ends, num_returns=len(ends), timeout=max(0.1, end - time.monotonic()))
+        for machine in self._machines.values():
             with suppress(*AWAY):
                 ray.kill(machine.actor)
 
-    def _drain(self, machine: Machine, end: float) -> None:
-        """Raises one of `AWAY`: it does not answer."""
-        machine.asked = None  # whatever was asked before its processes had ended
-        while True:
-            pieces = ray.get(machine.actor.news.remote(self._received.have(machine.node)), timeout=max(0.1, end - time.monotonic()))
-            for piece in pieces:
-                self._received.take(machine.node, piece)
-            if not pieces:
-                break
-        if left := self._received.left(machine.node):
-            self._warn(f"machine {machine.node[:12]}: {', '.join(left)} in {machine.folder} there")
-        else:
-            ray.get(machine.actor.end.remote(), timeout=max(0.1, end - time.monotonic()))
+    def _miss(self, machine: Machine, error: Exception) -> None:
+        since = time.strftime("%H:%M:%S", time.localtime(machine.last)) if machine.last else "it began"
+        self._warn(
+            f"machine {machine.node[:12]}: what its training processes wrote since {since} (metrics, logs, stacks) has not come "
+            f"({type(error).__name__}); if it lives, it is in {machine.folder} there"
+        )

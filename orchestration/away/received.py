@@ -13,6 +13,8 @@ from ...workers.logs import BYTES, FILES
 from ...workers.metrics import MetricSpool
 from .pieces import LOGS, METRICS, NAME, Have, Piece
 
+PART = ".part"  # end of the name of a file that is still coming
+
 
 class Received:
     """Writes pieces of the files of one attempt. A disk without room costs logs and files, as it does where a process writes them itself;
@@ -25,6 +27,7 @@ class Received:
         self._spools: dict[str, MetricSpool] = {}
         self._logs: dict[str, RotatingFileHandler] = {}
         self._left: dict[str, set[str]] = {}
+        self._parts: set[Path] = set()
 
     def have(self, machine: str) -> dict[str, Have]:
         """How far the files of a machine are known here."""
@@ -56,6 +59,8 @@ class Received:
             spool.close()
         for log in self._logs.values():
             log.close()
+        for part in self._parts:  # of what has not come to its end
+            part.unlink(missing_ok=True)
 
     def _write(self, machine: str, piece: Piece) -> None:
         kind, _, name = piece.name.partition("/")
@@ -84,14 +89,20 @@ class Received:
     def _file(self, machine: str, piece: Piece) -> None:
         """Under a name that nobody reads until all is there that was when its first piece was read."""
         path = self._run_dir / piece.name
-        part = path.with_name(f".{path.name}-{machine[:12]}.part")
+        part = path.with_name(f".{path.name}-{machine[:12]}{PART}")
         if piece.start == 0:
             make_folder("run", path.parent)
             part.unlink(missing_ok=True)
-        with (part if piece.start == 0 or part.exists() else path).open("ab") as file:
-            file.write(piece.data)
-        if part.exists() and part.stat().st_size >= piece.size:
+            self._parts.add(part)
+        try:
+            with (part if part in self._parts else path).open("ab") as file:
+                file.write(piece.data)
+        except OSError:  # what a full disk has taken of it helps nobody
+            part.unlink(missing_ok=True)
+            raise
+        if part in self._parts and part.stat().st_size >= piece.size:
             part.replace(path)
+            self._parts.discard(part)
 
     def _leave(self, machine: str, piece: Piece, why: str) -> None:
         left = self._left.setdefault(machine, set())

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
 from ray.exceptions import RayError
 
-from mutual_forcing.orchestration.away.courier import Courier
-from mutual_forcing.orchestration.away.outpost import folder_for, forget, told
+from mutual_forcing.orchestration.away import courier
+from mutual_forcing.orchestration.away.courier import Courier, Machine
+from mutual_forcing.orchestration.away.outpost import Outpost, folder_for, forget, told
+from mutual_forcing.workers.metrics import MetricSpool
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -85,3 +88,32 @@ def test_ranks_that_begin_at_once_remove_what_nobody_fetched_and_nothing_that_is
     (folder,) = {Path(name) for name in ray.get(ranks)}
     assert sorted(away.iterdir()) == sorted([away / "fit-0", folder])
     forget("fit-5")
+
+
+def test_a_machine_that_is_silent_costs_the_others_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Outpost):
+        """On a machine that hangs, or has much to do."""
+
+        def __init__(self, folder: str, seconds: float) -> None:
+            super().__init__(folder)
+            self._seconds = seconds
+
+        def begun(self) -> None: ...
+
+        def news(self, have):
+            time.sleep(self._seconds)
+            return super().news(have)
+
+    monkeypatch.setattr(courier, "PATIENCE", 5.0)
+    said: list[str] = []
+    MetricSpool(tmp_path / "b" / "metrics", "joint").write(0, {"loss": 1.0})
+    (tmp_path / "run").mkdir()
+    late = ray.remote(Late).options(num_cpus=0)
+    actors: dict[str, Any] = {name: late.remote(str(tmp_path / name), seconds) for name, seconds in (("a", 600), ("b", 0.5))}
+    ray.get([actor.begun.remote() for actor in actors.values()])
+    with Courier(tmp_path / "run", "fit-6", said.append) as one:
+        one._machines.update({name: Machine(name, str(tmp_path / name), actor) for name, actor in actors.items()})
+    assert (tmp_path / "run" / "metrics" / "joint.jsonl").is_file()
+    assert not (tmp_path / "b").exists()
+    (text,) = said
+    assert "machine a: what its training processes wrote since it began" in text

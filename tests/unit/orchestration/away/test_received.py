@@ -86,6 +86,14 @@ def test_a_file_has_its_name_when_all_of_it_is_there(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run" / "bad-steps").iterdir()] == [Path(name).name]
 
 
+def test_nothing_is_left_of_a_file_that_did_not_come_to_its_end(tmp_path: Path) -> None:
+    name, received = "bad-steps/joint-3-rank1.safetensors", Received(tmp_path / "run", pytest.fail)
+    received.take("there", Piece(name, 1, 0, b"first", 100))
+    assert len(list((tmp_path / "run" / "bad-steps").iterdir())) == 1
+    received.close()
+    assert not list((tmp_path / "run" / "bad-steps").iterdir())
+
+
 @pytest.mark.parametrize("name", ["../run.json", "metrics/../../x", "checkpoints/one", "/etc/passwd", "stacks/.hidden", "logs/a/b", ""])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     received = Received(tmp_path / "run", pytest.fail)
