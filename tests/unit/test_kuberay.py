@@ -55,6 +55,11 @@ def test_kuberay_accepts_them(cluster: dict[str, Any], job: dict[str, Any]) -> N
     jsonschema.validate(whole, SCHEMAS["RayJob"])
 
 
+def test_a_job_that_is_deleted_has_time_for_a_checkpoint(job: dict[str, Any]) -> None:
+    """Ray sends SIGTERM, and three seconds later SIGKILL where nobody gives it more."""
+    assert int(yaml.safe_load(job["spec"]["runtimeEnvYAML"])["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) >= 600
+
+
 def test_kubernetes_accepts_pods_and_all_else(cluster: dict[str, Any]) -> None:
     for name, group in groups(cluster).items():
         pod = {"apiVersion": "v1", "kind": "Pod", **group["template"]}
