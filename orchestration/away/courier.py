@@ -1,6 +1,7 @@
 """Fetches, once a second, what training processes write on machines that do not share the run folder. One thread of the driver.
 
-The lines of a machine that is lost in the same second are lost with it: they are of steps after the last checkpoint, which are done again.
+Lines of the same second are lost with a machine, or with a driver that is killed. As a rule they are of steps after the last checkpoint,
+which are done again; of steps that a checkpoint has had meanwhile they are missing.
 """
 
 from __future__ import annotations
