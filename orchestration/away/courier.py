@@ -1,7 +1,7 @@
 """Fetches, once a second, what training processes write on machines that do not share the run folder. One thread of the driver.
 
-Lines of the same second are lost with a machine, or with a driver that is killed. As a rule they are of steps after the last checkpoint,
-which are done again; of steps that a checkpoint has had meanwhile they are missing.
+Lines of the same second are lost with a machine. As a rule they are of steps after the last checkpoint, which are done again; of steps that
+a checkpoint has had meanwhile they are missing. What a driver that is killed has not fetched, the next one does.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from . import outpost
-from .outpost import Outpost
-from .pieces import Piece
-from .received import PART, Received
+from .outpost import Outpost, Told
+from .pieces import METRICS, Have, Piece
+from .received import PART, Received, go_on
 
 EVERY = 1.0  # seconds between two questions
 PATIENCE = 30.0  # seconds for all that is left at the end
+RECOVERY = 10.0  # seconds for an answer of a machine of an earlier attempt
 AWAY = (RayError, GetTimeoutError, ConnectionError)
 
 
@@ -37,6 +38,13 @@ class Machine:
     actor: Any
     asked: Any = None
     last: float = 0.0
+
+
+def _machine(said: Told) -> Machine:
+    """With an actor on it."""
+    there = NodeAffinitySchedulingStrategy(said.node, soft=False)
+    actor = ray.remote(Outpost).options(num_cpus=0, max_restarts=-1, scheduling_strategy=there).remote(said.folder)
+    return Machine(said.node, said.folder, actor)
 
 
 class Courier:
@@ -52,6 +60,8 @@ class Courier:
     def __enter__(self) -> Courier:
         for old in (*self._run_dir.glob(".fit-*"), *self._run_dir.glob(f"*/.*{PART}")):  # of a driver that was killed
             old.unlink(missing_ok=True)
+        with suppress(*AWAY):
+            self._recover()
         with suppress(OSError):  # without room for it all machines count as others
             outpost.marker(self._run_dir, self._training).touch()
         self._thread.start()
@@ -64,7 +74,7 @@ class Courier:
         self._received.close()
         outpost.marker(self._run_dir, self._training).unlink(missing_ok=True)
         with suppress(*AWAY):
-            outpost.forget(self._training)
+            outpost.forget(self._run_dir)
 
     def _work(self) -> None:
         while not self._over.wait(EVERY):
@@ -76,11 +86,25 @@ class Courier:
 
     def _meet(self) -> None:
         """Send an actor to each machine that says that it does not share the folder."""
-        for node, folder in outpost.told(self._training).items():
-            if node not in self._machines:
-                there = NodeAffinitySchedulingStrategy(node, soft=False)
-                actor = ray.remote(Outpost).options(num_cpus=0, max_restarts=-1, scheduling_strategy=there).remote(folder)
-                self._machines[node] = Machine(node, folder, actor)
+        for said in outpost.told(self._run_dir, {(self._training, node) for node in self._machines}):
+            if said.training == self._training:
+                self._machines[said.node] = _machine(said)
+
+    def _recover(self) -> None:
+        """The metrics of an attempt whose driver was killed: lines that it had not fetched may be of steps that a checkpoint has."""
+        earlier = [_machine(said) for said in outpost.told(self._run_dir)]
+        outpost.forget(self._run_dir)
+        for machine in earlier:
+            try:
+                have, spools = dict[str, Have](), dict[str, bytes]()
+                while pieces := ray.get(machine.actor.news.remote(have, (METRICS,)), timeout=RECOVERY):
+                    have |= {piece.name: piece.known for piece in pieces}
+                    spools |= {piece.name: spools.get(piece.name, b"") + piece.data for piece in pieces}
+                for name, data in spools.items():
+                    go_on(self._run_dir / name, data)
+                ray.kill(machine.actor)
+            except (*AWAY, OSError) as error:
+                self._warn(f"machine {machine.node[:12]}: the last metrics of an earlier attempt have not come ({type(error).__name__})")
 
     def _ask(self, machine: Machine) -> Any:
         machine.asked = machine.actor.news.remote(self._received.have(machine.node))

@@ -5,17 +5,19 @@ training process -> CACHE/away/TRAINING-NODE/ -> Outpost -> Courier, at the driv
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 from ray.experimental import internal_kv as store
 
 from ...datasets.storage import make_folder, user_cache
-from .pieces import Have, Piece, news
+from .pieces import FOLDERS, Have, Piece, news
 
 SPACE = b"mutual-forcing-away"
 LAG = 5.0  # seconds after which a network's file system shows a new file
@@ -37,18 +39,18 @@ def folder_for(run_dir: Path, training: str, lag: float = LAG) -> Path:
     end = time.monotonic() + lag
     while not marker(run_dir, training).is_file():
         if time.monotonic() >= end:
-            return _own(training)
+            return _own(run_dir, training)
         time.sleep(min(0.2, lag))
     return run_dir
 
 
-def _own(training: str) -> Path:
+def _own(run_dir: Path, training: str) -> Path:
     node = ray.get_runtime_context().get_node_id()
     folder = make_folder("cache", user_cache() / "away" / f"{training}-{node[:12]}")  # machines may share the cache folder
     for other in folder.parent.iterdir():
         if other != folder and _is_forgotten(other):
             shutil.rmtree(other, ignore_errors=True)
-    store._internal_kv_put(f"{training}/{node}", str(folder), namespace=SPACE)
+    store._internal_kv_put(f"{_of(run_dir)}/{training}/{node}", str(folder), namespace=SPACE)
     return folder
 
 
@@ -59,19 +61,35 @@ def _is_forgotten(folder: Path) -> bool:
     return False
 
 
-def told(training: str) -> dict[str, str]:
-    """Folders of the machines that do not share the run folder, by their numbers in Ray."""
+@dataclass(frozen=True)
+class Told:
+    """What a machine has said: node: its number in Ray; folder: where the processes of a training write there."""
+
+    training: str
+    node: str
+    folder: str
+
+
+def told(run_dir: Path, known: Collection[tuple[str, str]] = ()) -> list[Told]:
+    """What machines that do not share the run folder have said, of every training of the run; without those that are known."""
+    found: list[Told] = []
     if not store._internal_kv_initialized():
-        return {}
-    keys = store._internal_kv_list(f"{training}/", namespace=SPACE)
-    folders = {key.decode(): store._internal_kv_get(key, namespace=SPACE) for key in keys}
-    return {key.partition("/")[2]: folder.decode() for key, folder in folders.items() if folder is not None}
+        return found
+    for key in store._internal_kv_list(f"{_of(run_dir)}/", namespace=SPACE):
+        _, training, node = key.decode().split("/")
+        if (training, node) not in known and (folder := store._internal_kv_get(key, namespace=SPACE)) is not None:
+            found.append(Told(training, node, folder.decode()))
+    return sorted(found, key=lambda one: one.training)  # which have their times in their names
 
 
-def forget(training: str) -> None:
-    """Its machines are of no use any more."""
+def forget(run_dir: Path) -> None:
+    """What they have said is of no use any more."""
     if store._internal_kv_initialized():
-        store._internal_kv_del(f"{training}/", del_by_prefix=True, namespace=SPACE)
+        store._internal_kv_del(f"{_of(run_dir)}/", del_by_prefix=True, namespace=SPACE)
+
+
+def _of(run_dir: Path) -> str:
+    return hashlib.blake2b(str(run_dir).encode(), digest_size=8).hexdigest()
 
 
 class Outpost:
@@ -80,9 +98,9 @@ class Outpost:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
 
-    def news(self, have: Mapping[str, Have]) -> list[Piece]:
+    def news(self, have: Mapping[str, Have], kinds: Collection[str] = FOLDERS) -> list[Piece]:
         """What is there beyond what the driver has; nothing: it has all."""
-        return news(self._folder, have)
+        return news(self._folder, have, kinds)
 
     def end(self) -> None:
         """The driver has all."""

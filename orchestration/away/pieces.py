@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +44,10 @@ class Piece:
         return Have(self.file, self.start + len(self.data))
 
 
-def news(folder: Path, have: Mapping[str, Have], room: int = ROOM) -> list[Piece]:
-    """What is in `folder` beyond what the other side has, `room` bytes at most."""
+def news(folder: Path, have: Mapping[str, Have], kinds: Collection[str] = FOLDERS, room: int = ROOM) -> list[Piece]:
+    """What is in `folder` beyond what the other side has, `room` bytes at most. kinds: of `FOLDERS`."""
     found = []
-    for name in _names(folder):
+    for name in _names(folder, kinds):
         if room <= 0:
             break
         if (piece := _piece(folder, name, have.get(name), room)) is not None:
@@ -56,9 +56,9 @@ def news(folder: Path, have: Mapping[str, Have], room: int = ROOM) -> list[Piece
     return found
 
 
-def _names(folder: Path) -> Iterator[str]:
+def _names(folder: Path, kinds: Collection[str]) -> Iterator[str]:
     """Files by their first names: `rank-0.jsonl.1` is an older part of `rank-0.jsonl`."""
-    for kind in FOLDERS:
+    for kind in (kind for kind in FOLDERS if kind in kinds):
         for path in sorted((folder / kind).glob("*")):
             name = f"{kind}/{path.name}"
             if NAME.fullmatch(name) and path.is_file() and not path.is_symlink() and (kind not in LINES or path.suffix == ".jsonl"):

@@ -25,7 +25,6 @@ class Received:
         self._run_dir, self._warn = run_dir, warn
         self._have: dict[str, dict[str, Have]] = {}
         self._spools: dict[str, MetricSpool] = {}
-        self._logs: dict[str, RotatingFileHandler] = {}
         self._left: dict[str, set[str]] = {}
         self._parts: set[Path] = set()
 
@@ -38,14 +37,10 @@ class Received:
         return sorted(self._left.get(machine, ()))
 
     def take(self, machine: str, piece: Piece) -> None:
-        """Write a piece.
-
-        Raises:
-            ValueError: its name leads elsewhere.
-        """
+        """Write a piece; what cannot be written, or leads elsewhere, is told once and stays."""
         if not NAME.fullmatch(piece.name):
-            raise ValueError(f"machine {machine}: sends a file {piece.name!r}, which no run folder has")
-        if not piece.data:
+            self._leave(machine, piece, "no run folder has a file of that name")
+        elif not piece.data:
             self._leave(machine, piece, f"it has {piece.size / 1e9:.1f} GB")
         elif piece.name not in self._left.get(machine, ()):
             try:
@@ -57,8 +52,6 @@ class Received:
     def close(self) -> None:
         for spool in self._spools.values():
             spool.close()
-        for log in self._logs.values():
-            log.close()
         for part in self._parts:  # of what has not come to its end
             part.unlink(missing_ok=True)
 
@@ -80,11 +73,12 @@ class Received:
             self._spools[stage].add(line)
 
     def _log(self, name: str, data: bytes) -> None:
-        if name not in self._logs:
-            path = make_folder("run", self._run_dir / LOGS) / name
-            self._logs[name] = RotatingFileHandler(path, maxBytes=BYTES, backupCount=FILES - 1, encoding="utf-8", delay=True)
-        for line in data.decode(errors="replace").splitlines():
-            self._logs[name].handle(logging.makeLogRecord({"msg": line}))  # without room it says so on the terminal's stderr
+        log = _Log(make_folder("run", self._run_dir / LOGS) / name, maxBytes=BYTES, backupCount=FILES - 1, encoding="utf-8", delay=True)
+        try:
+            for line in data.decode(errors="replace").splitlines():
+                log.handle(logging.makeLogRecord({"msg": line}))
+        finally:
+            log.close()  # hundreds of ranks would be hundreds of open files
 
     def _file(self, machine: str, piece: Piece) -> None:
         """Under a name that nobody reads until all is there that was when its first piece was read."""
@@ -108,4 +102,22 @@ class Received:
         left = self._left.setdefault(machine, set())
         if piece.name not in left:
             left.add(piece.name)
-            self._warn(f"{piece.name} stays on machine {machine} ({why})")
+            self._warn(f"{piece.name!r} stays on machine {machine[:12]} ({why})")
+
+
+def go_on(path: Path, data: bytes) -> None:
+    """Add to a stage's metrics what an attempt has after the last line of the run folder; nothing if that is of another attempt.
+
+    data: the lines of the attempt, from its first on.
+    """
+    lines, have = data.splitlines(keepends=True), path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    if have and have[-1] in lines and (rest := lines[lines.index(have[-1]) + 1 :]):
+        with path.open("ab") as file:
+            file.write(b"".join(rest))
+
+
+class _Log(RotatingFileHandler):
+    """One that says what it cannot write."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its base's name
+        raise

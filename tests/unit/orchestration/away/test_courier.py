@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import ray
 from ray.exceptions import RayError
 
-from mutual_forcing.orchestration.away import courier
+from mutual_forcing.orchestration.away import courier, outpost
 from mutual_forcing.orchestration.away.courier import Courier, Machine
 from mutual_forcing.orchestration.away.outpost import Outpost, folder_for, forget, told
 from mutual_forcing.workers.metrics import MetricSpool
@@ -20,13 +22,14 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @ray.remote(num_cpus=0)
-def work(run_dir: str, training: str, cache: str, stage: str, hang: bool) -> str:
-    """As a training process that hangs, or one that is killed: it ends without a word."""
+def work(run_dir: str, training: str, cache: str, stage: str, hang: bool = False, apart: bool = True) -> str:
+    """As a training process that hangs, or one that is killed: it ends without a word. apart: it does not see the driver's folder."""
     from mutual_forcing.workers.metrics import MetricSpool
     from mutual_forcing.workers.watchdog import Watchdog
 
     os.environ["XDG_CACHE_HOME"] = cache
-    folder = folder_for(Path(run_dir), training, lag=0.0)
+    with mock.patch.object(outpost, "marker", return_value=Path("/nowhere")) if apart else nullcontext():
+        folder = folder_for(Path(run_dir), training, lag=0.0)
     spool = MetricSpool(folder / "metrics", stage)
     for step in range(3):
         spool.write(step, {"loss": float(step)})
@@ -43,35 +46,46 @@ def ends(deadline: float, is_so) -> bool:
 
 
 def test_what_is_written_elsewhere_comes_while_it_trains_and_at_its_end(tmp_path: Path) -> None:
-    run, other, cache = tmp_path / "run", tmp_path / "other" / "run", tmp_path / "cache"
+    run, cache = tmp_path / "run", tmp_path / "cache"
     run.mkdir()
     with Courier(run, "fit-1", pytest.fail):
-        folder = Path(ray.get(work.remote(str(other), "fit-1", str(cache), "joint", False)))
+        folder = Path(ray.get(work.remote(str(run), "fit-1", str(cache), "joint")))
         assert folder.parent == cache / "mutual-forcing" / "away"
         assert ends(time.monotonic() + 60, (run / "metrics" / "joint.jsonl").is_file)
         with pytest.raises(RayError):
-            ray.get(work.options(max_retries=0).remote(str(other), "fit-1", str(cache), "mutual", True))
+            ray.get(work.options(max_retries=0).remote(str(run), "fit-1", str(cache), "mutual", hang=True))
     for stage in ("joint", "mutual"):
         assert (run / "metrics" / f"{stage}.jsonl").read_bytes().count(b"\n") == 3
     assert "no step ended for" in (run / "stacks" / "rank-0.txt").read_text()
     assert not folder.exists()
-    assert not other.exists()
-    assert told("fit-1") == {}
+    assert told(run) == []
     assert not list(run.glob(".fit-*"))
 
 
 def test_a_machine_that_shares_the_folder_writes_there(tmp_path: Path) -> None:
     with Courier(tmp_path, "fit-2", pytest.fail):
-        assert ray.get(work.remote(str(tmp_path), "fit-2", str(tmp_path / "cache"), "joint", False)) == str(tmp_path)
-        assert told("fit-2") == {}
+        assert ray.get(work.remote(str(tmp_path), "fit-2", str(tmp_path / "cache"), "joint", apart=False)) == str(tmp_path)
+        assert told(tmp_path) == []
     assert (tmp_path / "metrics" / "joint.jsonl").read_bytes().count(b"\n") == 3
     assert not (tmp_path / "cache").exists()
+
+
+def test_what_a_killed_driver_had_not_fetched_is_fetched_by_the_next(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "metrics").mkdir(parents=True)
+    folder = Path(ray.get(work.remote(str(run), "fit-7", str(tmp_path / "cache"), "joint")))  # no driver: no marker
+    lines = (folder / "metrics" / "joint.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics" / "joint.jsonl").write_bytes(lines[0])
+    assert [said.training for said in told(run)] == ["fit-7"]
+    with Courier(run, "fit-8", pytest.fail):
+        assert (run / "metrics" / "joint.jsonl").read_bytes() == b"".join(lines)
+        assert told(run) == []
 
 
 def test_what_a_killed_driver_left_is_not_taken_for_its_successor(tmp_path: Path) -> None:
     (tmp_path / ".fit-3").touch()
     with Courier(tmp_path, "fit-4", pytest.fail):
-        folder = ray.get(work.remote(str(tmp_path), "fit-3", str(tmp_path / "cache"), "joint", False))
+        folder = ray.get(work.remote(str(tmp_path), "fit-3", str(tmp_path / "cache"), "joint", apart=False))
         assert Path(folder) != tmp_path
     assert not (tmp_path / "metrics").exists()
 
@@ -84,10 +98,10 @@ def test_ranks_that_begin_at_once_remove_what_nobody_fetched_and_nothing_that_is
     (away / "fit-0" / "logs" / "rank-00000.jsonl").touch()  # of a training that takes longer
     for i in range(40):
         os.utime(away / f"fit-{i}", (long_ago, long_ago))
-    ranks = [work.remote(str(tmp_path / "other"), "fit-5", str(tmp_path), f"stage-{i}", False) for i in range(4)]
+    ranks = [work.remote(str(tmp_path / "other"), "fit-5", str(tmp_path), f"stage-{i}") for i in range(4)]
     (folder,) = {Path(name) for name in ray.get(ranks)}
     assert sorted(away.iterdir()) == sorted([away / "fit-0", folder])
-    forget("fit-5")
+    forget(tmp_path / "other")
 
 
 def test_a_machine_that_is_silent_costs_the_others_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

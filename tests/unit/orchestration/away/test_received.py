@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from mutual_forcing.orchestration.away import pieces
 from mutual_forcing.orchestration.away.pieces import Piece, news
-from mutual_forcing.orchestration.away.received import Received
+from mutual_forcing.orchestration.away.received import Received, go_on
 from mutual_forcing.workers.metrics import MetricSpool
 
 
 def carry(folder: Path, to: Received, room: int = pieces.ROOM) -> None:
-    while found := news(folder, to.have("there"), room):
+    while found := news(folder, to.have("there"), room=room):
         for piece in found:
             to.take("there", piece)
 
@@ -96,9 +96,11 @@ def test_nothing_is_left_of_a_file_that_did_not_come_to_its_end(tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["../run.json", "metrics/../../x", "checkpoints/one", "/etc/passwd", "stacks/.hidden", "logs/a/b", ""])
 def test_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
-    received = Received(tmp_path / "run", pytest.fail)
-    with pytest.raises(ValueError, match="which no run folder has"):
-        received.take("there", Piece(name, 1, 0, b"x", 1))
+    said: list[str] = []
+    received = Received(tmp_path / "run", said.append)
+    received.take("there", Piece(name, 1, 0, b"x", 1))
+    received.take("there", Piece(name, 1, 1, b"x", 2))
+    assert said == [f"{name!r} stays on machine there (no run folder has a file of that name)"]
     assert not list(tmp_path.iterdir())
 
 
@@ -110,7 +112,7 @@ def test_metrics_that_are_none_are_told_once_and_harm_nothing(tmp_path: Path, li
     for start in (0, len(line)):
         received.take("there", Piece("metrics/joint.jsonl", 1, start, line, len(line)))
     (text,) = said
-    assert "metrics/joint.jsonl stays on machine there" in text
+    assert "'metrics/joint.jsonl' stays on machine there" in text
     assert received.left("there") == ["metrics/joint.jsonl"]
     assert steps(tmp_path / "run") == [0]
 
@@ -129,3 +131,47 @@ def test_what_is_too_large_or_has_no_room_is_told_and_the_rest_comes(tmp_path: P
     assert sorted(received.left("there")) == ["bad-steps/a.safetensors", "stacks/rank-0.txt"]
     assert len(said) == 2
     assert (run / "profile" / "joint-rank0.json.gz").stat().st_size == 50
+
+
+@pytest.mark.parametrize("fetched", [1, 3, 7])
+def test_what_a_killed_driver_had_not_fetched_is_added(tmp_path: Path, fetched: int) -> None:
+    """An attempt from step 2 on, of which the run folder has some; once more it changes nothing."""
+    run, there = tmp_path / "run" / "metrics" / "joint.jsonl", MetricSpool(tmp_path / "there", "joint", 2)
+    before = MetricSpool(run.parent, "joint")
+    for step in range(2):
+        before.write(step, {"loss": 1.0})
+    before.close()
+    there.note(2, "goes on")
+    for step in range(2, 8):
+        there.write(step, {"loss": 2.0})
+    there.close()
+    data = (tmp_path / "there" / "joint.jsonl").read_bytes()
+    with run.open("ab") as file:
+        file.write(b"".join(data.splitlines(keepends=True)[:fetched]))
+    for _ in range(2):
+        go_on(run, data)
+        assert run.read_bytes().endswith(data)
+        assert steps(tmp_path / "run") == [0, 1, 2, *range(2, 8)]
+
+
+def test_an_attempt_that_another_has_followed_is_left_alone(tmp_path: Path) -> None:
+    spool = MetricSpool(tmp_path / "metrics", "joint")
+    for step in range(4):
+        spool.write(step, {"loss": 1.0})
+    spool.close()
+    path = tmp_path / "metrics" / "joint.jsonl"
+    before = path.read_bytes()
+    go_on(path, b'{"stage": "joint", "step": 1, "time": 0, "metrics": {"loss": 9.0}}\n')
+    assert path.read_bytes() == before
+    go_on(tmp_path / "metrics" / "other.jsonl", before)
+    assert [file.name for file in path.parent.iterdir()] == ["joint.jsonl"]
+
+
+def test_a_disk_without_room_costs_a_log_and_says_so_once(tmp_path: Path) -> None:
+    said: list[str] = []
+    received = Received(tmp_path, said.append)
+    (tmp_path / "logs" / "rank-00000.jsonl").mkdir(parents=True)  # stands for a file that cannot be written to
+    for start in (0, 5):
+        received.take("there", Piece("logs/rank-00000.jsonl", 1, start, b"line\n", start + 5))
+    (text,) = said
+    assert "'logs/rank-00000.jsonl' stays on machine there (" in text
