@@ -53,7 +53,7 @@ def test_what_is_written_elsewhere_comes_while_it_trains_and_at_its_end(tmp_path
         assert folder.parent == cache / "mutual-forcing" / "away"
         assert ends(time.monotonic() + 60, (run / "metrics" / "joint.jsonl").is_file)
         with pytest.raises(RayError):
-            ray.get(work.options(max_retries=0).remote(str(run), "fit-1", str(cache), "mutual", hang=True))
+            ray.get(work.options(max_retries=0).remote(str(run), "fit-1", str(cache), "mutual", True))
     for stage in ("joint", "mutual"):
         assert (run / "metrics" / f"{stage}.jsonl").read_bytes().count(b"\n") == 3
     assert "no step ended for" in (run / "stacks" / "rank-0.txt").read_text()
@@ -64,7 +64,7 @@ def test_what_is_written_elsewhere_comes_while_it_trains_and_at_its_end(tmp_path
 
 def test_a_machine_that_shares_the_folder_writes_there(tmp_path: Path) -> None:
     with Courier(tmp_path, "fit-2", pytest.fail):
-        assert ray.get(work.remote(str(tmp_path), "fit-2", str(tmp_path / "cache"), "joint", apart=False)) == str(tmp_path)
+        assert ray.get(work.remote(str(tmp_path), "fit-2", str(tmp_path / "cache"), "joint", False, False)) == str(tmp_path)
         assert told(tmp_path) == []
     assert (tmp_path / "metrics" / "joint.jsonl").read_bytes().count(b"\n") == 3
     assert not (tmp_path / "cache").exists()
@@ -85,7 +85,7 @@ def test_what_a_killed_driver_had_not_fetched_is_fetched_by_the_next(tmp_path: P
 def test_what_a_killed_driver_left_is_not_taken_for_its_successor(tmp_path: Path) -> None:
     (tmp_path / ".fit-3").touch()
     with Courier(tmp_path, "fit-4", pytest.fail):
-        folder = ray.get(work.remote(str(tmp_path), "fit-3", str(tmp_path / "cache"), "joint", apart=False))
+        folder = ray.get(work.remote(str(tmp_path), "fit-3", str(tmp_path / "cache"), "joint", False, False))
         assert Path(folder) != tmp_path
     assert not (tmp_path / "metrics").exists()
 
