@@ -48,6 +48,11 @@ class PoolConfig:
         """Of a task or an actor, as Ray takes them."""
         return {"num_cpus": 1} | ({"resources": {self.resource: 1}} if self.resource else {})
 
+    @property
+    def takes(self) -> dict[str, float]:
+        """Resources of Ray's that one process takes."""
+        return {"CPU": 1.0} | ({self.resource: 1.0} if self.resource else {})
+
     def most(self, there: Mapping[str, float]) -> int:
         """So many processes at once on a cluster with these resources of Ray's; with `max_workers` also where their nodes are to come."""
         return max(1, self.max_workers or int(there.get(self.resource or "CPU", 1)))

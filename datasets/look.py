@@ -72,6 +72,8 @@ def looked_of(text: str) -> Looked:
 
 def refusal(error: MediaError | Refused | OSError) -> Looked:
     """What an error says of the source that it is about."""
+    if isinstance(error, MediaError) and isinstance(error.__cause__, FileNotFoundError):  # listed, and gone; or on a disk of other machines
+        return Looked(UNREAD, f"cannot be read ({error.reason.removeprefix('cannot be opened: ')})")
     if isinstance(error, MediaError):
         return Looked(error.stage, error.reason, error.said)
     if isinstance(error, Refused):

@@ -50,6 +50,7 @@ from .synthetic import SyntheticConfig, write_corpus
 from .trials import UNWATCHED, trials
 
 TOGETHER = 4  # parts of a task
+MOST_ASKED = 1000  # folders of sources, of which other machines are asked
 
 
 def prepare(config: DataConfig, out: str | Path, progress: Progress = silent, grow: bool = False, again: Again | None = None) -> Manifest:
@@ -141,8 +142,9 @@ class _Job:
     def _apart(self, sources: Sequence[Source]) -> bool:
         """Whether other machines do not see the sources, or the place of the dataset."""
         folders = [] if is_remote(self._store.uri) else [Path(self._store.uri)]
-        files = [Path(file_of(s.path)) for s in sources if not s.refused and not is_remote(s.path)][:1]
-        if why := apart(folders, files):
+        local = (Path(file_of(s.path)) for s in sources if not s.refused and not is_remote(s.path))
+        files = list({path.parent: path for path in local}.values())[:MOST_ASKED]  # inputs may lie on several disks
+        if why := apart(self._config.pool.takes, folders, files):
             self._progress(f"prepare data on this machine alone: {why}", 0, 1)
         return bool(why)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 import ray
 import ray.data
+from ray._private.utils import get_num_cpus
 from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from .config import PoolConfig
@@ -58,7 +58,7 @@ def spread(
         return
     there, options = ray.cluster_resources(), pool.options
     if here:
-        there, options = {"CPU": float(os.cpu_count() or 1)}, _here()
+        there, options = {"CPU": float(get_num_cpus())}, _here()  # of a container, what its limit allows
         pool = replace(pool, resource="")
     else:
         leave_to_others(progress)

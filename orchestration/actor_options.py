@@ -31,6 +31,11 @@ def ray_options(takes: Takes) -> dict[str, Any]:
     }
 
 
+def taken(takes: Takes) -> dict[str, float]:
+    """Resources of Ray's that one actor takes."""
+    return {"CPU": takes.cpus, "GPU": takes.gpus} | ({takes.resource: 1.0} if takes.resource else {})
+
+
 def require_gpus(section: str, gpus: float) -> None:
     """Raises ValueError where Ray would refuse so many GPUs later."""
     if gpus > 1 and gpus != int(gpus):

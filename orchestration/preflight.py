@@ -29,6 +29,7 @@ from ..datasets.store import Store, is_remote, store_of
 from ..datasets.writable import require_writable
 from ..workers.checkpoint import OtherFormat, is_finished, newest
 from ..workers.pretrained import find_pretrained
+from .actor_options import taken
 from .config import RunConfig
 from .course_config import CourseConfig
 from .examiner import best_figure
@@ -140,9 +141,7 @@ def awaited(config: RunConfig, have: Mapping[str, float]) -> list[str]:
 
 def _of_actor(pool: RolloutsConfig | CourseConfig | EncodersConfig | None) -> dict[str, float]:
     """Resources of Ray's that one actor takes."""
-    if pool is None:
-        return {}
-    return {"CPU": pool.cpus, "GPU": pool.gpus} | ({pool.resource: 1.0} if pool.resource else {})
+    return {} if pool is None else taken(pool)
 
 
 def encoders_of(config: RunConfig) -> EncodersConfig | None:

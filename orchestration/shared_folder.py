@@ -8,7 +8,9 @@ from pathlib import Path
 
 from ..datasets.shared import unseen
 from ..datasets.store import is_remote
+from .actor_options import taken
 from .config import RunConfig
+from .preflight import reserved
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,19 @@ def require_shared(config: RunConfig, run_dir: Path) -> None:
     """
     if needs := needs_of(config, run_dir):
         media = {need.path for need in needs if need.name == "data.media"}
-        judge(needs, unseen(sorted({need.path for need in needs} - media), sorted(media)))
+        judge(needs, unseen(takers(config), sorted({need.path for need in needs} - media), sorted(media)))
+
+
+def takers(config: RunConfig) -> list[dict[str, float]]:
+    """What processes take that read data or checkpoints: trainers, rollout actors, the examiner, and those that decode streams."""
+    found = [reserved(config.workers)]
+    if config.objective.needs_rollouts and any(stage.objective == "mutual" for stage in config.stages):
+        found.append(taken(config.rollouts))
+    if config.course.every:
+        found.append(taken(config.course))
+    if config.data.stream_sources:
+        found.append(config.data.pool.takes)
+    return found
 
 
 def needs_of(config: RunConfig, run_dir: Path) -> list[Need]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from .interval_line import interval_parts
 from .spool_reader import SpoolReader, record_of
 
 INTERVAL = 10.0  # seconds between two lines of a stage
+LAST = 2**20  # bytes at the end of a spool, in which its last record is looked for
 Say = Callable[[list[str]], None]
 """Is given a line as its parts, the most important ones first."""
 
@@ -35,7 +36,7 @@ class SpoolWatcher:
         self._spools, self._stages, self._progress, self._warn = spools, stages, progress, warn
         self._readers = {name: SpoolReader(spools / f"{name}.jsonl") for name in stages}
         self._steps = dict.fromkeys(stages, 0)
-        self._lines = {name: StageLines(name, steps, say, interval) for name, steps in stages.items()}
+        self._lines = {name: StageLines(name, steps, say, interval, _last_time(spools / f"{name}.jsonl")) for name, steps in stages.items()}
         self._given: set[tuple[str, str]] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
@@ -85,19 +86,30 @@ class SpoolWatcher:
                 self._warn(f"{stage}, step {record['step']}: {text}")
 
 
-class StageLines:
-    """The lines of one stage; records of an attempt before this one, which a run that goes on still holds, are not told again."""
+def _last_time(spool: Path) -> float:
+    """Of its last record, by the clock of the machine that wrote it, which may not be ours."""
+    if not spool.is_file():
+        return 0.0
+    with spool.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - LAST))
+        times = [record["time"] for line in file.read().splitlines() if (record := record_of(line))]
+    return max(times, default=0.0)
 
-    def __init__(self, stage: str, steps: int, say: Say, interval: float) -> None:
-        self._stage, self._steps, self._say, self._interval = stage, steps, say, interval
-        self._born = time.time()
+
+class StageLines:
+    """The lines of one stage. since: time of the last record of an attempt before this one; what a run that goes on holds of it is not
+    told again.
+    """
+
+    def __init__(self, stage: str, steps: int, say: Say, interval: float, since: float = 0.0) -> None:
+        self._stage, self._steps, self._say, self._interval, self._since = stage, steps, say, interval, since
         self._first: dict[str, Any] | None = None  # of this attempt
         self._before: dict[str, Any] | None = None  # the last that has been told
         self._records: list[dict[str, Any]] = []
 
     def see(self, record: dict[str, Any]) -> None:
         """A step has ended. Its own time counts, so however late records are read, the lines are the same."""
-        if record["time"] < self._born:
+        if record["time"] <= self._since:
             return
         self._first = self._first or record
         self._records.append(record)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from command_material import Running, command
+
+from mutual_forcing.orchestration.chaos.holder import holder_of
 
 OF_TIME = ("_s", "samples_per_s")
 
@@ -64,3 +67,12 @@ def undisturbed(folder: Path, steps: int, *settings: str) -> Training:
     answer = command(*training.words, seconds=900)
     assert answer.code == 0, answer.error
     return training
+
+
+def finish(folder: Path, seconds: float) -> None:
+    """Wait until the run has finished, whoever drives it."""
+    deadline = time.monotonic() + seconds
+    while not json.loads((folder / "run.json").read_text())["finished"]:
+        assert time.monotonic() < deadline, (folder / "run.json").read_text()[-500:]
+        assert holder_of(str(folder / ".lock")), "nobody drives it"
+        time.sleep(1)

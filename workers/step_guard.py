@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,10 @@ class StepGuard:
         else:
             others = [b.saved.name for b in blames if b.saved is not None and b.saved != saved]
             beside = f" (beside it: {', '.join(others[:3])}{' and more' if len(others) > 3 else ''})" if others else ""
-            file = f"find the cause with: {shlex.join(['mutual-forcing', 'replay', str(saved)])}{beside}"
+            apart = (
+                f" (if it has not come there, it is in {self._folder} of {socket.gethostname()})" if self._folder != self._run_dir else ""
+            )
+            file = f"find the cause with: {shlex.join(['mutual-forcing', 'replay', str(saved)])}{beside}{apart}"
         return (
             f"stage {self._origin.stage!r}, step {step}, rank {one.rank}: {', '.join(one.bad)} not finite, {self.row} steps in a row "
             f"skipped (workers.max_bad_steps={self._most}); clips {clips}; {file}; then lower stages.{self._origin.stage}.optimizer.lr or "

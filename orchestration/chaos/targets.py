@@ -21,6 +21,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from ..jobs.secrets import REFERENCES, resolve
 from ..run_folder import JOB_REMOTE, JOB_RUN
 from .holder import Gone, started_of
 
@@ -84,6 +85,8 @@ def job_of(run: str) -> Job:
         raise ValueError(f"run {run!r}: the machine of its command ({address}) has left the cluster")
     given = json.loads(entry.config.runtime_env_info.serialized_runtime_env or "{}")
     shipped = {name: given[name] for name in SHIPPED if name in given}
+    if references := given.get("env_vars", {}).get(REFERENCES):  # where secrets are, which S3 asks for; none of them itself
+        shipped["env_vars"] = {REFERENCES: references}
     submitted, remote = "job_submission_id" in about, about.get(JOB_REMOTE, "")
     return Job(entry.job_id.hex(), about[JOB_RUN], remote, nodes[0], address, entry.driver_pid, entry.entrypoint, submitted, shipped)
 
@@ -168,8 +171,17 @@ def everywhere(
 
 
 def _asked(node: str, job: Job, work: Callable[..., Any], *given: Any) -> Any:
-    pinned = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(work).options(num_cpus=0, max_retries=0, scheduling_strategy=pinned, runtime_env=dict(job.runtime_env)).remote(*given)
+    options: dict[str, Any] = {
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False),
+        "runtime_env": dict(job.runtime_env),
+    }
+    return ray.remote(_informed).options(num_cpus=0, max_retries=0, name=work.__name__, **options).remote(work, *given)
+
+
+def _informed(work: Callable[..., Any], *given: Any) -> Any:
+    """Work that knows the secrets of the job: its stores may ask for them."""
+    resolve()
+    return work(*given)
 
 
 def _title(process: psutil.Process) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 from cluster_material import Machines
 from command_material import Running, command
 from s3_server import S3, s3_server
+from training_material import finish
 
 from mutual_forcing.datasets import fault_switch
 from mutual_forcing.orchestration.chaos.holder import SUFFIX, holder_of
@@ -64,12 +64,3 @@ def test_a_run_that_is_broken_all_the_time_finishes_and_has_all_its_clips(s3: S3
     assert not list(folder.rglob(f"*{SUFFIX}"))
     audit = command("audit", str(folder))
     assert audit.code == 0, audit.out + audit.error
-
-
-def finish(folder: Path, seconds: float) -> None:
-    """Wait until the run has finished, whoever drives it."""
-    deadline = time.monotonic() + seconds
-    while not json.loads((folder / "run.json").read_text())["finished"]:
-        assert time.monotonic() < deadline, (folder / "run.json").read_text()[-500:]
-        assert holder_of(str(folder / ".lock")), "nobody drives it"
-        time.sleep(1)

@@ -19,7 +19,9 @@ import pytest
 from cluster_material import Machines
 from command_material import Running, command
 from s3_server import s3_server
-from training_material import Training, undisturbed
+from training_material import Training, finish, undisturbed
+
+from mutual_forcing.orchestration.chaos.holder import holder_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -100,19 +102,22 @@ def test_a_training_far_from_its_run_folder_is_seen_there(tmp_path: Path, monkey
 
 
 def test_chaos_breaks_and_judges_a_training_far_from_its_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver too: what it had not fetched when it was killed is fetched by the next."""
     disk = tmp_path / "disk"
     disk.mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with s3_server(monkeypatch) as s3, Machines(0) as machines, machine_apart(machines.environment, disk, cpus=8):
-        settings = (f"remote.uri={s3.uri}/one", "workers.max_failures=50")
-        training = Training(disk / "run", 150, 5, *settings)
-        with Running(*training.words, environment=machines.environment) as running:
-            training.until_step(running, 5)
-            asked = ("--minutes", "2", "--seed", "3", "--gap", "20", "--kinds", "worker,freeze,rollout", "--yes", "--json")
-            said = command("chaos", str(training.folder), *asked, seconds=1200, environment=machines.environment)
-            assert said.code == 0, said.error + said.out
-            answer = running.wait(900)
-    assert answer.code == 0, answer.error
+        training = Training(disk / "run", 150, 5, f"remote.uri={s3.uri}/one", "workers.max_failures=50")
+        try:
+            with Running(*training.words, environment=machines.environment) as running:
+                training.until_step(running, 5)
+                asked = ("--minutes", "3", "--seed", "3", "--gap", "20", "--kinds", "worker,freeze,rollout,driver", "--yes", "--json")
+                said = command("chaos", str(training.folder), *asked, seconds=1200, environment=machines.environment)
+                assert said.code == 0, said.error + said.out
+                finish(training.folder, 900)
+        finally:
+            if driver := holder_of(str(training.folder / ".lock")):  # the last one was started by nobody's child
+                os.kill(driver, signal.SIGTERM)
     record = json.loads(said.out)
     happened = [event for event in record["events"] if event["happened_at_s"] is not None]
     assert len(happened) >= 2

@@ -66,8 +66,8 @@ def test_a_loss_that_is_not_finite_says_so() -> None:
 
 def test_lines_come_once_an_interval_and_at_the_end() -> None:
     said: list[list[str]] = []
-    now = time.time()
-    lines = StageLines("joint", 40, said.append, 10.0)
+    now = time.time() - 86400  # by the clock of a machine that is a day behind
+    lines = StageLines("joint", 40, said.append, 10.0, since=now - 3600)
     lines.see(record(0, now - 3600))  # of the attempt before
     for step in range(1, 40):
         lines.see(record(step, now + step))
@@ -82,6 +82,18 @@ def test_the_watcher_says_a_line_of_what_the_spool_holds(tmp_path: Path) -> None
         for step in range(3):
             file.write(json.dumps(record(step, time.time() + step)) + "\n")
     assert [parts[:2] for parts in said] == [["mutual", "3/3"]]
+
+
+def test_what_a_spool_holds_before_is_not_told_again(tmp_path: Path) -> None:
+    said: list[list[str]] = []
+    behind = time.time() - 86400
+    with (tmp_path / "mutual.jsonl").open("w") as file:
+        file.write(json.dumps(record(0, behind)) + "\n")
+        file.flush()
+        with SpoolWatcher(tmp_path, {"mutual": 2}, lambda *_: None, print, said.append):
+            file.write(json.dumps(record(1, behind + 20)) + "\n")
+            file.flush()
+    assert [parts[:2] for parts in said] == [["mutual", "2/2"]]
 
 
 PARTS = [

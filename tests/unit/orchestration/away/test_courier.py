@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @ray.remote(num_cpus=0)
-def work(run_dir: str, training: str, cache: str, stage: str, hang: bool = False, apart: bool = True) -> str:
+def _work(run_dir: str, training: str, cache: str, stage: str, hang: bool = False, apart: bool = True) -> str:
     """As a training process that hangs, or one that is killed: it ends without a word. apart: it does not see the driver's folder."""
     from mutual_forcing.workers.metrics import MetricSpool
     from mutual_forcing.workers.watchdog import Watchdog
@@ -37,6 +37,9 @@ def work(run_dir: str, training: str, cache: str, stage: str, hang: bool = False
         with Watchdog(folder / "stacks", 0, 0.2):
             time.sleep(60)
     return str(folder)
+
+
+work: Any = _work
 
 
 def ends(deadline: float, is_so) -> bool:
@@ -86,7 +89,7 @@ def test_what_a_killed_driver_left_is_not_taken_for_its_successor(tmp_path: Path
     (tmp_path / ".fit-3").touch()
     with Courier(tmp_path, "fit-4", pytest.fail):
         folder = ray.get(work.remote(str(tmp_path), "fit-3", str(tmp_path / "cache"), "joint", False, False))
-        assert Path(folder) != tmp_path
+        assert str(folder) != str(tmp_path)
     assert not (tmp_path / "metrics").exists()
 
 
@@ -99,7 +102,7 @@ def test_ranks_that_begin_at_once_remove_what_nobody_fetched_and_nothing_that_is
     for i in range(40):
         os.utime(away / f"fit-{i}", (long_ago, long_ago))
     ranks = [work.remote(str(tmp_path / "other"), "fit-5", str(tmp_path), f"stage-{i}") for i in range(4)]
-    (folder,) = {Path(name) for name in ray.get(ranks)}
+    (folder,) = {Path(str(name)) for name in ray.get(ranks)}
     assert sorted(away.iterdir()) == sorted([away / "fit-0", folder])
     forget(tmp_path / "other")
 
