@@ -79,16 +79,15 @@ def job_of(run: str) -> Job:
         raise ValueError(f"run {run!r}: nobody trains it on the cluster at RAY_ADDRESS; runs that are trained there: {others}")
     entry = max(mine, key=lambda e: e.start_time)
     about = entry.config.metadata
-    address = entry.driver_address.ip_address
-    nodes = [n["NodeID"] for n in ray.nodes() if n["Alive"] and n["NodeManagerAddress"] == address]
-    if not nodes:
+    node, address = entry.driver_address.node_id.hex(), entry.driver_address.ip_address
+    if node not in living():
         raise ValueError(f"run {run!r}: the machine of its command ({address}) has left the cluster")
     given = json.loads(entry.config.runtime_env_info.serialized_runtime_env or "{}")
     shipped = {name: given[name] for name in SHIPPED if name in given}
     if references := given.get("env_vars", {}).get(REFERENCES):  # where secrets are, which S3 asks for; none of them itself
         shipped["env_vars"] = {REFERENCES: references}
     submitted, remote = "job_submission_id" in about, about.get(JOB_REMOTE, "")
-    return Job(entry.job_id.hex(), about[JOB_RUN], remote, nodes[0], address, entry.driver_pid, entry.entrypoint, submitted, shipped)
+    return Job(entry.job_id.hex(), about[JOB_RUN], remote, node, address, entry.driver_pid, entry.entrypoint, submitted, shipped)
 
 
 def targets_of(job: Job) -> dict[str, list[Process]]:
