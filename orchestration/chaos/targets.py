@@ -72,10 +72,10 @@ def job_of(run: str) -> Job:
     accessor = state._connect_and_get_accessor()
     table = accessor.get_job_table(skip_submission_job_info_field=True, skip_is_running_tasks_field=True)
     entries = [gcs_pb2.JobTableData.FromString(entry) for entry in table]  # pyright: ignore[reportAttributeAccessIssue]  made at run time
-    living = [e for e in entries if not e.is_dead and JOB_RUN in e.config.metadata]
-    mine = [e for e in living if run in (e.config.metadata[JOB_RUN], e.config.metadata.get(JOB_REMOTE))]
+    runs = [e for e in entries if not e.is_dead and JOB_RUN in e.config.metadata]
+    mine = [e for e in runs if run in (e.config.metadata[JOB_RUN], e.config.metadata.get(JOB_REMOTE))]
     if not mine:
-        others = ", ".join(sorted({e.config.metadata[JOB_RUN] for e in living})) or "none"
+        others = ", ".join(sorted({e.config.metadata[JOB_RUN] for e in runs})) or "none"
         raise ValueError(f"run {run!r}: nobody trains it on the cluster at RAY_ADDRESS; runs that are trained there: {others}")
     entry = max(mine, key=lambda e: e.start_time)
     about = entry.config.metadata
