@@ -118,10 +118,10 @@ def test_chaos_breaks_and_judges_a_training_far_from_its_run_folder(tmp_path: Pa
         finally:
             if driver := holder_of(str(training.folder / ".lock")):  # the last one was started by nobody's child
                 os.kill(driver, signal.SIGTERM)
+        audit = command("audit", str(training.folder))
+    assert audit.code == 0, audit.out + audit.error
     record = json.loads(said.out)
     happened = [event for event in record["events"] if event["happened_at_s"] is not None]
     assert len(happened) >= 2
     assert all(event["recovery_s"] is not None for event in happened)
     assert record["verdict"]["clean"]
-    audit = command("audit", str(training.folder))
-    assert audit.code == 0, audit.out + audit.error
