@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +67,17 @@ def _names(folder: Path, kinds: Collection[str]) -> Iterator[str]:
 
 
 def _piece(folder: Path, name: str, have: Have | None, room: int) -> Piece | None:
-    lines = name.split("/")[0] in LINES
-    for path in _parts(folder / name, have) if lines else [folder / name]:
+    if name.split("/")[0] not in LINES:
+        return _read(name, [(folder / name, 0)], have, room, whole=True)
+    parts = _parts(folder / name)
+    known = next((i for i, (_, number) in enumerate(parts) if have is not None and number == have.file), 0)
+    piece = _read(name, parts[known:], have, room, whole=False)
+    return piece if _parts(folder / name) == parts else None  # it was put aside while it was read: another answer has it
+
+
+def _read(name: str, parts: Sequence[tuple[Path, int]], have: Have | None, room: int, whole: bool) -> Piece | None:
+    """Of the first part that has anything new. whole: not by lines."""
+    for path, _ in parts:
         try:
             with path.open("rb") as file:
                 about = os.fstat(file.fileno())  # of what is open: the name may be another file's by now
@@ -78,18 +88,17 @@ def _piece(folder: Path, name: str, have: Have | None, room: int) -> Piece | Non
                 data = file.read(room)
         except FileNotFoundError:
             continue  # it was renamed or removed meanwhile
-        if lines:
+        if not whole:
             data = data[: data.rfind(b"\n") + 1]  # the last line may be half written
         if data:
             return Piece(name, about.st_ino, start, data, about.st_size)
     return None
 
 
-def _parts(path: Path, have: Have | None) -> list[Path]:
-    """A log and those that it was before it began again, oldest first, from the one that is known in part on."""
-    older = sorted(path.parent.glob(f"{path.name}.[0-9]"), key=lambda p: -int(p.suffix[1:]))
-    parts = [*older, path]
-    for i, part in enumerate(parts):
-        if have is not None and part.is_file() and part.stat().st_ino == have.file:
-            return parts[i:]
-    return parts
+def _parts(path: Path) -> list[tuple[Path, int]]:
+    """A log and those that it was before it began again, oldest first, each with the number of its file."""
+    found = []
+    for part in (*sorted(path.parent.glob(f"{path.name}.[0-9]"), key=lambda p: -int(p.suffix[1:])), path):
+        with suppress(OSError):
+            found.append((part, part.stat().st_ino))
+    return found

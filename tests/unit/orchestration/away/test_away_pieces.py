@@ -6,6 +6,7 @@ import logging
 import os
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,6 +80,30 @@ def test_a_log_that_was_put_aside_is_handed_on_to_its_end(tmp_path: Path) -> Non
     fetch()
     assert got == [f"line {i:02d}, of a rank".encode() for i in range(60)]
     assert set(have) == {"logs/rank-00000.jsonl"}
+
+
+def test_a_log_that_is_put_aside_while_it_is_read_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path, "logs/rank-00000.jsonl", b"one\n")
+    (first,) = news(tmp_path, {})
+    have = {first.name: first.known}
+    with path.open("ab") as file:
+        file.write(b"two\n")
+    read = pieces._read
+
+    def late(*given: Any, **how: Any) -> Any:
+        path.rename(path.with_name(path.name + ".1"))
+        path.write_bytes(b"three\n")
+        monkeypatch.setattr(pieces, "_read", read)
+        return read(*given, **how)
+
+    monkeypatch.setattr(pieces, "_read", late)
+    got = b""
+    assert news(tmp_path, have) == []
+    while found := news(tmp_path, have):
+        (piece,) = found
+        have[piece.name] = piece.known
+        got += piece.data
+    assert got == b"two\nthree\n"
 
 
 def test_what_is_no_file_of_a_run_stays(tmp_path: Path) -> None:
