@@ -117,7 +117,8 @@ def _events(chaos: Chaos, happened: Sequence[Happened], kinds: Sequence[str], ax
         else:
             axes.barh(row, h.recovery_s / 60, left=at, height=0.5, color=colour, alpha=0.55, linewidth=0)
             whom = (f" {h.event.of}" if h.event.of else "") + (" (unknown whether it happened)" if h.unknown else "")
-            axes.text(at + h.recovery_s / 60, row, f"  {h.recovery_s:.0f} s{whom}", va="center", fontsize=8)
+            # Above its bar: behind it, the next event of the kind may stand.
+            axes.text(at, row - 0.27, f"{h.recovery_s:.0f} s{whom}", va="bottom", fontsize=8)
     axes.set_yticks(range(len(kinds)), kinds)
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_ylabel("event, and until past it", fontsize=9)
