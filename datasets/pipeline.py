@@ -143,7 +143,8 @@ class _Job:
         """Whether other machines do not see the sources, or the place of the dataset."""
         folders = [] if is_remote(self._store.uri) else [Path(self._store.uri)]
         local = (Path(file_of(s.path)) for s in sources if not s.refused and not is_remote(s.path))
-        files = list({path.parent: path for path in local}.values())[:MOST_ASKED]  # inputs may lie on several disks
+        # One a folder, for inputs may lie on several disks; what this machine does not see either, tells nothing of others.
+        files = list({path.parent: path for path in local if path.exists()}.values())[:MOST_ASKED]
         if why := apart(self._config.pool.takes, folders, files):
             self._progress(f"prepare data on this machine alone: {why}", 0, 1)
         return bool(why)

@@ -39,7 +39,7 @@ def unseen(takes: Sequence[Resources], folders: Sequence[Path], files: Sequence[
     """Machines that do not see what is written into each folder here, or do not see one of `files`. takes: what processes take that need
     them: a machine that has no room for any of those is not asked. One that does not answer, or has gone meanwhile, is not judged.
     """
-    alive = {
+    able = {
         n["NodeID"]: f"{n['NodeManagerHostname']} ({n['NodeManagerAddress']})"
         for n in ray.nodes()
         if n["Alive"] and any(_has(n["Resources"], each) for each in takes)
@@ -54,7 +54,7 @@ def unseen(takes: Sequence[Resources], folders: Sequence[Path], files: Sequence[
         ask = ray.remote(_not_there)
         asked = {
             ask.options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(list(probes)): name
-            for node, name in alive.items()
+            for node, name in able.items()
         }
         for answer in ray.wait(list(asked), num_returns=len(asked), timeout=PATIENCE)[0]:
             try:

@@ -26,7 +26,7 @@ from .received import PART, Received, go_on
 EVERY = 1.0  # seconds between two questions
 PATIENCE = 30.0  # seconds for all that is left at the end
 RECOVERY = 10.0  # seconds for an answer of a machine of an earlier attempt
-AWAY = (RayError, GetTimeoutError, ConnectionError)
+AWAY = (RayError, ConnectionError)
 
 
 @dataclass

@@ -16,11 +16,11 @@ from pathlib import Path
 import ray
 from ray.experimental import internal_kv as store
 
+from ...datasets.shared import LAG
 from ...datasets.storage import make_folder, user_cache
 from .pieces import FOLDERS, Have, Piece, news
 
 SPACE = b"mutual-forcing-away"
-LAG = 5.0  # seconds after which a network's file system shows a new file
 KEPT_S = 7 * 86400.0  # how long a machine keeps what nobody fetched
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ WORLD, MOST = 2, 1
 NAN = float("nan")
 
 
-def see_three(rank: int, folder: str, metrics: Metrics) -> str:
+def see_three(rank: int, folder: str, metrics: Metrics, run_dir: str = "") -> str:
     """Two skipped steps with a good one between them, then one more: what the guard says at the end, and the weights it asked for."""
     bad = bad_step()
     asked: list[bool] = []
@@ -29,7 +30,7 @@ def see_three(rank: int, folder: str, metrics: Metrics) -> str:
         asked.append(keep)
         return bad.weights if keep else {}
 
-    guard = StepGuard(Path(folder), Path(folder), replace(bad.header.origin, rank=rank), MOST, weights)
+    guard = StepGuard(Path(folder), Path(run_dir or folder), replace(bad.header.origin, rank=rank), MOST, weights)
     for step, skipped in enumerate((True, False, True)):
         guard.see(step, metrics, skipped, bad.batch, bad.rollout)
     assert not asked
@@ -79,6 +80,19 @@ def test_a_file_that_cannot_be_written_does_not_hide_the_cause(tmp_path: Path) -
     assert "loss/fm_video not finite" in said
     assert "could not be saved (run=" in said
     assert "cannot create this folder" in said
+
+
+def test_a_machine_apart_names_the_run_folder_and_its_own(tmp_path: Path) -> None:
+    here, run = tmp_path / "here", tmp_path / "run"
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        said = see_three(0, str(here), {"loss/fm_video": NAN}, str(run))
+    finally:
+        dist.destroy_process_group()
+    (saved,) = (here / FOLDER).iterdir()
+    assert shlex.join(["mutual-forcing", "replay", str(run / FOLDER / saved.name)]) in said
+    assert f"it is in {here} of {socket.gethostname()}" in said
+    assert not run.exists()
 
 
 def test_only_losses_and_gradients_are_to_blame() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +16,7 @@ import ray
 from mutual_forcing.orchestration.chaos.acts import hold_own, kill
 from mutual_forcing.orchestration.chaos.holder import started_of
 from mutual_forcing.orchestration.chaos.targets import NOBODY, Job, Process, driver_of, job_of, on, sorted_targets, targets_of
+from mutual_forcing.orchestration.jobs.secrets import REFERENCES
 
 NODE = "a" * 56
 
@@ -94,6 +97,13 @@ def test_a_real_job_and_nobody_of_another_is_found_and_killed(victim: tuple[Job,
     while psutil.pid_exists(pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_work_knows_the_secrets_of_a_submitted_job(victim: tuple[Job, Any], tmp_path: Path) -> None:
+    """By reference, as the job's own processes: a store may ask for them."""
+    (tmp_path / "secret").write_text("canary\n")
+    job = replace(victim[0], runtime_env={"env_vars": {REFERENCES: f"MF_TEST_KEY=file:{tmp_path / 'secret'}"}})
+    assert on(job.node, job, os.getenv, "MF_TEST_KEY") == "canary"
 
 
 def test_a_driver_is_known_by_its_command(victim: tuple[Job, Any]) -> None:
