@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.ffmpeg_child import Limits, MediaError, essence, ffmpeg_path, run_ffmpeg
+from ..datasets.ffmpeg.ffmpeg_child import Limits, MediaError, essence, ffmpeg_path, run_ffmpeg
 
 FPS, RATE = 25, 48000
 HEIGHT, WIDTH, BLOCK = 64, 128, 16

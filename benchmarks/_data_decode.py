@@ -24,9 +24,9 @@ from typing import Any
 
 import ffmpeg
 
-from ..datasets.film import open_film
-from ..datasets.film_command import DecodeConfig, part_of, picture_filters, sound_filters
-from ..datasets.probe import Probe, plain_file, probe, program, source
+from ..datasets.ffmpeg.film import open_film
+from ..datasets.ffmpeg.film_command import DecodeConfig, part_of, picture_filters, sound_filters
+from ..datasets.ffmpeg.probe import Probe, plain_file, probe, program, source
 
 CLIP_S = 5  # that are read at a time
 LEAST_S = 1.0  # of ffmpeg alone: files are repeated until a round takes so long a process

@@ -16,11 +16,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from ..datasets.loader import LatentDataset, StageClips
-from ..datasets.manifest import Manifest, ShardEntry
-from ..datasets.prefetch import Ahead
-from ..datasets.shards import ClipRecord, write_shard
-from ..datasets.storage import sha256_file
+from ..datasets.format.manifest import Manifest, ShardEntry
+from ..datasets.format.shards import ClipRecord, write_shard
+from ..datasets.places.storage import sha256_file
+from ..datasets.reading.loader import LatentDataset, StageClips
+from ..datasets.reading.prefetch import Ahead
 from ..model.text import TextConfig
 from ..model.timeline import Timeline
 from ..model.types import MODALITIES, AVBatch

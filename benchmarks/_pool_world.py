@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..datasets.account import SourceLine, write_account
-from ..datasets.loader import LatentDataset
-from ..datasets.manifest import Manifest, ShardEntry
-from ..datasets.shards import ClipRecord, write_shard
-from ..datasets.storage import sha256_file
-from ..datasets.store import LocalStore
+from ..datasets.format.account import SourceLine, write_account
+from ..datasets.format.manifest import Manifest, ShardEntry
+from ..datasets.format.shards import ClipRecord, write_shard
+from ..datasets.places.storage import sha256_file
+from ..datasets.places.store import LocalStore
+from ..datasets.reading.loader import LatentDataset
 from ..model.ema import ema_decay, ema_update
 from ..model.noise import PositionalNoise, position_seed
 from ..model.objective import ObjectiveConfig

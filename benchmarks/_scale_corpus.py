@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.config import DataConfig
-from ..datasets.filters import FilterConfig
-from ..datasets.media import write_media
-from ..datasets.storage import make_folder
+from ..datasets.ffmpeg.media import write_media
+from ..datasets.places.storage import make_folder
+from ..datasets.signals.filters import FilterConfig
 
 FOLDER = 1000  # files of a folder
 FPS, RATE, SECONDS, SIDE = 24, 16000, 0.6, 32  # of the film: one clip of one chunk

@@ -20,7 +20,7 @@ def listing_seconds(count: int) -> tuple[float, float]:
     """Of `count` objects in one flat prefix: page by page, and by ranges of keys."""
     keys = [f"{PREFIX}{number:08d}.mp4" for number in range(count)]
     with _server(keys):
-        from ..datasets.prefixes import Bucket
+        from ..datasets.intake.prefixes import Bucket
 
         bucket = Bucket(BUCKET)
         next(bucket.pages(PREFIX))  # the client is made with the first request

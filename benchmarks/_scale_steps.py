@@ -18,25 +18,25 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ..datasets.account import read_account, write_account
-from ..datasets.audit import audit
-from ..datasets.clip_table import read_clips, write_clips
-from ..datasets.commit import described, line_of
 from ..datasets.config import DataConfig
-from ..datasets.growth import growth, listed
+from ..datasets.format.account import read_account, write_account
+from ..datasets.format.clip_table import read_clips, write_clips
+from ..datasets.format.manifest import MANIFEST, open_manifest
+from ..datasets.format.part_writer import PartWriter
+from ..datasets.format.parts import Item, Outcome, Part, Receipt, parts_of, receipt_of, write_receipt
+from ..datasets.format.records import ClipRecord
+from ..datasets.format.statistics import merged, statistics_of
+from ..datasets.intake.sources import source_to_json
 from ..datasets.ledger import Update, faults, read_chain, write_segment
-from ..datasets.loader import LatentDataset
-from ..datasets.look import Looked, looked_of
-from ..datasets.making import Tally, clip_id, part_row
-from ..datasets.manifest import MANIFEST, open_manifest
-from ..datasets.measuring import Codecs
-from ..datasets.notes import SurveyNotes
-from ..datasets.part_writer import PartWriter
-from ..datasets.parts import Item, Outcome, Part, Receipt, parts_of, receipt_of, write_receipt
-from ..datasets.records import ClipRecord
-from ..datasets.sources import source_to_json
-from ..datasets.statistics import merged, statistics_of
-from ..datasets.store import LocalStore, write_bytes
+from ..datasets.places.store import LocalStore, write_bytes
+from ..datasets.preparing.audit import audit
+from ..datasets.preparing.commit import described, line_of
+from ..datasets.preparing.growth import growth, listed
+from ..datasets.preparing.look import Looked, looked_of
+from ..datasets.preparing.making import Tally, clip_id, part_row
+from ..datasets.preparing.measuring import Codecs
+from ..datasets.preparing.notes import SurveyNotes
+from ..datasets.reading.loader import LatentDataset
 from ..model.codecs.dct import DctVideoCodec, VideoMoments
 from ..model.codecs.mdct import AudioMoments, MdctAudioCodec
 from ..model.text import TextConfig

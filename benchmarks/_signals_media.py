@@ -11,9 +11,9 @@ import ffmpeg
 import numpy as np
 from PIL import Image
 
-from ..datasets.ffmpeg_child import Limits, essence, ffmpeg_path, run_ffmpeg
-from ..datasets.media import DecodeConfig, decode, probe
-from ..datasets.synthetic import SyntheticConfig, make_character_clip
+from ..datasets.drawn.synthetic import SyntheticConfig, make_character_clip
+from ..datasets.ffmpeg.ffmpeg_child import Limits, essence, ffmpeg_path, run_ffmpeg
+from ..datasets.ffmpeg.media import DecodeConfig, decode, probe
 
 FPS, RATE = 24, 16000
 CLIP = 61  # frames of a clip of the demo

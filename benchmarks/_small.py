@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..datasets.storage import atomic_path
-from ..datasets.synthetic import GENERATOR, SyntheticConfig, make_character_clip
+from ..datasets.drawn.synthetic import GENERATOR, SyntheticConfig, make_character_clip
+from ..datasets.places.storage import atomic_path
 from ..model.codecs.dct import DctVideoCodec, DctVideoConfig, VideoMoments
 from ..model.codecs.mdct import AudioMoments, MdctAudioCodec, MdctAudioConfig
 from ..model.text import TextConfig, Word, make_controls

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from torch import Tensor
 
-from ..datasets.sync import lagged_correlation, mouth_signal, voice_envelope
+from ..datasets.drawn.sync import lagged_correlation, mouth_signal, voice_envelope
 from ..model.codecs.dct import DctVideoCodec, to_uint8
 from ..model.codecs.mdct import MdctAudioCodec
 from ..model.trunk import TransformerConfig

@@ -10,9 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ..orchestration.opened_model import OpenedModel
-    from ..orchestration.stream_request import Asked
-    from ..orchestration.viewer_batches import Batches
+    from ..orchestration.generation.opened_model import OpenedModel
+    from ..orchestration.serving.stream_request import Asked
+    from ..orchestration.serving.viewer_batches import Batches
 
 Row = dict[str, Any]
 COUNTS = (1, 2, 4, 8)
@@ -29,9 +29,9 @@ def viewers(model: OpenedModel, seconds: float, mode: str, moves: int | None, co
     """
     import numpy as np
 
-    from ..orchestration.serve_limits import Limits
-    from ..orchestration.stream_request import Asked
-    from ..orchestration.viewer_batches import Batches
+    from ..orchestration.serving.limits import Limits
+    from ..orchestration.serving.stream_request import Asked
+    from ..orchestration.serving.viewer_batches import Batches
 
     record, noise = model.record, np.random.default_rng(0)
     picture = noise.integers(0, 256, (record.height, record.width, 3), np.uint8)

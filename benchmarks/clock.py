@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.ffmpeg_child import MediaError
-from ..datasets.film import open_film
-from ..datasets.film_command import DecodeConfig
-from ..datasets.probe import Probe, probe
+from ..datasets.ffmpeg.ffmpeg_child import MediaError
+from ..datasets.ffmpeg.film import open_film
+from ..datasets.ffmpeg.film_command import DecodeConfig
+from ..datasets.ffmpeg.probe import Probe, probe
 from ._clock_clips import BITS, FORMATS, RATE, VARIANTS, Due, Format, Variant, click, due_in, make_clip, read_numbers
 
 CONFIG = DecodeConfig(fps=1000, width=64, height=32, sample_rate=RATE)

@@ -27,14 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.config import DataConfig
-from ..datasets.encoders import LocalEncoder, OpenEncoder
-from ..datasets.ffmpeg_child import ffmpeg_path
-from ..datasets.inputs import sources_of
-from ..datasets.making import MakePart
-from ..datasets.measuring import Codecs, Measure, fit, unpack_moments
-from ..datasets.parts import Item, Part
-from ..datasets.sources import source_to_json
-from ..datasets.synthetic import SyntheticConfig, write_corpus
+from ..datasets.drawn.synthetic import SyntheticConfig, write_corpus
+from ..datasets.encoding.encoders import LocalEncoder, OpenEncoder
+from ..datasets.ffmpeg.ffmpeg_child import ffmpeg_path
+from ..datasets.format.parts import Item, Part
+from ..datasets.intake.inputs import sources_of
+from ..datasets.intake.sources import source_to_json
+from ..datasets.preparing.making import MakePart
+from ..datasets.preparing.measuring import Codecs, Measure, fit, unpack_moments
 from ._data_decode import cpu_s, decode_ratio
 from ._loader import measure_loader
 

@@ -38,7 +38,7 @@ def characters(count: int, first: int = 0) -> list[EvalClip]:
 
 @cache
 def _character(number: int) -> EvalClip:
-    from ..datasets.synthetic import SyntheticConfig, make_character_clip
+    from ..datasets.drawn.synthetic import SyntheticConfig, make_character_clip
     from ..workers.evaluation.clip import EvalClip
 
     c = make_character_clip(SyntheticConfig(seconds=SECONDS, fps=FPS, sample_rate=RATE, seed=SEED), number)

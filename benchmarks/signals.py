@@ -36,7 +36,7 @@ LEVELS = (0.0, 0.5, 0.8, 0.95, 1.001)
 
 def scenes(media: Path | None, quick: bool) -> Table:
     """Changes of scene, found to the frame, of films that were put together here."""
-    from ..datasets.scenes import SceneConfig, scene_starts
+    from ..datasets.signals.scenes import SceneConfig, scene_starts
     from ._signals_media import ANIMALS, FPS, TALKING, UNKNOWN, characters, films, real
 
     pool = characters(6 if quick else 12, 3.0)
@@ -55,7 +55,7 @@ def scenes(media: Path | None, quick: bool) -> Table:
 
 def faces(media: Path | None, quick: bool) -> Table:
     """Share of pictures with a face, of one in a quarter of a second."""
-    from ..datasets.faces import FaceConfig, face_track
+    from ..datasets.signals.faces import FaceConfig, face_track
     from ._signals_media import ANIMALS, FPS, TALKING, UNKNOWN, characters, real
 
     sets = [(m, side) for side in ((64, 192) if not quick else (64,)) for m in _joined(characters(4 if quick else 24, 2.0, side))]
@@ -106,8 +106,8 @@ def _with_voice(seen: Material, heard: Material) -> Material:
 def _lag_rows(name: str, clips: list[Material], related: bool = True) -> Table:
     import numpy as np
 
-    from ..datasets.faces import FaceConfig, face_track
-    from ..datasets.lag import LagConfig, face_lag, refuse_late
+    from ..datasets.signals.faces import FaceConfig, face_track
+    from ..datasets.signals.lag import LagConfig, face_lag, refuse_late
     from ._signals_media import FPS, RATE
 
     found, wanted, late = [], LagConfig(max_av_lag_ms=GATE_MS), {0: [0, 0], 200: [0, 0]}
@@ -145,7 +145,7 @@ def duplicates(media: Path | None, quick: bool) -> Table:
     """Copies that are found, by how they were made; pairs of other clips that are taken for copies."""
     from itertools import combinations
 
-    from ..datasets.duplicates import fingerprint, first_near, near
+    from ..datasets.signals.duplicates import fingerprint, first_near, near
     from ._signals_media import ANIMALS, COPIES, RATE, SEED, TALKING, UNKNOWN, characters, copy_of, real
 
     clips = characters(4 if quick else 12, 2.5, 192)
@@ -172,11 +172,11 @@ def cost(media: Path | None, quick: bool) -> Table:
     import numpy as np
     from PIL import Image
 
-    from ..datasets.duplicates import fingerprint
-    from ..datasets.faces import FaceConfig, face_track
-    from ..datasets.lag import face_lag, onset_lag
-    from ..datasets.measures import measure
-    from ..datasets.scenes import SceneConfig, scene_starts
+    from ..datasets.signals.duplicates import fingerprint
+    from ..datasets.signals.faces import FaceConfig, face_track
+    from ..datasets.signals.lag import face_lag, onset_lag
+    from ..datasets.signals.measures import measure
+    from ..datasets.signals.scenes import SceneConfig, scene_starts
     from ._signals_media import FPS, RATE, characters
 
     small = characters(1, 61 / 24)[0]

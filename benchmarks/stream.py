@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ._stream_viewers import viewers
 
 if TYPE_CHECKING:
-    from ..orchestration.opened_model import OpenedModel
+    from ..orchestration.generation.opened_model import OpenedModel
 
 Figures = dict[str, Any]
 SECONDS, QUICK_SECONDS = 600.0, 30.0
@@ -47,9 +47,9 @@ def alone(model: OpenedModel, seconds: float, mode: str, moves: int | None) -> F
     import psutil
     import torch
 
-    from ..datasets.media_stream import MediaStream
-    from ..orchestration.generating import format_of
-    from ..orchestration.playing import Playing, Prompt
+    from ..datasets.ffmpeg.media_stream import MediaStream
+    from ..orchestration.generation.generating import format_of
+    from ..orchestration.generation.playing import Playing, Prompt
 
     record, clock = model.record, model.record.timeline
     chunks = max(20, round(seconds / float(clock.chunk)))
@@ -102,8 +102,8 @@ def random_model(device: str) -> OpenedModel:
     import torch
 
     from ..model.presets import Preset
+    from ..orchestration.generation.opened_model import OpenedModel
     from ..orchestration.model_record import ModelRecord
-    from ..orchestration.opened_model import OpenedModel
     from ..orchestration.recipes import recipe
     from ._decoding import embedded
     from ._streams import Case, Stage
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     import torch
 
-    from ..orchestration.opened_model import device_named, open_model
+    from ..orchestration.generation.opened_model import device_named, open_model
 
     parts = [name.strip() for name in options.only.split(",") if name.strip()] or list(PARTS)
     if unknown := [name for name in parts if name not in PARTS]:

@@ -30,7 +30,7 @@ import psutil
 import torch
 from torch import nn
 
-from ..datasets.loader import LatentDataset
+from ..datasets.reading.loader import LatentDataset
 from ..model.ema import ema_decay, ema_update
 from ..model.losses import Models, flow_matching
 from ..model.noise import PositionalNoise, position_seed

@@ -13,12 +13,12 @@ from typing import Any
 from ..model.codecs.registry import VIDEO
 from ..model.codecs.shape import audio_shape, is_pretrained, video_shape
 from .config import DataConfig
-from .lock import locked
-from .manifest import MANIFEST, Manifest, read_manifest
-from .members import Member, folder_of, members_of, parse_mix, write_members
+from .format.manifest import MANIFEST, Manifest, read_manifest
+from .places.lock import locked
+from .places.storage import atomic_path, local_path, make_folder
+from .places.store import is_remote, store_of
 from .progress import Progress, silent
-from .storage import atomic_path, local_path, make_folder
-from .store import is_remote, store_of
+from .reading.members import Member, folder_of, members_of, parse_mix, write_members
 from .transfer import beside, fetch_beside, fetch_dataset, remote_manifest, told
 
 SIZES = ("clip_chunks", "width", "height")

@@ -10,18 +10,18 @@ from ..model.codecs.dct import DctVideoConfig
 from ..model.codecs.mdct import MdctAudioConfig
 from ..model.timeline import Timeline
 from ..model.types import MODALITIES
-from .actor_pool import PoolConfig as EncodersConfig
-from .captions import CaptionConfig
-from .duplicates import DuplicateConfig
-from .faces import FaceConfig
-from .filters import FilterConfig
-from .lag import LagConfig
-from .media import DecodeConfig
-from .members import parse_mix
-from .pretrained_codecs import PretrainedConfig
-from .scenes import SceneConfig
-from .synthetic import LIMITS
-from .transcribe import TranscribeConfig
+from .drawn.synthetic import LIMITS
+from .encoding.actor_pool import PoolConfig as EncodersConfig
+from .encoding.pretrained_codecs import PretrainedConfig
+from .ffmpeg.media import DecodeConfig
+from .reading.members import parse_mix
+from .signals.duplicates import DuplicateConfig
+from .signals.faces import FaceConfig
+from .signals.filters import FilterConfig
+from .signals.lag import LagConfig
+from .signals.scenes import SceneConfig
+from .words.captions import CaptionConfig
+from .words.transcribe import TranscribeConfig
 
 NOT_SHAPING = ("media", "stream_shuffle", "prepared", "mix", "cache_gb", "pool", "encoders", "pretrained", "transcribe", "caption")
 

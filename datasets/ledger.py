@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .store import Store, write_bytes
+from .places.store import Store, write_bytes
 
 NAME = re.compile(r"[a-z0-9-]+/ledger/[0-9a-z-]+\.jsonl")
 LIMIT = 2**30  # bytes of a segment that is read at all

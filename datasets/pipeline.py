@@ -21,33 +21,33 @@ from typing import Any
 from ..model.codecs.shape import is_pretrained
 from ..model.noise import position_seed
 from ..model.types import MODALITIES
-from .account import SOURCES, SourceLine, read_account, write_lines
 from .adopt import adopt, taken_over
-from .clip_table import clips_in, measures_in, write_rows
-from .commit import counted_anew, described, lines_of, rows_of
 from .config import DataConfig, first_difference
-from .encoders import clip_encoder
-from .growth import TWIN, Again, drawn, first_of, growth, listed
-from .inputs import sources_of
-from .look import Look, Looked, Row, looked_of
-from .making import MakePart, part_row
-from .manifest import MANIFEST, Manifest, open_manifest, read_manifest
-from .measuring import Codecs, Measure, Measured, fit, unpack_moments
-from .notes import SurveyNotes
-from .outputs import Hold, opened, refuse_nesting
-from .parts import Item, Part, Receipts, clear, finished, parts_of
-from .pictures import draw_contact_sheet
-from .pretrained_codecs import describe_pretrained, require_same, require_settings
+from .drawn.synthetic import SyntheticConfig, write_corpus
+from .encoding.encoders import clip_encoder
+from .encoding.pretrained_codecs import describe_pretrained, require_same, require_settings
+from .format.account import SOURCES, SourceLine, read_account, write_lines
+from .format.clip_table import clips_in, measures_in, write_rows
+from .format.manifest import MANIFEST, Manifest, open_manifest, read_manifest
+from .format.parts import Item, Part, Receipts, clear, finished, parts_of
+from .intake.inputs import sources_of
+from .intake.sources import Source, file_of, source_to_json
+from .places.scratch import Scratch
+from .places.storage import local_path, make_folder
+from .places.store import Store, below, is_remote, write_bytes
+from .preparing.commit import counted_anew, described, lines_of, rows_of
+from .preparing.growth import TWIN, Again, drawn, first_of, growth, listed
+from .preparing.look import Look, Looked, Row, looked_of
+from .preparing.making import MakePart, part_row
+from .preparing.measuring import Codecs, Measure, Measured, fit, unpack_moments
+from .preparing.notes import SurveyNotes
+from .preparing.outputs import Hold, opened, refuse_nesting
+from .preparing.scribing import identities
+from .preparing.shared import apart
+from .preparing.spread import Rows, spread
+from .preparing.trials import UNWATCHED, trials
 from .progress import Progress, silent
-from .scratch import Scratch
-from .scribing import identities
-from .shared import apart
-from .sources import Source, file_of, source_to_json
-from .spread import Rows, spread
-from .storage import local_path, make_folder
-from .store import Store, below, is_remote, write_bytes
-from .synthetic import SyntheticConfig, write_corpus
-from .trials import UNWATCHED, trials
+from .views.pictures import draw_contact_sheet
 
 TOGETHER = 4  # parts of a task
 MOST_ASKED = 1000  # folders of sources, of which other machines are asked

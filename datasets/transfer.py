@@ -15,12 +15,12 @@ from fractions import Fraction
 from hashlib import sha256
 from pathlib import Path
 
-from .lock import alone
-from .manifest import MANIFEST, SHARD, SHEET, Manifest, ShardEntry, open_manifest, read_manifest
-from .members import Member, digits_of, folder_of, members_of, write_members
+from .format.manifest import MANIFEST, SHARD, SHEET, Manifest, ShardEntry, open_manifest, read_manifest
+from .places.lock import alone
+from .places.storage import atomic_path, make_folder, sha256_file, user_cache
+from .places.store import NO_BUCKET, NoBucket, Store, store_of
 from .progress import Progress, silent
-from .storage import atomic_path, make_folder, sha256_file, user_cache
-from .store import NO_BUCKET, NoBucket, Store, store_of
+from .reading.members import Member, digits_of, folder_of, members_of, write_members
 
 MAX_MANIFEST = 64 * 2**20  # bytes; a shard takes about 150 of them
 MAX_BESIDE = 2**30

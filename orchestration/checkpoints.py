@@ -7,12 +7,12 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from ..datasets.format.manifest import MANIFEST
 from ..datasets.ledger import Update, consumed, faults, head_of, read_chain
-from ..datasets.loader import LatentDataset
-from ..datasets.lock import locked
-from ..datasets.manifest import MANIFEST
-from ..datasets.storage import local_path, make_folder, sha256_file, write_json
-from ..datasets.store import LocalStore, Store, below, is_remote, store_of
+from ..datasets.places.lock import locked
+from ..datasets.places.storage import local_path, make_folder, sha256_file, write_json
+from ..datasets.places.store import LocalStore, Store, below, is_remote, store_of
+from ..datasets.reading.loader import LatentDataset
 from ..model.types import MODALITIES
 from ..workers.checkpoint import Checkpoint, Found, found_in, newest
 from ..workers.loop_config import StageConfig

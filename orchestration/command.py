@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
+from ..datasets.places.store import NoBucket
 from ..datasets.redaction import without_secrets
-from ..datasets.store import NoBucket
 from .progress import plain_console, printable
 
 console = plain_console(stderr=True)

@@ -14,8 +14,8 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from ..datasets.config import DataConfig
+from ..datasets.places.store import is_remote
 from ..datasets.redaction import NO_USER, has_user, redacted
-from ..datasets.store import is_remote
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig
 from ..model.trunk import TransformerConfig

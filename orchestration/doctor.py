@@ -55,7 +55,7 @@ def examine() -> dict[str, Any]:
 def _ffmpeg() -> tuple[str | None, str | None, str]:
     """Path and version of the ffmpeg that is used, or the reason why none is."""
     try:
-        from ..datasets.ffmpeg_child import MediaError, ffmpeg_path
+        from ..datasets.ffmpeg.ffmpeg_child import MediaError, ffmpeg_path
     except ImportError as error:
         return None, None, f"{error.name}: not installed, and it brings ffmpeg"
     try:

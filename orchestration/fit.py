@@ -18,8 +18,8 @@ from ray.exceptions import RayError
 from ray.train import TrainingFailedError
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
+from ..datasets.places.storage import make_folder
 from ..datasets.progress import Progress
-from ..datasets.storage import make_folder
 from ..workers.checkpoint import found_in, is_finished
 from ..workers.loop_config import Process, TrainLoopConfig
 from ..workers.notice import no_notice

@@ -16,27 +16,27 @@ from typing import Any
 import ray.train
 
 from ..datasets.adopt import adopt_mix
-from ..datasets.lock import locked
-from ..datasets.manifest import MANIFEST
-from ..datasets.members import members_of
+from ..datasets.format.manifest import MANIFEST
 from ..datasets.pipeline import prepare
+from ..datasets.places.lock import locked
+from ..datasets.places.storage import make_folder, write_json
+from ..datasets.places.store import is_remote
 from ..datasets.progress import Progress
+from ..datasets.reading.members import members_of
 from ..datasets.redaction import redacted, without_secrets
-from ..datasets.storage import make_folder, write_json
-from ..datasets.store import is_remote
 from ..datasets.transfer import source_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import is_finished
 from .config import RunConfig
-from .course import course_of, is_left
+from .evaluation.course import course_of, is_left
 from .fit import fit
+from .generation.samples import make_samples, open_generator
 from .mirror import mirrored
 from .preflight import awaited, examine, in_one_line
-from .report import build_report
+from .report.page import build_report
 from .restore import MOVED, restore
 from .run_folder import JOB_REMOTE, JOB_RUN, NOTE, RUN, require_ours, shown_files
 from .run_record import claim, loop_config
-from .samples import make_samples, open_generator
 from .session import ray_session, uninterrupted
 from .shared_folder import require_shared
 from .spool_watcher import Say

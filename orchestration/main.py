@@ -14,12 +14,12 @@ from rich.text import Text
 from .chaos.command import chaos
 from .checkpoint_verbs import audit, checkpoint_app
 from .command import NOTHING_KEPT, Debug, Json, Set, console, print_record, print_version, run_verb
-from .data_commands import data_app
-from .evaluation_command import evaluate
+from .data.commands import data_app
+from .evaluation.command import evaluate
 from .jobs.command import logs, resume, status, stop, submit
 from .planning.command import plan
 from .progress import plain_console, printable
-from .serve_command import serve
+from .serving.command import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data_app, name="data")
@@ -71,7 +71,7 @@ def train(
 
     def run() -> None:
         nonlocal stands
-        from ..datasets.storage import local_path
+        from ..datasets.places.storage import local_path
         from . import launch
         from .progress import Terminal
         from .runs import configured, default_run_dir
@@ -136,10 +136,10 @@ def generate(
     failed: dict[str, str] = {}
 
     def work() -> None:
-        from .generating import STANDARD_OUTPUT, generate_clip
+        from .generation.generating import STANDARD_OUTPUT, generate_clip
+        from .generation.prompts import Wishes
+        from .generation.provenance import PUBLIC_KEY, Marks
         from .progress import Terminal
-        from .prompts import Wishes
-        from .provenance import PUBLIC_KEY, Marks
 
         marks = Marks(watermark, watermark_key or PUBLIC_KEY, c2pa_chain, c2pa_key)
         wishes = Wishes(caption, transcript, text, first_frame, like, onward, seconds, seed, mode, moves, guidance)
@@ -147,7 +147,7 @@ def generate(
             if batch is None:
                 record = generate_clip(checkpoint, out, wishes, set_ or [], device, terminal.progress, terminal.warn, marks)
             else:
-                from .batch import generate_batch
+                from .generation.batch import generate_batch
 
                 record = generate_batch(checkpoint, batch, out, wishes, set_ or [], device, actors, terminal.progress, marks)
                 failed.update(record["failed"])
@@ -166,8 +166,8 @@ def detect(
     """Say whether a film tells that it is generated: by its tag, a watermark, or Content Credentials."""
 
     def work() -> None:
-        from .provenance import PUBLIC_KEY
-        from .provenance import detect as found_in
+        from .generation.provenance import PUBLIC_KEY
+        from .generation.provenance import detect as found_in
 
         record = found_in(file, watermark_key or PUBLIC_KEY)
         if not as_json:
@@ -185,10 +185,10 @@ def report(run: Annotated[str, typer.Argument(help="Run folder, or the remote.ur
     """Write the run's report.html again from what the run folder holds."""
 
     def work() -> None:
-        from ..datasets.storage import local_path
-        from ..datasets.store import is_remote
+        from ..datasets.places.storage import local_path
+        from ..datasets.places.store import is_remote
         from .progress import Terminal
-        from .report import build_report
+        from .report.page import build_report
         from .restore import report_again
 
         with Terminal(console) as terminal:
@@ -208,7 +208,7 @@ def replay(
     """Compute a skipped step again, and name the first thing in it that is not finite."""
 
     def run() -> None:
-        from ..datasets.storage import local_path
+        from ..datasets.places.storage import local_path
         from .replay import as_record, replay_file
 
         path = local_path("file", file)

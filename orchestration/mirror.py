@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..datasets.manifest import MANIFEST
+from ..datasets.format.manifest import MANIFEST
+from ..datasets.places.scratch import Scratch
+from ..datasets.places.store import Store, below, store_of
 from ..datasets.redaction import without_secrets
-from ..datasets.scratch import Scratch
-from ..datasets.store import Store, below, store_of
-from ..datasets.stream_account import STREAMED
+from ..datasets.streamed.stream_account import STREAMED
 from ..datasets.transfer import send_dataset
 from ..workers.checkpoint_writer import one_line
 from .run_folder import COURSE, RUN

@@ -10,11 +10,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..datasets.account import SourceLine, read_account
-from ..datasets.loader import LatentDataset
-from ..datasets.manifest import Manifest
-from ..datasets.members import members_of
-from ..datasets.sidecars import LICENCE
+from ..datasets.format.account import SourceLine, read_account
+from ..datasets.format.manifest import Manifest
+from ..datasets.intake.sidecars import LICENCE
+from ..datasets.reading.loader import LatentDataset
+from ..datasets.reading.members import members_of
 from ..model.objective import ObjectiveConfig
 from ..model.text import TextConfig
 from ..model.timeline import Timeline

@@ -20,19 +20,19 @@ from urllib.parse import urlsplit
 
 import torch
 
-from ..datasets.actor_pool import PoolConfig as EncodersConfig
 from ..datasets.adopt import prepared_dataset
-from ..datasets.inputs import sources_of
-from ..datasets.members import parse_mix
+from ..datasets.encoding.actor_pool import PoolConfig as EncodersConfig
+from ..datasets.intake.inputs import sources_of
+from ..datasets.places.store import Store, is_remote, store_of
+from ..datasets.places.writable import require_writable
+from ..datasets.reading.members import parse_mix
 from ..datasets.redaction import redacted
-from ..datasets.store import Store, is_remote, store_of
-from ..datasets.writable import require_writable
 from ..workers.checkpoint import OtherFormat, is_finished, newest
 from ..workers.pretrained import find_pretrained
 from .actor_options import taken
 from .config import RunConfig
 from .course_config import CourseConfig
-from .examiner import best_figure
+from .evaluation.examiner import best_figure
 from .machine import free_memory_gb
 from .planning.loads import chosen, load
 from .planning.memory import Load, peak, trained

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..datasets.config import DataConfig
-from ..datasets.pretrained_codecs import PretrainedConfig
+from ..datasets.encoding.pretrained_codecs import PretrainedConfig
 from ..model.codecs.dct import DctVideoConfig
 from ..model.codecs.mdct import MdctAudioConfig
 from ..model.execution import ExecutionConfig

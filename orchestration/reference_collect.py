@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..datasets.storage import atomic_path
+from ..datasets.places.storage import atomic_path
 from .config import RunConfig
 from .recipes import recipe
 from .reference import FOLDER, config_of, part_means, unlike
-from .report_losses import DIRECTIONS, LOSSES
+from .report.losses import DIRECTIONS, LOSSES
 from .run_reader import Entry, StageMetrics, UnavailableError, read_metrics, read_run
 
 DIGITS = 5  # of every mean: a seed moves the third

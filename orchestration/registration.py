@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..datasets.manifest import MANIFEST
-from ..datasets.storage import local_path, read_json, sha256_file
+from ..datasets.format.manifest import MANIFEST
+from ..datasets.places.storage import local_path, read_json, sha256_file
 from .run_folder import RUN
 from .tracking import register
 

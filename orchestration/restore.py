@@ -6,15 +6,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..datasets.lock import locked
-from ..datasets.manifest import MANIFEST, open_manifest
+from ..datasets.format.manifest import MANIFEST, open_manifest
+from ..datasets.places.lock import locked
+from ..datasets.places.scratch import Scratch
+from ..datasets.places.storage import atomic_path, make_folder, read_json, write_json
+from ..datasets.places.store import Store, below, is_remote, safe, store_of
 from ..datasets.progress import Progress, silent
-from ..datasets.scratch import Scratch
-from ..datasets.storage import atomic_path, make_folder, read_json, write_json
-from ..datasets.store import Store, below, is_remote, safe, store_of
 from ..datasets.transfer import beside, fetch_dataset, told
 from .mirror import FOLDERS, RemoteConfig
-from .report import build_report
+from .report.page import build_report
 from .run_folder import RESTORING, RUN, require_ours
 
 MOVED = "moved"  # in a run's record: another machine began it

@@ -17,7 +17,7 @@ import torch.distributed as dist
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..datasets.order import rank_positions
+from ..datasets.reading.order import rank_positions
 from ..model.types import Rollout
 from ..workers.rollout_actor import RolloutActor
 from ..workers.wire import Snapshot, rollout_from_arrays

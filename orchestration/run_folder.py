@@ -8,8 +8,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..datasets.lock import LOCK
-from ..datasets.storage import write_json
+from ..datasets.places.lock import LOCK
+from ..datasets.places.storage import write_json
 
 RUN = "run.json"
 JOB_RUN, JOB_REMOTE = "mutual_forcing.run", "mutual_forcing.remote"  # what Ray keeps of a run's job: its folder, and remote.uri

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..datasets.pipeline import require_unchanged
-from ..datasets.storage import read_json, write_json
+from ..datasets.places.storage import read_json, write_json
 from ..model.types import MODALITIES
 from ..workers.loop_config import TrainLoopConfig
 from .config import RunConfig, from_tree

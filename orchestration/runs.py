@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..datasets.storage import local_path, read_json
-from ..datasets.store import is_remote
+from ..datasets.places.storage import local_path, read_json
+from ..datasets.places.store import is_remote
 from .config import RunConfig, with_settings
 from .recipes import recipe
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..datasets.shared import unseen
-from ..datasets.store import is_remote
+from ..datasets.places.store import is_remote
+from ..datasets.preparing.shared import unseen
 from .actor_options import taken
 from .config import RunConfig
 from .preflight import reserved

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..datasets.store import Store
+from ..datasets.places.store import Store
 from ..workers.checkpoint import is_finished, stage_record
 from .spool_reader import step_of
 

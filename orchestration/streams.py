@@ -21,18 +21,18 @@ from ray.data import Dataset, ExecutionOptions, ExecutionResources
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..datasets.account import read_account
-from ..datasets.encoders import clip_encoder
-from ..datasets.growth import listed
-from ..datasets.manifest import MANIFEST, Manifest, open_manifest
+from ..datasets.encoding.encoders import clip_encoder
+from ..datasets.format.account import read_account
+from ..datasets.format.manifest import MANIFEST, Manifest, open_manifest
+from ..datasets.intake.sources import Source
 from ..datasets.pipeline import draw_characters
+from ..datasets.places.store import store_of
+from ..datasets.preparing.growth import listed
+from ..datasets.preparing.trials import trials
 from ..datasets.progress import Progress
-from ..datasets.sources import Source
-from ..datasets.store import store_of
-from ..datasets.stream_account import STREAMED, StreamAccount, Told
-from ..datasets.streamed_clips import Passes
-from ..datasets.streaming import HeldOut, StreamSource, blocks, stream
-from ..datasets.trials import trials
+from ..datasets.streamed.stream_account import STREAMED, StreamAccount, Told
+from ..datasets.streamed.streamed_clips import Passes
+from ..datasets.streamed.streaming import HeldOut, StreamSource, blocks, stream
 from ..workers.loop_config import TrainLoopConfig
 from .config import RunConfig
 from .preflight import cpus_left

@@ -30,9 +30,9 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from ..datasets.fault_switch import may_fail, tracker_of
+from ..datasets.places.fault_switch import may_fail, tracker_of
+from ..datasets.places.storage import sha256_file
 from ..datasets.redaction import redacted
-from ..datasets.storage import sha256_file
 from .run_folder import EVALUATED, kept_key
 from .spool_reader import SpoolReader
 from .tracking_calls import Calls, first_line, unreachable

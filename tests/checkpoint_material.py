@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mutual_forcing.datasets.ledger import Update
-from mutual_forcing.datasets.store import Store, store_of
+from mutual_forcing.datasets.places.store import Store, store_of
 from mutual_forcing.workers.checkpoint import folder_of
 from mutual_forcing.workers.checkpoint_writer import CheckpointWriter, Share, State
 from mutual_forcing.workers.pieces import shapes_of, whole_pieces

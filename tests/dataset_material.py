@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mutual_forcing.datasets.account import SourceLine, write_account
-from mutual_forcing.datasets.clip_table import ClipRow, write_clips
 from mutual_forcing.datasets.config import DataConfig
-from mutual_forcing.datasets.making import clip_id
-from mutual_forcing.datasets.manifest import Manifest, ShardEntry
-from mutual_forcing.datasets.shards import ClipRecord, write_shard
-from mutual_forcing.datasets.storage import sha256_file
-from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.datasets.format.account import SourceLine, write_account
+from mutual_forcing.datasets.format.clip_table import ClipRow, write_clips
+from mutual_forcing.datasets.format.manifest import Manifest, ShardEntry
+from mutual_forcing.datasets.format.shards import ClipRecord, write_shard
+from mutual_forcing.datasets.places.storage import sha256_file
+from mutual_forcing.datasets.places.store import LocalStore
+from mutual_forcing.datasets.preparing.making import clip_id
 
 CONFIG = DataConfig()
 

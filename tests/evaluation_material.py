@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mutual_forcing.datasets.media import DecodeConfig, decode, probe
-from mutual_forcing.datasets.synthetic import SyntheticConfig, make_character_clip
+from mutual_forcing.datasets.drawn.synthetic import SyntheticConfig, make_character_clip
+from mutual_forcing.datasets.ffmpeg.media import DecodeConfig, decode, probe
 from mutual_forcing.workers.evaluation.clip import EvalClip
 
 FPS, RATE = 24.0, 16000

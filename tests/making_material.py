@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mutual_forcing.datasets.config import DataConfig
-from mutual_forcing.datasets.encoders import LocalEncoder, OpenEncoder
-from mutual_forcing.datasets.inputs import sources_of
-from mutual_forcing.datasets.look import Look, Looked, looked_of
-from mutual_forcing.datasets.making import MakePart
-from mutual_forcing.datasets.measuring import Codecs, Measure, fit, unpack_moments
-from mutual_forcing.datasets.parts import Item, Part, Receipt
-from mutual_forcing.datasets.sources import Source, source_to_json
+from mutual_forcing.datasets.encoding.encoders import LocalEncoder, OpenEncoder
+from mutual_forcing.datasets.format.parts import Item, Part, Receipt
+from mutual_forcing.datasets.intake.inputs import sources_of
+from mutual_forcing.datasets.intake.sources import Source, source_to_json
+from mutual_forcing.datasets.preparing.look import Look, Looked, looked_of
+from mutual_forcing.datasets.preparing.making import MakePart
+from mutual_forcing.datasets.preparing.measuring import Codecs, Measure, fit, unpack_moments
 
 
 def source_at(path: Path, **given: Any) -> Source:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from mutual_forcing.orchestration.opened_model import OpenedModel, open_model
-from mutual_forcing.orchestration.playing import Chunk, Playing, Prompt
+from mutual_forcing.orchestration.generation.opened_model import OpenedModel, open_model
+from mutual_forcing.orchestration.generation.playing import Chunk, Playing, Prompt
 
 
 def lively(checkpoint: Path) -> OpenedModel:

@@ -17,7 +17,7 @@ import psutil
 from number_actor import NumberActor, NumberPlan, Numbers, rollout_of
 from ray import cloudpickle
 
-from mutual_forcing.datasets.order import rank_positions
+from mutual_forcing.datasets.reading.order import rank_positions
 from mutual_forcing.orchestration.rollout_pool import RolloutClient, start_pool
 from mutual_forcing.orchestration.rollouts_config import RolloutsConfig
 from mutual_forcing.workers.rollout_actor import RolloutActor, RolloutActorConfig

@@ -8,15 +8,15 @@ from pathlib import Path
 from checkpoint_material import save_stage
 from making_material import fitted, look, make
 
-from mutual_forcing.datasets.account import write_account
-from mutual_forcing.datasets.clip_table import write_clips
-from mutual_forcing.datasets.commit import described, line_of
-from mutual_forcing.datasets.inputs import sources_of
-from mutual_forcing.datasets.parts import clear
+from mutual_forcing.datasets.format.account import write_account
+from mutual_forcing.datasets.format.clip_table import write_clips
+from mutual_forcing.datasets.format.parts import clear
+from mutual_forcing.datasets.intake.inputs import sources_of
 from mutual_forcing.datasets.pipeline import draw_characters
+from mutual_forcing.datasets.places.storage import write_json
+from mutual_forcing.datasets.places.store import LocalStore
+from mutual_forcing.datasets.preparing.commit import described, line_of
 from mutual_forcing.datasets.progress import silent
-from mutual_forcing.datasets.storage import write_json
-from mutual_forcing.datasets.store import LocalStore
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig
 from mutual_forcing.orchestration.recipes import recipe

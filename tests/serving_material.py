@@ -12,12 +12,12 @@ from http.client import HTTPConnection, HTTPResponse
 from typing import Any
 from urllib.parse import urlsplit
 
-from mutual_forcing.orchestration.http_server import Server, address_of, listen
-from mutual_forcing.orchestration.opened_model import OpenedModel
-from mutual_forcing.orchestration.serve_api import serve_app
-from mutual_forcing.orchestration.serve_guard import GuardConfig
-from mutual_forcing.orchestration.serve_limits import Limits
-from mutual_forcing.orchestration.studio import LocalStudio
+from mutual_forcing.orchestration.generation.opened_model import OpenedModel
+from mutual_forcing.orchestration.serving.api import serve_app
+from mutual_forcing.orchestration.serving.guard import GuardConfig
+from mutual_forcing.orchestration.serving.http_server import Server, address_of, listen
+from mutual_forcing.orchestration.serving.limits import Limits
+from mutual_forcing.orchestration.serving.studio import LocalStudio
 
 
 @dataclass(frozen=True)

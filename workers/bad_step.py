@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..datasets.storage import atomic_path, make_folder
+from ..datasets.places.storage import atomic_path, make_folder
 from ..model.objective import ObjectiveConfig
 from ..model.timeline import Layout, Timeline
 from ..model.trunk import TransformerConfig

@@ -29,8 +29,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..datasets.ledger import head_of, read_chain
-from ..datasets.storage import sha256_file
-from ..datasets.store import Store
+from ..datasets.places.storage import sha256_file
+from ..datasets.places.store import Store
 from .pieces import Source
 
 FORMAT = 2

@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..datasets.ledger import Head, Update, head_of, write_segment
+from ..datasets.places.storage import sha256_file
+from ..datasets.places.store import Store, write_bytes
 from ..datasets.redaction import without_secrets
-from ..datasets.storage import sha256_file
-from ..datasets.store import Store, write_bytes
 from .checkpoint import COMMIT, FORMAT, MANIFEST, ROLLOUTS, Checkpoint, absent_from, folder_of, found_in
 from .pieces import Piece, Shapes
 from .retention import CheckpointConfig, Superseded, prune, require_turn

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..datasets.store import Store, store_of
-from ..datasets.streamed_clips import Passes
+from ..datasets.places.store import Store, store_of
+from ..datasets.streamed.streamed_clips import Passes
 from ..datasets.transfer import DataSource
 from ..model.execution import ExecutionConfig
 from ..model.objective import ObjectiveConfig

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..datasets.storage import atomic_path
+from ..datasets.places.storage import atomic_path
 
 WAITING = 10_000  # lines that are kept while they cannot be written; then the oldest go
 PAUSE = 10.0  # seconds between two attempts to begin the file, which copies what is kept of it

@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from ..datasets.storage import local_path
-from ..datasets.store import store_of
+from ..datasets.places.storage import local_path
+from ..datasets.places.store import store_of
 from ..model.blocks import BranchConfig
 from ..model.pretrained import Copy, check, fill, same_names
 from ..model.timeline import Timeline

@@ -10,7 +10,7 @@ import json
 import platform
 from collections.abc import Callable
 
-from ..datasets.store import Store
+from ..datasets.places.store import Store
 from .checkpoint import COMMIT, Checkpoint, Missing, OtherFormat, found_in
 from .checkpoint_writer import one_line
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..datasets.store import Store, write_bytes
+from ..datasets.places.store import Store, write_bytes
 from .checkpoint import COMMIT, Found, folder_of, found_in
 from .standing import read_standing
 

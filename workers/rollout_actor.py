@@ -9,7 +9,7 @@ import numpy as np
 import ray
 import torch
 
-from ..datasets.loader import LatentDataset
+from ..datasets.reading.loader import LatentDataset
 from ..datasets.transfer import DataSource, dataset_here
 from ..model.execution import ExecutionConfig
 from ..model.noise import PositionalNoise

@@ -15,11 +15,11 @@ import torch.distributed as dist
 from torch import nn
 
 from ..datasets.ledger import Update, consumed, head_of, read_chain
-from ..datasets.loader import LatentDataset
-from ..datasets.order import rank_positions
-from ..datasets.prefetch import Ahead
-from ..datasets.store import Store
-from ..datasets.streamed_clips import StreamedClips
+from ..datasets.places.store import Store
+from ..datasets.reading.loader import LatentDataset
+from ..datasets.reading.order import rank_positions
+from ..datasets.reading.prefetch import Ahead
+from ..datasets.streamed.streamed_clips import StreamedClips
 from ..model.ema import ema_decay, ema_update
 from ..model.health import GradientMeter, few_health
 from ..model.lora import LoraAdapter

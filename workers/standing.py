@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from ..datasets.store import Store, write_bytes
+from ..datasets.places.store import Store, write_bytes
 from .checkpoint import MANIFEST, NAME, Checkpoint, Found
 
 BEST = "best.json"

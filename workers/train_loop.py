@@ -16,8 +16,8 @@ import secrets
 import torch
 import torch.distributed as dist
 
-from ..datasets.loader import LatentDataset
-from ..datasets.store import Store
+from ..datasets.places.store import Store
+from ..datasets.reading.loader import LatentDataset
 from ..datasets.transfer import dataset_here
 from .checkpoint import Checkpoint, Weights, found_in, stage_weights
 from .logs import RankLog

@@ -7,7 +7,7 @@ Its JSON names the folder too, as a *reference*: an absolute path, or the s3:// 
 prepared on one machine are decoded on another in one of three ways; in each the hashes must agree with the JSON, or the folder is refused:
 
     the path is the same there (a shared disk)      nothing to do
-    the reference is an address                     `datasets.pretrained_folder` copies it there, once
+    the reference is an address                     `datasets.encoding.pretrained_folder` copies it there, once
     neither                                         the caller gives the folder: `Place(folder=...)`
 
 Equal identities give equal results up to rounding: kernels of another device or release may add in another order.
@@ -241,7 +241,9 @@ def _settled(kind: str, place: Place, data: Mapping[str, Any] | None) -> Place:
     said = data or {"folder": "", "dtype": "float32"}
     folder, dtype = place.folder or said["folder"], place.dtype or said["dtype"]
     if not folder or "://" in folder:
-        raise ValueError(f"folder={folder!r}: no local folder; copy it with datasets.pretrained_folder.local_folder and give the copy")
+        raise ValueError(
+            f"folder={folder!r}: no local folder; copy it with datasets.encoding.pretrained_folder.local_folder and give the copy"
+        )
     if dtype not in DTYPES:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}; bfloat16 suits a GPU")
     try:

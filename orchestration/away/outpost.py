@@ -16,8 +16,8 @@ from pathlib import Path
 import ray
 from ray.experimental import internal_kv as store
 
-from ...datasets.shared import LAG
-from ...datasets.storage import make_folder, user_cache
+from ...datasets.places.storage import make_folder, user_cache
+from ...datasets.preparing.shared import LAG
 from .pieces import FOLDERS, Have, Piece, news
 
 SPACE = b"mutual-forcing-away"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from ...datasets.storage import make_folder
+from ...datasets.places.storage import make_folder
 from ...workers.logs import BYTES, FILES
 from ...workers.metrics import MetricSpool
 from .pieces import LOGS, METRICS, NAME, Have, Piece

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from ray.exceptions import GetTimeoutError, RayError
 
-from ...datasets.fault_switch import switch_off, switch_on, tracker_of
-from ...datasets.sources import NOT_MEDIA
+from ...datasets.intake.sources import NOT_MEDIA
+from ...datasets.places.fault_switch import switch_off, switch_on, tracker_of
 from . import holder
 from .holder import Gone, original_of, send
 from .schedule import FREEZE, MEDIA, S3, TRACKER, Event

@@ -77,8 +77,8 @@ def chaos(
 
 def _opened(run: str) -> tuple[str, RunConfig]:
     """How the run's job is called, and its configuration."""
-    from ...datasets.storage import local_path
-    from ...datasets.store import is_remote, store_of
+    from ...datasets.places.storage import local_path
+    from ...datasets.places.store import is_remote, store_of
     from ...datasets.transfer import told
     from ..config import from_tree
     from ..restore import remote_record
@@ -120,8 +120,8 @@ def _done(wish: Wish, config: RunConfig, events: tuple[Event, ...], out: str | N
     from contextlib import redirect_stdout
     from pathlib import Path
 
-    from ...datasets.storage import local_path, make_folder, write_json
-    from ...datasets.store import is_remote
+    from ...datasets.places.storage import local_path, make_folder, write_json
+    from ...datasets.places.store import is_remote
     from ..session import ray_session
     from .conduct import conduct
     from .timeline import draw

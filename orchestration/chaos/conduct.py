@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayError
 
-from ...datasets.store import is_remote
+from ...datasets.places.store import is_remote
 from ..config import RunConfig
 from .acts import Hand, Missed
 from .schedule import ENDS_ATTEMPT, KINDS, MEDIA, S3, Event, schedule

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ...datasets.manifest import MANIFEST
-from ...datasets.members import members_of
+from ...datasets.format.manifest import MANIFEST
 from ...datasets.progress import silent
+from ...datasets.reading.members import members_of
 from ...workers.checkpoint import newest
 from ..checkpoints import audited
-from ..data_verbs import audited as data_audited
+from ..data.verbs import audited as data_audited
 from ..run_record import loop_config, open_run
 from ..spool_reader import step_of
 

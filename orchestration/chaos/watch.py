@@ -11,9 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ...datasets.account import read_account
-from ...datasets.lock import LOCK
-from ...datasets.stream_account import STREAMED
+from ...datasets.format.account import read_account
+from ...datasets.places.lock import LOCK
+from ...datasets.streamed.stream_account import STREAMED
 from ..run_folder import RUN
 from ..spool_reader import record_of, step_of
 from .holder import holder_of

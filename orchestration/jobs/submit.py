@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
-from ...datasets.store import is_remote
+from ...datasets.places.store import is_remote
 from ..machine import git_state
 from ..preflight import in_one_line
 from ..runs import configured

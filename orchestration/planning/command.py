@@ -10,7 +10,7 @@ import typer
 from ..command import Debug, Json, Set, run_verb
 
 if TYPE_CHECKING:
-    from ...datasets.manifest import Manifest
+    from ...datasets.format.manifest import Manifest
     from ..config import RunConfig
 
 GB = 1e9
@@ -98,8 +98,8 @@ def _manifest(config: RunConfig, uri: str) -> Manifest:
     Raises:
         ValueError: there is none, or its clips have other sizes than the recipe's.
     """
-    from ...datasets.manifest import MANIFEST, open_manifest
-    from ...datasets.store import store_of
+    from ...datasets.format.manifest import MANIFEST, open_manifest
+    from ...datasets.places.store import store_of
 
     store = store_of(uri)
     try:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from math import ceil
 from typing import Any
 
-from ...datasets.manifest import Manifest
+from ...datasets.format.manifest import Manifest
 from ..config import RunConfig
 from .actors import actor_parts, rolls
 from .assumed import LOW_MFU, Assumed, assumptions, require_number

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from math import ceil
 
-from ...datasets.account import MAX_ACCOUNT, SourceLine
-from ...datasets.parts import SHARD_BYTES, ShardEntry
-from ...datasets.sources import MAX_SOURCES
+from ...datasets.format.account import MAX_ACCOUNT, SourceLine
+from ...datasets.format.parts import SHARD_BYTES, ShardEntry
+from ...datasets.intake.sources import MAX_SOURCES
 
 DRAIN_S = 120.0  # the notice that AWS gives before it takes a spot machine
 HEARD_S = 5.0  # until the ranks know of it (docs/operations.md)

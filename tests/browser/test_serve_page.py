@@ -13,9 +13,9 @@ from playing_material import lively
 from run_material import untrained_run
 from serving_material import Served, serving, until
 
-from mutual_forcing.orchestration.opened_model import OpenedModel
-from mutual_forcing.orchestration.serve_guard import GuardConfig
-from mutual_forcing.orchestration.serve_limits import Limits
+from mutual_forcing.orchestration.generation.opened_model import OpenedModel
+from mutual_forcing.orchestration.serving.guard import GuardConfig
+from mutual_forcing.orchestration.serving.limits import Limits
 
 pytestmark = pytest.mark.browser
 LIMITS = Limits(gone_s=4.0, viewers=4)

@@ -14,7 +14,7 @@ from command_material import Running, command
 from s3_server import S3, s3_server
 from training_material import finish
 
-from mutual_forcing.datasets import fault_switch
+from mutual_forcing.datasets.places import fault_switch
 from mutual_forcing.orchestration.chaos.holder import SUFFIX, holder_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]

@@ -20,7 +20,7 @@ from checkpoint_material import save_checkpoint, state_of
 from torch import Tensor
 
 from mutual_forcing.datasets.ledger import Update, head_of, read_chain
-from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.datasets.places.store import LocalStore
 from mutual_forcing.workers import checkpoint_writer
 from mutual_forcing.workers.checkpoint import found_in, is_finished, newest
 from mutual_forcing.workers.checkpoint_writer import CheckpointWriter, Share

@@ -11,11 +11,11 @@ import pytest
 from command_material import Running, command
 from s3_server import Fault, s3_server
 
-from mutual_forcing.datasets.account import SOURCES
-from mutual_forcing.datasets.clip_table import CLIPS, read_clips
-from mutual_forcing.datasets.manifest import MANIFEST, SHEET
-from mutual_forcing.datasets.store import store_of
-from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.drawn.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.format.account import SOURCES
+from mutual_forcing.datasets.format.clip_table import CLIPS, read_clips
+from mutual_forcing.datasets.format.manifest import MANIFEST, SHEET
+from mutual_forcing.datasets.places.store import store_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

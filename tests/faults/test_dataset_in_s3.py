@@ -13,18 +13,18 @@ import pytest
 from dataset_material import CONFIG, make_dataset
 from s3_server import S3, Fault, Kind, s3_server
 
-from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets import transfer
-from mutual_forcing.datasets.account import read_account
 from mutual_forcing.datasets.adopt import adopt, taken_over
 from mutual_forcing.datasets.config import DataConfig
-from mutual_forcing.datasets.inputs import sources_of
-from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
+from mutual_forcing.datasets.format.account import read_account
+from mutual_forcing.datasets.format.manifest import MANIFEST, read_manifest
+from mutual_forcing.datasets.intake.inputs import sources_of
+from mutual_forcing.datasets.places import store as store_module
+from mutual_forcing.datasets.places.scratch import AGE, PREFIX, Scratch
+from mutual_forcing.datasets.places.store import store_of, write_bytes
 from mutual_forcing.datasets.progress import silent
-from mutual_forcing.datasets.scratch import AGE, PREFIX, Scratch
-from mutual_forcing.datasets.store import store_of, write_bytes
 from mutual_forcing.datasets.transfer import DataSource, dataset_here, fetch_dataset, send_dataset
-from mutual_forcing.orchestration.data_verbs import inspected, prepared, requeued
+from mutual_forcing.orchestration.data.verbs import inspected, prepared, requeued
 
 
 @pytest.fixture

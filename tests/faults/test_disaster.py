@@ -25,8 +25,8 @@ from mlflow_server import mlflow_server
 from s3_server import s3_server
 from training_material import Training, undisturbed
 
-from mutual_forcing.datasets.manifest import MANIFEST
-from mutual_forcing.datasets.store import Store, store_of
+from mutual_forcing.datasets.format.manifest import MANIFEST
+from mutual_forcing.datasets.places.store import Store, store_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

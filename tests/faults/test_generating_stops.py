@@ -11,7 +11,7 @@ from command_material import COMMAND, Running
 from run_material import untrained_run
 from test_refusals import namespace
 
-from mutual_forcing.datasets.media import DecodeConfig, decode, probe
+from mutual_forcing.datasets.ffmpeg.media import DecodeConfig, decode, probe
 
 pytestmark = pytest.mark.slow
 HOURS = ("--seconds", "7200", "--device", "cpu")

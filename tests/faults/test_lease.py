@@ -17,20 +17,20 @@ import pytest
 from command_material import Running, command
 from s3_server import S3, Fault, Kind, s3_server
 
-from mutual_forcing.datasets import lease as module
-from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets.config import DataConfig
-from mutual_forcing.datasets.lease import Holder, leased
-from mutual_forcing.datasets.lock import LOCK
+from mutual_forcing.datasets.drawn.synthetic import SyntheticConfig, write_corpus
 from mutual_forcing.datasets.pipeline import prepare
-from mutual_forcing.datasets.store import store_of, write_bytes
-from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.places import store as store_module
+from mutual_forcing.datasets.places.lock import LOCK
+from mutual_forcing.datasets.places.store import store_of, write_bytes
+from mutual_forcing.datasets.preparing import lease as module
+from mutual_forcing.datasets.preparing.lease import Holder, leased
 
 FAR = Holder("0123456789abcdef", 1, "another-machine", "its own numbers")
 THEIRS = "shard-0123456789abcdefn000.arrow"
 HOLD = """
 import sys, time
-from mutual_forcing.datasets.lease import leased
+from mutual_forcing.datasets.preparing.lease import leased
 with leased(sys.argv[1]):
     print("held", flush=True)
     time.sleep(300)

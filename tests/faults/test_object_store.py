@@ -12,8 +12,8 @@ import torch
 from checkpoint_material import ATTEMPT, save_checkpoint, save_stage
 from s3_server import S3, Fault, Kind, s3_server
 
-from mutual_forcing.datasets import store as store_module
-from mutual_forcing.datasets.store import S3Store, store_of, write_bytes
+from mutual_forcing.datasets.places import store as store_module
+from mutual_forcing.datasets.places.store import S3Store, store_of, write_bytes
 from mutual_forcing.workers.checkpoint import COMMIT, found_in, stage_weights
 from mutual_forcing.workers.resume import resume_from
 from mutual_forcing.workers.retention import remove

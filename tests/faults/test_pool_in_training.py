@@ -13,7 +13,7 @@ import pytest
 from command_material import Running, command
 
 from mutual_forcing.datasets.ledger import Update, head_of, read_chain
-from mutual_forcing.datasets.store import store_of
+from mutual_forcing.datasets.places.store import store_of
 from mutual_forcing.workers.checkpoint import Checkpoint, found_in, newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -16,19 +16,20 @@ import torch
 from dataset_material import CONFIG, make_dataset
 from s3_server import S3, Fault, Kind, s3_server
 
-from mutual_forcing.datasets import shards, storage
-from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets.adopt import adopt, adopt_mix, taken_over
-from mutual_forcing.datasets.loader import LatentDataset
-from mutual_forcing.datasets.lock import LOCK, alone
-from mutual_forcing.datasets.manifest import ShardEntry
-from mutual_forcing.datasets.members import Member, members_of
-from mutual_forcing.datasets.piece_cache import TOTAL, PieceCache
+from mutual_forcing.datasets.format import shards
+from mutual_forcing.datasets.format.manifest import ShardEntry
+from mutual_forcing.datasets.format.shards import ClipRecord, write_shard
+from mutual_forcing.datasets.places import storage
+from mutual_forcing.datasets.places import store as store_module
+from mutual_forcing.datasets.places.lock import LOCK, alone
+from mutual_forcing.datasets.places.storage import sha256_file
+from mutual_forcing.datasets.places.store import LocalStore, store_of
 from mutual_forcing.datasets.progress import silent
-from mutual_forcing.datasets.range_shard import RangeShard
-from mutual_forcing.datasets.shards import ClipRecord, write_shard
-from mutual_forcing.datasets.storage import sha256_file
-from mutual_forcing.datasets.store import LocalStore, store_of
+from mutual_forcing.datasets.reading.loader import LatentDataset
+from mutual_forcing.datasets.reading.members import Member, members_of
+from mutual_forcing.datasets.reading.piece_cache import TOTAL, PieceCache
+from mutual_forcing.datasets.reading.range_shard import RangeShard
 from mutual_forcing.datasets.transfer import dataset_here, send_dataset, source_of
 from mutual_forcing.model.text import TextConfig
 

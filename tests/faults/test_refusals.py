@@ -15,10 +15,10 @@ import torch
 from checkpoint_material import save_stage
 from command_material import Running, Said, command
 
-from mutual_forcing.datasets.storage import write_json
+from mutual_forcing.datasets.places.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
-from mutual_forcing.orchestration.generating import generate_clip
-from mutual_forcing.orchestration.prompts import Wishes
+from mutual_forcing.orchestration.generation.generating import generate_clip
+from mutual_forcing.orchestration.generation.prompts import Wishes
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_record import loop_config
 

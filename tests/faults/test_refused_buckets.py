@@ -13,8 +13,8 @@ from dataset_material import make_dataset
 from s3_server import S3, Fault, s3_server
 from typer.testing import CliRunner
 
-from mutual_forcing.datasets import store as store_module
-from mutual_forcing.datasets.store import store_of
+from mutual_forcing.datasets.places import store as store_module
+from mutual_forcing.datasets.places.store import store_of
 from mutual_forcing.datasets.transfer import send_dataset
 from mutual_forcing.orchestration.main import app
 

@@ -16,11 +16,11 @@ from dataset_material import make_dataset
 from s3_server import S3, Fault, Kind, s3_server
 from typer.testing import CliRunner
 
-from mutual_forcing.datasets import store as store_module
-from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
+from mutual_forcing.datasets.format.manifest import MANIFEST, read_manifest
+from mutual_forcing.datasets.places import store as store_module
+from mutual_forcing.datasets.places.storage import read_json, write_json
+from mutual_forcing.datasets.places.store import store_of
 from mutual_forcing.datasets.progress import silent
-from mutual_forcing.datasets.storage import read_json, write_json
-from mutual_forcing.datasets.store import store_of
 from mutual_forcing.orchestration import mirror
 from mutual_forcing.orchestration.checkpoints import store_of_run
 from mutual_forcing.orchestration.config import RunConfig, with_settings

@@ -16,7 +16,7 @@ from mlflow_server import MlflowServer, mlflow_server
 from s3_server import S3, s3_server
 from safetensors.torch import load
 
-from mutual_forcing.datasets.store import store_of
+from mutual_forcing.datasets.places.store import store_of
 from mutual_forcing.orchestration import tracking_calls
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.tracking import Tracker

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from command_material import command
 
-from mutual_forcing.datasets.manifest import read_manifest
-from mutual_forcing.datasets.shards import Shard, write_shard
-from mutual_forcing.datasets.storage import sha256_file
+from mutual_forcing.datasets.format.manifest import read_manifest
+from mutual_forcing.datasets.format.shards import Shard, write_shard
+from mutual_forcing.datasets.places.storage import sha256_file
 from mutual_forcing.workers.bad_step import read_bad_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

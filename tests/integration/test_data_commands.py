@@ -10,10 +10,10 @@ import pytest
 from captioner_material import blip_folder
 from command_material import Said, command
 
-from mutual_forcing.datasets.clip_table import read_clips
-from mutual_forcing.datasets.media import probe
-from mutual_forcing.datasets.panels import GAP, LABEL, SIDE
-from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.drawn.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.ffmpeg.media import probe
+from mutual_forcing.datasets.format.clip_table import read_clips
+from mutual_forcing.datasets.views.panels import GAP, LABEL, SIDE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

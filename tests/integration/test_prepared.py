@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from command_material import command
 
-from mutual_forcing.datasets.manifest import read_manifest
+from mutual_forcing.datasets.format.manifest import read_manifest
 from mutual_forcing.orchestration.recipes import recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -12,15 +12,15 @@ import pytest
 import torch
 from pretrained_material import NARROW21, NARROW_OOBLECK, oobleck_folder, wan_folder
 
-from mutual_forcing.datasets.actor_pool import PoolConfig
 from mutual_forcing.datasets.adopt import prepared_dataset
 from mutual_forcing.datasets.config import DataConfig
-from mutual_forcing.datasets.loader import LatentDataset
-from mutual_forcing.datasets.media import decode, probe
-from mutual_forcing.datasets.pictures import decode_record
+from mutual_forcing.datasets.drawn.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.encoding.actor_pool import PoolConfig
+from mutual_forcing.datasets.encoding.pretrained_codecs import PretrainedConfig, open_codecs
+from mutual_forcing.datasets.ffmpeg.media import decode, probe
 from mutual_forcing.datasets.pipeline import prepare
-from mutual_forcing.datasets.pretrained_codecs import PretrainedConfig, open_codecs
-from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.reading.loader import LatentDataset
+from mutual_forcing.datasets.views.pictures import decode_record
 from mutual_forcing.model.codecs import DctVideoConfig, MdctAudioConfig
 from mutual_forcing.model.text import TextConfig
 from mutual_forcing.model.timeline import Timeline

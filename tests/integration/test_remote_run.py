@@ -11,8 +11,8 @@ import pytest
 from command_material import Running, command
 from s3_server import S3, s3_server
 
-from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
-from mutual_forcing.datasets.store import store_of
+from mutual_forcing.datasets.format.manifest import MANIFEST, read_manifest
+from mutual_forcing.datasets.places.store import store_of
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.workers.checkpoint import found_in
 

@@ -25,10 +25,10 @@ from run_material import untrained_run
 from s3_server import s3_server
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
-from mutual_forcing.datasets import store as store_module
 from mutual_forcing.datasets.ledger import faults, head_of, read_chain
-from mutual_forcing.datasets.loader import LatentDataset
-from mutual_forcing.datasets.store import store_of
+from mutual_forcing.datasets.places import store as store_module
+from mutual_forcing.datasets.places.store import store_of
+from mutual_forcing.datasets.reading.loader import LatentDataset
 from mutual_forcing.model.types import Rollout
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.run_record import loop_config

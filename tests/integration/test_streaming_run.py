@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from command_material import Running, command
 
-from mutual_forcing.datasets.account import read_account
-from mutual_forcing.datasets.clip_table import read_clips
+from mutual_forcing.datasets.drawn.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.format.account import read_account
+from mutual_forcing.datasets.format.clip_table import read_clips
+from mutual_forcing.datasets.format.manifest import open_manifest
 from mutual_forcing.datasets.ledger import Update, head_of, read_chain
-from mutual_forcing.datasets.manifest import open_manifest
-from mutual_forcing.datasets.store import LocalStore
-from mutual_forcing.datasets.synthetic import SyntheticConfig, write_corpus
+from mutual_forcing.datasets.places.store import LocalStore
 from mutual_forcing.workers.checkpoint import newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -13,8 +13,8 @@ from canary_material import CANARIES, Watch, leaked, leaks
 from command_material import Running, Said, command
 from mlflow.tracking import MlflowClient
 
-from mutual_forcing.datasets.lock import LOCK
-from mutual_forcing.datasets.media import decode, probe
+from mutual_forcing.datasets.ffmpeg.media import decode, probe
+from mutual_forcing.datasets.places.lock import LOCK
 from mutual_forcing.orchestration.config import with_settings
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_record import loop_config, open_run

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from zero_material import BATCH, CHUNKS, NETWORK, OBJECTIVE, WORLD, clips, network, sharded, together
 
-from mutual_forcing.datasets.order import rank_positions
+from mutual_forcing.datasets.reading.order import rank_positions
 from mutual_forcing.model.ema import ema_decay, ema_update
 from mutual_forcing.model.noise import PositionalNoise
 from mutual_forcing.model.objective import FakeConfig

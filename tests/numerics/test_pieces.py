@@ -14,7 +14,7 @@ from processes_material import run_processes
 from safetensors.torch import load_file, save_file
 from zero_material import BATCH, OBJECTIVE, OPTIMIZER, clips, groups, network, together
 
-from mutual_forcing.datasets.order import rank_positions
+from mutual_forcing.datasets.reading.order import rank_positions
 from mutual_forcing.model.lora import LoraAdapter
 from mutual_forcing.workers.engine import Engine, EngineConfig
 from mutual_forcing.workers.pieces import Source, shapes_of

@@ -11,7 +11,7 @@ import torch
 from torch.multiprocessing.spawn import spawn
 from zero_material import BATCH, CLOCK, NETWORK, OBJECTIVE, OPTIMIZER, WORLD, clips, plain, sharded, together
 
-from mutual_forcing.datasets.order import rank_positions
+from mutual_forcing.datasets.reading.order import rank_positions
 from mutual_forcing.model.branch import Placement, stay
 from mutual_forcing.model.execution import ExecutionConfig
 from mutual_forcing.model.transformer import AVTransformer

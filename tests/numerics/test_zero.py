@@ -22,7 +22,7 @@ from processes_material import run_processes
 from torch import Tensor, nn
 from zero_material import BATCH, OBJECTIVE, OPTIMIZER, WORLD, clips, each, network, plain, sharded, together, whole
 
-from mutual_forcing.datasets.order import rank_positions
+from mutual_forcing.datasets.reading.order import rank_positions
 from mutual_forcing.model.ema import ema_decay, ema_update
 from mutual_forcing.model.health import GradientMeter
 from mutual_forcing.model.lora import LoraAdapter

@@ -1,6 +1,7 @@
 """The import order is a contract: orchestration -> workers -> datasets -> model, downward only, read from the syntax tree."""
 
 import ast
+import graphlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,9 +80,38 @@ def violations(root: Path) -> list[str]:
     return found
 
 
+def circle_of_rooms(root: Path, layer: str) -> list[str]:
+    """Rooms of a layer, and its modules that stand in none, that import each other in a circle; empty where they have an order."""
+    below: dict[str, set[str]] = {}
+    for file in source_files(root):
+        if file.parts[0] == layer:
+            here = file.parts[1].removesuffix(".py")
+            names = (name.split(".") for _, name, _ in imported_modules(root, file) if name.startswith(f"{PACKAGE}.{layer}."))
+            below.setdefault(here, set()).update({parts[2] for parts in names} - {here})
+    try:
+        graphlib.TopologicalSorter(below).prepare()
+    except graphlib.CycleError as error:
+        return error.args[1]
+    return []
+
+
 def test_the_tree_keeps_the_contract() -> None:
     assert len(source_files(ROOT)) > len(FOLDERS)
     assert violations(ROOT) == []
+
+
+def test_rooms_of_datasets_have_an_order() -> None:
+    assert len(list((ROOT / "datasets").glob("*/__init__.py"))) > 10
+    assert circle_of_rooms(ROOT, "datasets") == []
+
+
+def test_rooms_in_a_circle_are_found(tmp_path: Path) -> None:
+    for room, source in (("a", "from ..b.two import x"), ("b", "def f():\n    from ..c import x"), ("c", "")):
+        (tmp_path / "datasets" / room).mkdir(parents=True)
+        (tmp_path / "datasets" / room / "one.py").write_text(source)
+    assert circle_of_rooms(tmp_path, "datasets") == []
+    (tmp_path / "datasets" / "c" / "one.py").write_text("from ..a.one import y")
+    assert set(circle_of_rooms(tmp_path, "datasets")) == {"a", "b", "c"}
 
 
 def test_folders_that_must_not_hide_other_packages_have_no_init() -> None:

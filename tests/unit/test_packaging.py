@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("model", "datasets", "workers", "orchestration", "benchmarks")
-SUFFIXES = {".py", ".pyi", ".j2", ".json", ".typed"}
+SUFFIXES = {".py", ".pyi", ".j2", ".html", ".json", ".typed"}
 
 
 def package_files(root: Path) -> set[str]:

@@ -1,8 +1,8 @@
 """How well a mouth follows a voice, and by how much it leads or lags, next to what other clips' voices would give.
 
-    drawn characters: darkness of the mouth, loudness of the voice (datasets.sync)         -+
-    real faces: changes of the mouth that the detector of datasets.faces finds, and of the  +-> [K, 2, N] -> correlation at each lag
-                voice (datasets.lag)                                                       -+
+    drawn characters: darkness of the mouth, loudness of the voice (datasets.drawn.sync)         -+
+    real faces: changes of the mouth that the detector of datasets.signals.faces finds, and of the  +-> [K, 2, N] -> correlation at each lag
+                voice (datasets.signals.lag)                                                       -+
 
 The height is the highest correlation within half a second, in the mean over stretches of about 5 s, so that even unrelated signals have
 one: `sync_gap` is what the own voice has above the mean of the other clips' voices, and is 0 by chance. A silent clip or a still mouth is
@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...datasets.faces import FaceConfig, face_track
-from ...datasets.lag import REACH_S, SHORTEST_S, confidence, face_changes, lag_curve, peak
-from ...datasets.sync import mouth_signal, voice_envelope
+from ...datasets.drawn.sync import mouth_signal, voice_envelope
+from ...datasets.signals.faces import FaceConfig, face_track
+from ...datasets.signals.lag import REACH_S, SHORTEST_S, confidence, face_changes, lag_curve, peak
 from .clip import About, EvalClip, NotApplicable
 
 STRETCH_S = 5.0
 SURE = 0.8  # of a lag of a real face, below which it is left out
 PROTOCOL = (
-    "mutual-forcing av-sync 1 (datasets.sync on drawn characters; libfacedetection and datasets.lag on faces; "
+    "mutual-forcing av-sync 1 (datasets.drawn.sync on drawn characters; libfacedetection and datasets.signals.lag on faces; "
     "lags within 0.5 s, stretches of 5 s)"
 )
 

@@ -33,7 +33,7 @@ class EvalClip:
     frames: uint8 [N, H, W, 3], frame n shown at n / fps. samples: float32 [S] in [-1, 1], mono, sample s at s / sample_rate. words: (text,
     start, end) in seconds. Metrics may use what follows, and must do without it. first: the first frame uint8 [H, W, 3] of the whole clip.
     seams: the frames of this part with which a chunk begins, without frame 0 of the clip. latents: [1, ...] of the whole clip, first frame
-    included; layout: the chunks of them that are in this part. synthetic: whether it shows the drawn characters of `datasets.synthetic`.
+    included; layout: the chunks of them that are in this part. synthetic: whether it shows drawn characters (`datasets.drawn`).
     """
 
     id: str

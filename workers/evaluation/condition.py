@@ -1,6 +1,6 @@
 """What is plainly wrong with a clip or plainly measurable of it: how it sounds, how it moves, how far it drifts, where chunks join.
 
-samples -> Sound      frames -> Motion, Drift      frames, samples, seams -> Seams      both -> Faults (the rules of datasets.filters)
+samples -> Sound      frames -> Motion, Drift      frames, samples, seams -> Seams      both -> Faults (datasets.signals.filters)
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...datasets.filters import FULL_SCALE, FilterConfig, refuse_reason
-from ...datasets.measures import loudness_db, motion
-from ...datasets.thumbnails import grey, thumbnails
+from ...datasets.signals.filters import FULL_SCALE, FilterConfig, refuse_reason
+from ...datasets.signals.measures import loudness_db, motion
+from ...datasets.signals.thumbnails import grey, thumbnails
 from .clip import About, EvalClip, NotApplicable
 
 SIDE = 32  # of the pictures that motion and seams are measured on: noise of single pixels does not count
 CELLS = 8  # a side of what drift compares
 HALF_S = 0.005  # of sound on either side of a seam
 OFF = FilterConfig(min_rms_db=-300, min_luma=0, max_still=1, max_clipped=1)
-_FILTERS = "mutual-forcing faults 1 (datasets.filters at its defaults)"
+_FILTERS = "mutual-forcing faults 1 (datasets.signals.filters at its defaults)"
 
 
 class Sound:
     """Level and clipping."""
 
     about = (
-        About("loudness_db", "dB of full scale", None, "mutual-forcing sound 1 (RMS; datasets.measures)", ("sound",)),
+        About("loudness_db", "dB of full scale", None, "mutual-forcing sound 1 (RMS; datasets.signals.measures)", ("sound",)),
         About("clipped_share", "of samples", False, "mutual-forcing sound 1 (|x| at least 0.999)", ("sound",)),
     )
 
@@ -43,7 +43,7 @@ class Motion:
     """
 
     about = (
-        About("motion", "of 255", None, "mutual-forcing motion 1 (32 pixels; datasets.measures)", ("picture",)),
+        About("motion", "of 255", None, "mutual-forcing motion 1 (32 pixels; datasets.signals.measures)", ("picture",)),
         About("motion_jitter", "", None, "mutual-forcing motion 1 (second over first differences)", ("picture",)),
     )
 

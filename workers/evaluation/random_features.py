@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...datasets.thumbnails import thumbnails
+from ...datasets.signals.thumbnails import thumbnails
 from .clip import About, EvalClip, Need, NotApplicable
 from .distances import between, both
 

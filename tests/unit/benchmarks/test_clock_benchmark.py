@@ -9,7 +9,7 @@ import pytest
 from mutual_forcing.benchmarks import clock
 from mutual_forcing.benchmarks._clock_clips import BITS, FORMATS, VARIANTS, due_in, make_clip, pictures_of, read_numbers
 from mutual_forcing.benchmarks.clock import CUTS, LONG_CUTS, LONG_FORMATS, LONG_SECONDS, SECONDS, Row, clock_rows, errors_ms
-from mutual_forcing.datasets.probe import probe
+from mutual_forcing.datasets.ffmpeg.probe import probe
 
 
 def check(rows: list[Row], made: int) -> None:

@@ -13,9 +13,9 @@ from mutual_forcing.benchmarks import scale
 from mutual_forcing.benchmarks._scale_corpus import MIX, Mix, config_of, write_files
 from mutual_forcing.benchmarks._scale_listing import listing_seconds
 from mutual_forcing.benchmarks._scale_steps import run_steps
-from mutual_forcing.datasets.ffmpeg_program import MediaError
-from mutual_forcing.datasets.inputs import sources_of
-from mutual_forcing.datasets.look import Look
+from mutual_forcing.datasets.ffmpeg.ffmpeg_program import MediaError
+from mutual_forcing.datasets.intake.inputs import sources_of
+from mutual_forcing.datasets.preparing.look import Look
 
 SIZES = (100, 200, 400)
 

@@ -19,7 +19,7 @@ from mutual_forcing.benchmarks._judge import Judge
 from mutual_forcing.benchmarks._toy_training import TOY
 from mutual_forcing.benchmarks._training import Scale, start_settings
 from mutual_forcing.benchmarks._world import HELD_OUT, World
-from mutual_forcing.datasets.sync import sync_score
+from mutual_forcing.datasets.drawn.sync import sync_score
 from mutual_forcing.model.timeline import Layout
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.model.types import AV, AVBatch

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from dataset_material import CONFIG, make_dataset
 
-from mutual_forcing.datasets.account import SOURCES, SourceLine, read_account, write_account
 from mutual_forcing.datasets.adopt import adopt, prepared_dataset
 from mutual_forcing.datasets.config import DataConfig
-from mutual_forcing.datasets.inputs import sources_of
-from mutual_forcing.datasets.manifest import read_manifest
+from mutual_forcing.datasets.format.account import SOURCES, SourceLine, read_account, write_account
+from mutual_forcing.datasets.format.manifest import read_manifest
+from mutual_forcing.datasets.intake.inputs import sources_of
 from mutual_forcing.datasets.pipeline import prepare, require_unchanged
+from mutual_forcing.datasets.places.store import LocalStore
 from mutual_forcing.datasets.progress import silent
-from mutual_forcing.datasets.store import LocalStore
 
 
 @pytest.fixture

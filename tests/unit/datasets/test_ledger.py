@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from mutual_forcing.datasets import ledger
 from mutual_forcing.datasets.ledger import FOLD, Head, Update, faults, head_of, read_chain, write_segment
-from mutual_forcing.datasets.order import Order, plain
-from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.datasets.places.store import LocalStore
+from mutual_forcing.datasets.reading.order import Order, plain
 
 TRAIN = [f"clip-{i}" for i in range(5)]
 BATCH = 2

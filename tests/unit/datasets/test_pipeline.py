@@ -12,22 +12,23 @@ import pytest
 import torch
 from media_material import film, names, write_film
 
-from mutual_forcing.datasets import growth, pipeline
-from mutual_forcing.datasets.account import SOURCES, UNREAD, SourceLine, read_account
-from mutual_forcing.datasets.audit import audit
-from mutual_forcing.datasets.clip_table import read_clips
+from mutual_forcing.datasets import pipeline
 from mutual_forcing.datasets.config import DataConfig, PoolConfig
-from mutual_forcing.datasets.growth import Again
-from mutual_forcing.datasets.inputs import sources_of
-from mutual_forcing.datasets.loader import LatentDataset
-from mutual_forcing.datasets.lock import LOCK
-from mutual_forcing.datasets.manifest import MANIFEST, SHEET, Manifest, read_manifest
-from mutual_forcing.datasets.media import write_media
-from mutual_forcing.datasets.pictures import decode_record
+from mutual_forcing.datasets.drawn.synthetic import SyntheticConfig, make_character_clip, write_corpus
+from mutual_forcing.datasets.ffmpeg.media import write_media
+from mutual_forcing.datasets.format.account import SOURCES, UNREAD, SourceLine, read_account
+from mutual_forcing.datasets.format.clip_table import read_clips
+from mutual_forcing.datasets.format.manifest import MANIFEST, SHEET, Manifest, read_manifest
+from mutual_forcing.datasets.intake.inputs import sources_of
+from mutual_forcing.datasets.intake.sources import Source
 from mutual_forcing.datasets.pipeline import prepare
-from mutual_forcing.datasets.sources import Source
-from mutual_forcing.datasets.store import LocalStore
-from mutual_forcing.datasets.synthetic import SyntheticConfig, make_character_clip, write_corpus
+from mutual_forcing.datasets.places.lock import LOCK
+from mutual_forcing.datasets.places.store import LocalStore
+from mutual_forcing.datasets.preparing import growth
+from mutual_forcing.datasets.preparing.audit import audit
+from mutual_forcing.datasets.preparing.growth import Again
+from mutual_forcing.datasets.reading.loader import LatentDataset
+from mutual_forcing.datasets.views.pictures import decode_record
 from mutual_forcing.model.text import TextConfig
 
 CLIPS = SyntheticConfig(count=6, seconds=2.2, seed=5)

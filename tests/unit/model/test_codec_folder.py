@@ -117,7 +117,7 @@ def test_an_address_is_kept_as_the_reference(wan: Path) -> None:
     data = codec.to_json()
     assert data["folder"] == "s3://bucket/vae"
     assert codec.identity == codec_from_folder(Place(str(wan))).identity
-    with pytest.raises(ValueError, match=r"folder='s3://bucket/vae': no local folder; copy it with datasets\.pretrained_folder"):
+    with pytest.raises(ValueError, match=r"folder='s3://bucket/vae': no local folder; copy it with datasets\.encoding\.pretrained_folder"):
         codec_from_json(data)
 
 

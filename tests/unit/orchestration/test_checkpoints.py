@@ -16,9 +16,9 @@ from safetensors import safe_open
 from typer.testing import CliRunner
 
 from mutual_forcing.datasets.ledger import Update
-from mutual_forcing.datasets.loader import LatentDataset
-from mutual_forcing.datasets.lock import locked
-from mutual_forcing.datasets.storage import write_json
+from mutual_forcing.datasets.places.lock import locked
+from mutual_forcing.datasets.places.storage import write_json
+from mutual_forcing.datasets.reading.loader import LatentDataset
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.run_record import loop_config, open_run

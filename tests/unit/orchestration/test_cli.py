@@ -17,9 +17,9 @@ from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from mutual_forcing.datasets.storage import write_json
+from mutual_forcing.datasets.places.storage import write_json
 from mutual_forcing.orchestration.config import with_settings
-from mutual_forcing.orchestration.data_commands import milliseconds
+from mutual_forcing.orchestration.data.commands import milliseconds
 from mutual_forcing.orchestration.launch import command_line
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.recipes import recipe

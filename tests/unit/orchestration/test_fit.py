@@ -16,7 +16,7 @@ import torch
 from ray.exceptions import ActorDiedError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
-from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.datasets.places.store import LocalStore
 from mutual_forcing.orchestration import failure_policy, fit
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.elastic.change import Change

@@ -19,7 +19,7 @@ from run_material import untrained_run
 from torch import Tensor
 from wan_material import TINY, State, random_state, wan_folder
 
-from mutual_forcing.datasets.store import store_of
+from mutual_forcing.datasets.places.store import store_of
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.config import RunConfig, with_settings
 from mutual_forcing.orchestration.launch import train

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from test_cli import say
 
-from mutual_forcing.datasets import ffmpeg_child
+from mutual_forcing.datasets.ffmpeg import ffmpeg_child
 from mutual_forcing.orchestration import doctor, machine
 
 WITHOUT = """

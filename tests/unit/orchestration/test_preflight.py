@@ -14,8 +14,8 @@ from checkpoint_material import save_checkpoint, save_stage
 from dead_servers import closed
 from typer.testing import CliRunner
 
-from mutual_forcing.datasets.storage import write_json
-from mutual_forcing.datasets.store import LocalStore
+from mutual_forcing.datasets.places.storage import write_json
+from mutual_forcing.datasets.places.store import LocalStore
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration import preflight
 from mutual_forcing.orchestration.config import RunConfig, with_settings

@@ -17,7 +17,7 @@ from mutual_forcing.orchestration.config import with_settings
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.reference import FOLDER, Verdict, band, edges, judge, part_means, read_reference, reference_for, unlike
 from mutual_forcing.orchestration.reference_collect import collect, main, written
-from mutual_forcing.orchestration.report_losses import LOSSES
+from mutual_forcing.orchestration.report.losses import LOSSES
 from mutual_forcing.orchestration.run_reader import Series, UnavailableError
 
 STEPS = 200

@@ -13,7 +13,7 @@ from run_material import untrained_run
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from mutual_forcing.datasets.storage import sha256_file, write_json
+from mutual_forcing.datasets.places.storage import sha256_file, write_json
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.workers.metrics import MetricSpool
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mutual_forcing.datasets.lock import LOCK, locked
+from mutual_forcing.datasets.places.lock import LOCK, locked
 from mutual_forcing.orchestration.launch import train
 from mutual_forcing.orchestration.recipes import recipe
 from mutual_forcing.orchestration.run_folder import require_ours

@@ -8,7 +8,7 @@ import pytest
 import torch
 from checkpoint_material import save_stage
 
-from mutual_forcing.datasets.store import LocalStore, store_of
+from mutual_forcing.datasets.places.store import LocalStore, store_of
 from mutual_forcing.orchestration import stage_ends
 from mutual_forcing.orchestration.stage_ends import StageEnds
 from mutual_forcing.workers.metrics import MetricSpool

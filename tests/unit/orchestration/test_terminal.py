@@ -11,9 +11,10 @@ from dataset_material import make_dataset
 from rich.console import Console
 from test_cli import say
 
-from mutual_forcing.datasets.account import SourceLine
-from mutual_forcing.orchestration import command, data_commands
-from mutual_forcing.orchestration.data_verbs import Told
+from mutual_forcing.datasets.format.account import SourceLine
+from mutual_forcing.orchestration import command
+from mutual_forcing.orchestration.data import commands as data_commands
+from mutual_forcing.orchestration.data.verbs import Told
 from mutual_forcing.orchestration.progress import Terminal, plain_console, printable
 
 NAMES = ["Talk [abc].mp4", "a[/b].mp4", "[red]x[/red].mp4", ":smile:.mp4", "[link=http://x]y.mp4"]

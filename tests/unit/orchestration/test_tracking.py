@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from mutual_forcing.orchestration import tracking
 from mutual_forcing.orchestration.alerts import RULES
 from mutual_forcing.orchestration.recipes import RECIPES
-from mutual_forcing.orchestration.report_losses import DIRECTIONS, LOSSES, PROBES, SHARES
+from mutual_forcing.orchestration.report.losses import DIRECTIONS, LOSSES, PROBES, SHARES
 from mutual_forcing.orchestration.spool_reader import SpoolReader
 from mutual_forcing.orchestration.tracking import Tracker
 from mutual_forcing.orchestration.tracking_names import flatten, safe_name

@@ -15,7 +15,7 @@ import torch
 from checkpoint_material import ATTEMPT, save_checkpoint, save_stage
 
 from mutual_forcing.datasets.ledger import Update
-from mutual_forcing.datasets.store import LocalStore, write_bytes
+from mutual_forcing.datasets.places.store import LocalStore, write_bytes
 from mutual_forcing.workers.checkpoint import (
     COMMIT,
     FORMAT,

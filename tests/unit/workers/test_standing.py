@@ -10,7 +10,7 @@ import pytest
 import torch
 from checkpoint_material import ATTEMPT, save_checkpoint
 
-from mutual_forcing.datasets.store import LocalStore, write_bytes
+from mutual_forcing.datasets.places.store import LocalStore, write_bytes
 from mutual_forcing.workers.checkpoint import folder_of, found_in
 from mutual_forcing.workers.retention import CheckpointConfig, prune
 from mutual_forcing.workers.standing import Standing, best_of, read_standing, write_standing

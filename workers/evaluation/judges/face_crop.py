@@ -1,6 +1,6 @@
 """The pictures that SyncNet sees: a clip at 25 frames/s, cut around its most prominent face, 224 x 224.
 
-    frames -> 25 a second -> a box on each (datasets/faces.py) -> gaps filled, median of 13 -> square around the mouth's face -> 224 x 224
+    frames -> 25 a second -> a box on each (datasets/signals/faces) -> gaps filled, median of 13 -> square around its face -> 224 x 224
 
 As `run_pipeline.py` of the authors' syncnet_python: s is half the larger side of a box; the cut reaches s above its centre, 1.8 s below and
 1.4 s to each side; beyond the picture is grey (110). Two things differ, so that figures may differ a little from those of others on the
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from ....datasets.faces import Face, FaceConfig, face_track
+from ....datasets.signals.faces import Face, FaceConfig, face_track
 from ..clip import EvalClip, NotApplicable
 from .material import seen
 

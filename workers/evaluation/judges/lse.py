@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ....datasets.faces import need_detector
+from ....datasets.signals.faces import need_detector
 from ..clip import About, EvalClip, NotApplicable
 from .face_crop import FPS, faces_of
 from .material import heard

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ....datasets.transcribe import SILENT_DB, level_db, resampled
+from ....datasets.words.transcribe import SILENT_DB, level_db, resampled
 from ..clip import EvalClip, NotApplicable
 
 MAX_SECONDS = 600.0  # of a clip

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ....datasets.pretrained_folder import local_folder
+from ....datasets.encoding.pretrained_folder import local_folder
 from ....model.codecs.folder import CONFIG, needs
 from ....model.pretrained import Copy, as_it_is, check
 from ....model.weights import SafetensorsSource, open_weights, read_json

@@ -6,8 +6,8 @@
 
 What is compared is normalised on both sides as Whisper's authors do (Radford et al. 2022, appendix C): transformers' EnglishTextNormalizer
 with the folder's own `normalizer.json` (British spellings), for other languages BasicTextNormalizer; signs that stand alone are no words.
-Decoding is greedy, in windows of 30 s that are cut where it is quiet (`datasets/transcribe.py`), without the reference's fallback to higher
-temperatures.
+Decoding is greedy, in windows of 30 s that are cut where it is quiet (`datasets/words/transcribe`), without the reference's fallback to
+higher temperatures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from ....datasets.transcribe import TranscribeConfig, Transcriber
+from ....datasets.words.transcribe import TranscribeConfig, Transcriber
 from ....model.codecs.folder import needs
 from ..clip import About, EvalClip, NotApplicable
 from .material import heard

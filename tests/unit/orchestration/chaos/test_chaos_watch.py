@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mutual_forcing.datasets.storage import write_json
+from mutual_forcing.datasets.places.storage import write_json
 from mutual_forcing.orchestration.chaos.schedule import Event
 from mutual_forcing.orchestration.chaos.watch import Seen, goes_on, has_recovered, look, losses, step_seconds, told
 from mutual_forcing.workers.metrics import MetricSpool

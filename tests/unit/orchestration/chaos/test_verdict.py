@@ -12,9 +12,9 @@ from run_material import untrained_run
 from s3_server import s3_server
 from typer.testing import CliRunner
 
-from mutual_forcing.datasets.manifest import MANIFEST, read_manifest
-from mutual_forcing.datasets.members import Member, write_members
-from mutual_forcing.datasets.store import store_of, write_bytes
+from mutual_forcing.datasets.format.manifest import MANIFEST, read_manifest
+from mutual_forcing.datasets.places.store import store_of, write_bytes
+from mutual_forcing.datasets.reading.members import Member, write_members
 from mutual_forcing.orchestration.chaos import verdict
 from mutual_forcing.orchestration.chaos.command import _record, _show
 from mutual_forcing.orchestration.chaos.conduct import Chaos, Happened, Wish, chosen, stores_of

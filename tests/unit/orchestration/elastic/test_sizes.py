@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mutual_forcing.datasets.order import rank_positions
+from mutual_forcing.datasets.reading.order import rank_positions
 from mutual_forcing.orchestration.config import with_settings
 from mutual_forcing.orchestration.elastic.sizes import Batch, admissible, increments, reached
 from mutual_forcing.orchestration.recipes import recipe

@@ -17,7 +17,7 @@ from judge_material import clip, pickled, shaken
 from safetensors.torch import save_file
 from scipy.fft import dct
 
-from mutual_forcing.datasets.media import DecodeConfig, decode, probe
+from mutual_forcing.datasets.ffmpeg.media import DecodeConfig, decode, probe
 from mutual_forcing.workers.evaluation.clip import EvalClip, NotApplicable
 from mutual_forcing.workers.evaluation.judges.face_crop import at_25, cut_face, faces_of
 from mutual_forcing.workers.evaluation.judges.judges import open_judge

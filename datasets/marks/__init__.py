@@ -1,0 +1,1 @@
+"""What a film says of itself: in words (tags), as a hidden mark (watermark), signed (credentials)."""

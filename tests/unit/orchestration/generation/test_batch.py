@@ -1,0 +1,131 @@
+"""Many clips: a line of provenance each, nothing made twice, and a row that fails hurts no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_material import untrained_run
+
+from mutual_forcing.datasets.places.storage import sha256_file
+from mutual_forcing.orchestration.generation import batch
+from mutual_forcing.orchestration.generation.generating import generate_clip
+from mutual_forcing.orchestration.generation.opened_model import open_model
+from mutual_forcing.orchestration.generation.prompts import Wishes
+
+SHORT = Wishes(seconds=0.5)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("untrained") / "run"
+    untrained_run(folder)
+    return folder
+
+
+def written(path: Path, *rows: dict[str, Any]) -> Path:
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
+@pytest.fixture
+def here(run: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """A batch without Ray: the actor's work in this process."""
+
+    def made(checkpoint: str, settings: Any, rows: Any, folder: Path, device: str, actors: int, marks: Any) -> Any:
+        maker = batch.Maker(checkpoint, list(settings), str(folder), "cpu", marks)
+        for row in rows:
+            yield json.loads(maker({"row": json.dumps(row)})["line"])
+
+    class NoRay:
+        def __enter__(self) -> None: ...
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(batch, "made", made)
+    monkeypatch.setattr(batch, "ray_session", NoRay)
+    return lambda prompts, out, settings=(): batch.generate_batch(str(run), str(prompts), str(out), SHORT, settings, "cpu")
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(text) for text in (folder / "provenance.jsonl").read_text().splitlines()]
+
+
+def test_every_clip_has_a_line_and_none_is_made_twice(here: Callable[..., dict[str, Any]], run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prompts = written(tmp_path / "p.jsonl", {"id": "one", "seed": 1}, {"caption": "a voice", "transcript": "so it is"}, {"seconds": 1.0})
+    first = here(prompts, out)
+    assert {k: first[k] for k in ("clips", "made", "kept", "failed")} == {"clips": 3, "made": 3, "kept": 0, "failed": {}}
+    made = lines(out)
+    assert [line["id"] for line in made] == ["one", "000002", "000003"]
+    assert [line["frames"] for line in made] == [13, 13, 25]
+    assert made[1]["notes"] == ["--transcript: 3 words without times are spread evenly from 0 to 0.5 s"]
+    assert {line["model"] for line in made} == {open_model(str(run), device="cpu").identity}
+    assert all(line["sha256"] == sha256_file(out / line["file"]) for line in made)
+    assert made[0]["sampler"] == {"mode": "few", "moves": 4, "few_sampler": "ode", "guidance": 5.0}
+    alone = generate_clip(str(run), str(tmp_path / "alone.mp4"), Wishes(seconds=0.5, seed=1), device="cpu")
+    assert alone["sha256"] == made[0]["sha256"]
+    again = here(prompts, out)
+    assert (again["made"], again["kept"]) == (0, 3)
+    (out / "one.mp4").write_bytes(b"damaged")
+    (out / "000002.mp4").unlink()
+    with (out / "provenance.jsonl").open("a") as file:
+        file.write('{"id": "one", "sha2')  # a job was killed here
+    mended = here(prompts, out)
+    assert (mended["made"], mended["kept"]) == (2, 1)
+    assert [(line["id"], line["sha256"]) for line in lines(out)] == [(line["id"], line["sha256"]) for line in made]
+    other = written(tmp_path / "p.jsonl", {"id": "one", "seed": 2}, {"caption": "a voice", "transcript": "so it is"}, {"seconds": 1.0})
+    assert here(other, out)["made"] == 1
+    assert here(other, out, ["objective.few.sampler=renoise"])["made"] == 3
+
+
+def test_a_row_that_fails_hurts_no_other(here: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    prompts = written(tmp_path / "p.jsonl", {"first_frame": "text.png"}, {"id": "good"})
+    told = here(prompts, tmp_path / "out")
+    assert (told["made"], list(told["failed"])) == (1, ["000001"])
+    assert told["failed"]["000001"].startswith("text.png: is none of PNG, JPEG, WEBP")
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.mp4", "provenance.jsonl"]
+    assert here(prompts, tmp_path / "out")["kept"] == 1, "the other one is tried again"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("{", "line 1: is not JSON"),
+        ("[]", "line 1: is no object"),
+        ('{"captoin": "a"}', "line 1: unknown field 'captoin'; did you mean 'caption'"),
+        ('{"id": "../up"}', "line 1: id='../up': use letters"),
+        ('{"id": 7}', "id='7'"),
+        ('{"seconds": 0}', "line 1: --seconds=0: must be above 0"),
+        ('{"seconds": "long"}', "line 1: seconds: "),
+        ('{}\n{"caption": ""}', "line 2: --caption is empty"),
+        ('{"id": "a"}\n{"id": "A"}', "id 'A' stands twice"),
+        ("", "holds 0 prompts"),
+    ],
+)
+def test_a_row_that_is_none_is_told_before_anything_is_made(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "p.jsonl").write_text(text)
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  the text is looked at
+        batch.read_prompts(tmp_path / "p.jsonl", SHORT)
+    assert told in str(refused.value)
+
+
+def test_a_file_of_prompts_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe")
+    for path, told in ((tmp_path / "gone", "must be a file"), (tmp_path / "p.jsonl", "is not UTF-8")):
+        with pytest.raises(ValueError, match=told):
+            batch.read_prompts(path, SHORT)
+
+
+@pytest.mark.slow
+def test_actors_make_them_through_ray_data(run: Path, ray_cluster: str, tmp_path: Path) -> None:
+    rows = batch.read_prompts(written(tmp_path / "p.jsonl", *({"seed": n} for n in range(5))), SHORT)
+    made = list(batch.made(str(run), [], rows, tmp_path, "cpu", 2))
+    assert sorted(line["id"] for line in made) == [row["id"] for row in rows]
+    assert all(line["sha256"] == sha256_file(tmp_path / line["file"]) for line in made)
+    with pytest.raises(ValueError, match="the cluster has no GPU"):
+        list(batch.made(str(run), [], rows, tmp_path, "cuda", 1))
