@@ -14,6 +14,7 @@ from .drawn.synthetic import LIMITS
 from .encoding.actor_pool import PoolConfig as EncodersConfig
 from .encoding.pretrained_codecs import PretrainedConfig
 from .ffmpeg.media import DecodeConfig
+from .format.sixteen_bits import KEPT
 from .reading.members import parse_mix
 from .signals.duplicates import DuplicateConfig
 from .signals.faces import FaceConfig
@@ -74,7 +75,8 @@ class DataConfig:
     which sources are held out. modalities: of a clip; sources that lack one are refused. width, height: in pixels; clip_chunks:
     chunks of a clip; min_chunks: of the shorter clips at the end of a source or scene (0: there are none); stride_chunks: from the start of
     a clip to the start of the next (0: clip_chunks, without overlap). held_out_share: share of sources kept from training (at least one);
-    codec_fit_sources: how many sources the embedded codecs are measured on.
+    codec_fit_sources: how many sources the embedded codecs are measured on. latent_dtype: of latents in shards, float16, or bfloat16 as its
+    bits in uint16.
     """
 
     media: str | tuple[str, ...] = "synthetic"
@@ -94,6 +96,7 @@ class DataConfig:
     held_out_share: float = 0.1
     codec_fit_sources: int = 48
     seed: int = 0
+    latent_dtype: str = "float16"
     timeline: Timeline = field(default_factory=Timeline)
     video_codec: DctVideoConfig = field(default_factory=DctVideoConfig)
     audio_codec: MdctAudioConfig = field(default_factory=MdctAudioConfig)
@@ -109,6 +112,8 @@ class DataConfig:
     encoders: EncodersConfig = EncodersConfig()
 
     def __post_init__(self) -> None:
+        if self.latent_dtype not in KEPT:
+            raise ValueError(f"data.latent_dtype={self.latent_dtype!r}: is not one of {', '.join(KEPT)}; float16 is more precise")
         if not 0 < self.held_out_share < 1:
             raise ValueError(f"data.held_out_share={self.held_out_share}: a share between 0 and 1")
         for name in ("clip_chunks", "codec_fit_sources", "synthetic_count"):
@@ -200,7 +205,7 @@ class DataConfig:
 
     @property
     def clip_bytes(self) -> int:
-        """Of the latents of a clip of full length in fp16."""
+        """Of the latents of a clip of full length, in 16 bits."""
         t, side = self.timeline, self.video_codec.spatial
         video = t.video_latents(self.clip_chunks) * self.video_codec.channels * (self.height // side) * (self.width // side)
         audio = t.audio_latents(self.clip_chunks) * self.audio_codec.channels
@@ -223,7 +228,8 @@ class DataConfig:
         streamed = () if self.stream_sources else ("stream_sources",)  # datasets of earlier releases have no such setting
         if not self.filters.licences:  # nor this one
             del tree["filters"]["licences"]
-        return {f.name: _plain(tree[f.name]) for f in fields(self) if f.name not in (*NOT_SHAPING, *drawn, *streamed)}
+        usual = ("latent_dtype",) if self.latent_dtype == "float16" else ()  # nor this one
+        return {f.name: _plain(tree[f.name]) for f in fields(self) if f.name not in (*NOT_SHAPING, *drawn, *streamed, *usual)}
 
 
 def first_difference(there: dict[str, Any], here: dict[str, Any], name: str = "data") -> str:

@@ -282,7 +282,7 @@ class _Job:
         self._clear({*keep, *(name for name in there if name.startswith((".survey-", ".codecs-")))})
         if left:
             video, audio = (codec if m in self._config.modalities and codec else None for m, codec in zip(MODALITIES, codecs, strict=True))
-            with clip_encoder(video, audio, self._pretrained, self._config.encoders, self._progress) as encoder:
+            with clip_encoder(video, audio, self._pretrained, self._config.encoders, self._config.latent_dtype, self._progress) as encoder:
                 work = MakePart(self._config, encoder, self._store.uri, self._trials)
                 for row in self._spread(Rows(left, part_row), work, "encode clips", TOGETHER):
                     receipts.add(row["part"], row["receipt"])

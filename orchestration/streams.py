@@ -107,7 +107,10 @@ def open_streams(plan: Plan | None, progress: Progress, warn: Callable[[str], No
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     account: Any = StreamAccount.options(scheduling_strategy=here).remote(plan.account)  # type: ignore[attr-defined]
     codecs = manifest.video_codec or None, manifest.audio_codec or None
-    with trials() as watched, clip_encoder(*codecs, data.pretrained.only(data.modalities), data.encoders, progress) as encoder:
+    with (
+        trials() as watched,
+        clip_encoder(*codecs, data.pretrained.only(data.modalities), data.encoders, data.latent_dtype, progress) as encoder,
+    ):
         rows, datasets = blocks(plan.sources, data.seed), dict[str, Dataset]()
         for stage in plan.stages:
             for resumed in (False, True):

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from ...model.codecs.quality import psnr, snr
 from ...model.codecs.shape import is_pretrained
+from ..format.sixteen_bits import fits, read, stored
 from ..progress import Progress, silent
 from .actor_pool import Pending, PoolClient, PoolConfig, actor_pool
 from .pretrained_codecs import CodecPair, Json, PretrainedConfig, open_codecs
 
 Latents = tuple[np.ndarray | None, np.ndarray | None]
-"""Video float16 [B,F,C,H,W] and audio float16 [B,T,C]; None of what there is none."""
+"""Video [B,F,C,H,W] and audio [B,T,C] in 16 bits, as `format/sixteen_bits` has them; None of what there is none."""
 Quality = list[tuple[float, float]]
 """Of each clip, how close its latents decode to it: PSNR of the pictures, SNR of the sound, in dB; NaN of what there is none."""
 
@@ -107,8 +108,8 @@ class Request:
 class EncodeWork:
     """The arithmetic: requests of one key, computed together."""
 
-    def __init__(self, codecs: CodecPair) -> None:
-        self._codecs = codecs
+    def __init__(self, codecs: CodecPair, dtype: str) -> None:
+        self._codecs, self._dtype = codecs, dtype
 
     def __call__(self, requests: Sequence[Request]) -> list[Any]:
         """For each request its `Latents` or `Quality`, or the ValueError that it gets instead."""
@@ -134,19 +135,19 @@ class EncodeWork:
             if media is not None and codec is None:
                 raise ValueError(f"clips: have {name}, for which the dataset has no codec")
         if request.latents is not None:
-            decoded = [None if x is None else torch.from_numpy(x.astype(np.float32)) for x in request.latents]
+            decoded = [None if x is None else read(x).float() for x in request.latents]
             frames = None if decoded[0] is None or video is None else video.decode(decoded[0]).cpu()
             sound = None if decoded[1] is None or audio is None else audio.decode(decoded[1]).cpu()
             clips = request.clips
             return list(zip(_each(psnr, request.frames, frames, clips), _each(snr, request.audio, sound, clips), strict=True))
         return (
-            None if video is None or request.frames is None else _half(video.encode(torch.from_numpy(request.frames))),
-            None if audio is None or request.audio is None else _half(audio.encode(torch.from_numpy(request.audio))),
+            None if video is None or request.frames is None else stored(video.encode(torch.from_numpy(request.frames)), self._dtype),
+            None if audio is None or request.audio is None else stored(audio.encode(torch.from_numpy(request.audio)), self._dtype),
         )
 
     def _checked(self, latents: Latents) -> Latents | UnfitLatents:
         for modality, found in zip(("video", "audio"), latents, strict=True):
-            if found is not None and not (finite := np.isfinite(found).reshape(len(found), -1).all(1)).all():
+            if found is not None and not (finite := fits(found).reshape(len(found), -1).all(1)).all():
                 codec = getattr(self._codecs, modality)
                 pretrained = is_pretrained(codec.to_json())
                 remedy = "leave the clip out, or encode in float32" if pretrained else "fit the codec to clips like this one"
@@ -156,20 +157,23 @@ class EncodeWork:
 
 @dataclass(frozen=True)
 class OpenEncoder:
-    """Opens the codecs of a dataset where it is called. threads: that they compute with on a CPU (0: as many as before)."""
+    """Opens the codecs of a dataset where it is called. dtype: of the latents, of `sixteen_bits.KEPT`; threads: that they compute with on a
+    CPU (0: as many as before).
+    """
 
     video: Json | None
     audio: Json | None
     pretrained: PretrainedConfig = PretrainedConfig()
     device: str = "cpu"
     threads: int = 0
+    dtype: str = "float16"
 
     def __call__(self) -> EncodeWork:
         if self.threads:
             torch.set_num_threads(self.threads)
         if self.device != "cpu":
             same_arithmetic()
-        return EncodeWork(open_codecs(self.video, self.audio, self.pretrained, self.device))
+        return EncodeWork(open_codecs(self.video, self.audio, self.pretrained, self.device), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -241,17 +245,17 @@ class Pieces:
 
 @contextmanager
 def clip_encoder(
-    video: Json | None, audio: Json | None, pretrained: PretrainedConfig, pool: PoolConfig, progress: Progress = silent
+    video: Json | None, audio: Json | None, pretrained: PretrainedConfig, pool: PoolConfig, dtype: str, progress: Progress = silent
 ) -> Iterator[ClipEncoder]:
-    """The encoder of a dataset for the time of the block, by the JSON of its codecs: in place where both are embedded.
+    """The encoder of a dataset for the time of the block, by the JSON of its codecs: in place where both are embedded. dtype: of latents.
 
     Raises:
         PoolFailed: the actors of a pool do not come up.
     """
     if not any(is_pretrained(codec) for codec in (video, audio) if codec is not None):
-        yield LocalEncoder(OpenEncoder(video, audio, pretrained))
+        yield LocalEncoder(OpenEncoder(video, audio, pretrained, dtype=dtype))
         return
-    with actor_pool("encoders", OpenEncoder(video, audio, pretrained, pool.device, pool.threads), pool, progress) as client:
+    with actor_pool("encoders", OpenEncoder(video, audio, pretrained, pool.device, pool.threads, dtype), pool, progress) as client:
         yield PooledEncoder(client, pool.batch)
 
 
@@ -304,10 +308,6 @@ def _cut(media: np.ndarray | None, part: slice) -> np.ndarray | None:
 
 def _both(latents: Latents, part: slice) -> Latents:
     return _cut(latents[0], part), _cut(latents[1], part)
-
-
-def _half(latents: Tensor) -> np.ndarray:
-    return latents.half().cpu().numpy()
 
 
 def _each(measure: Callable[[Tensor, Tensor], float], media: np.ndarray | None, decoded: Tensor | None, clips: int) -> list[float]:

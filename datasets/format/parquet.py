@@ -1,14 +1,14 @@
 """A prepared dataset as Parquet, for tools that know nothing of this program: pyarrow, pandas, DuckDB.
 
-One file a shard, one row a clip. Latents are bytes: float16, little-endian, in C order, of the shape beside them. As numbers Parquet would
-keep each in four bytes or more, and write them several times slower.
+One file a shard, one row a clip. Latents are bytes: float16 or bfloat16, as the metadata say, little-endian, in C order, of the shape
+beside them. As numbers Parquet would keep each in four bytes or more, and write them several times slower.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from ..places.storage import make_folder, sync
 from ..progress import Progress, silent
 from .manifest import MANIFEST, read_manifest
-from .records import LATENTS, LATER, REQUIRED, ClipRecord
+from .records import LATENTS, LATER, REQUIRED, ClipRecord, kind_of
 from .shards import Shard
+from .sixteen_bits import KEPT
 
 GROUP_BYTES = 64 * 2**20  # of latents in a row group, which a reader may have to hold
 TEXTS = {name: kind for name, kind in (REQUIRED | LATER).items() if pa.types.is_string(kind)}
@@ -28,8 +29,7 @@ SCHEMA = pa.schema(
         *(REQUIRED | LATER).items(),
         ("split", pa.string()),
         *(column for name in LATENTS for column in ((name, pa.large_binary()), (f"{name}_shape", pa.list_(pa.int32())))),
-    ],
-    {"latents": "float16, little-endian, C order"},
+    ]
 )
 
 
@@ -65,10 +65,12 @@ def export_parquet(folder: Path, out: Path, progress: Progress = silent) -> int:
     return clips
 
 
-def _write(path: Path, records: Iterable[ClipRecord], held_out: set[str]) -> None:
+def _write(path: Path, records: Sequence[ClipRecord], held_out: set[str]) -> None:
+    kind = next(name for name, kept in KEPT.items() if kept == kind_of(records))
+    schema = SCHEMA.with_metadata({"latents": f"{kind}, little-endian, C order"})
     texts = [name for name in SCHEMA.names if name not in LATENTS]
     options = {"compression": "zstd", "compression_level": 1, "use_dictionary": list(TEXTS), "write_statistics": texts}
-    with pq.ParquetWriter(path, SCHEMA, **options) as writer:
+    with pq.ParquetWriter(path, schema, **options) as writer:
         for group in _groups(records):
             rows = {name: [getattr(r, name) for r in group] for name in (*REQUIRED, *LATER) if name != "words"}
             rows["words"] = [[{"word": w, "start": s, "end": e} for w, s, e in r.words] for r in group]
@@ -76,7 +78,7 @@ def _write(path: Path, records: Iterable[ClipRecord], held_out: set[str]) -> Non
             for name in LATENTS:
                 rows[name] = [_bytes(r.latents(name)) for r in group]
                 rows[f"{name}_shape"] = [None if (x := r.latents(name)) is None else list(x.shape) for r in group]
-            writer.write_table(pa.table(rows, SCHEMA))
+            writer.write_table(pa.table(rows, schema))
 
 
 def _groups(records: Iterable[ClipRecord]) -> Iterator[list[ClipRecord]]:
@@ -92,4 +94,4 @@ def _groups(records: Iterable[ClipRecord]) -> Iterator[list[ClipRecord]]:
 
 
 def _bytes(latents: np.ndarray | None) -> bytes | None:
-    return None if latents is None else latents.astype("<f2", copy=False).tobytes()
+    return None if latents is None else latents.astype(latents.dtype.newbyteorder("<"), copy=False).tobytes()

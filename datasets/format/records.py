@@ -2,9 +2,9 @@
 
 clip_id, source, content, caption: string    start_s: double    words: list<{word, start, end}>
 tags: map<string, string>    found: map<string, double>
-video, audio: fixed-shape tensors of fp16, where all clips of a shard have one shape;
-              else {data: list<fp16>, shape: fixed_size_list<int32>}, the storage of Arrow's variable-shape tensors, null where a clip
-              has none; no column where no clip has any
+video, audio: fixed-shape tensors of 16-bit floats (`sixteen_bits`), where all clips of a shard have one shape;
+              else {data: list<...>, shape: fixed_size_list<int32>}, the storage of Arrow's variable-shape tensors, null where a clip
+              has none; no column where no clip has any. bfloat16 is uint16 of a column whose metadata says so
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+
+from .sixteen_bits import KEPT, SAID, VALUES
 
 WORD = pa.struct([("word", pa.string()), ("start", pa.float64()), ("end", pa.float64())])
 TEXTS = ("clip_id", "source", "content", "caption")
@@ -42,8 +44,8 @@ DIMENSIONS = range(1, 9)
 class ClipRecord:
     """One clip: its latents, its text on its own clock, where it came from, and what was measured of it.
 
-    video: fp16 [F, C, H, W], None in a set of sound alone; audio: fp16 [T, C], None in a set of pictures alone. content: SHA-256 of the
-    source's bytes. tags: what a list says of it. found: what was measured, by a name that ends with its unit.
+    video: [F, C, H, W], None in a set of sound alone; audio: [T, C], None in a set of pictures alone, both as `sixteen_bits` has them.
+    content: SHA-256 of the source's bytes. tags: what a list says of it. found: what was measured, by a name that ends with its unit.
     """
 
     clip_id: str
@@ -93,21 +95,28 @@ def checksum(record: ClipRecord) -> int:
     return crc
 
 
-def fields_of(shapes: Sequence[Shapes]) -> list[pa.Field]:
-    """The columns for clips of these shapes."""
+def kind_of(records: Sequence[ClipRecord]) -> np.dtype:
+    """How the latents of these clips are held: one of `sixteen_bits.KEPT`."""
+    [kind] = {x.dtype for r in records for m in LATENTS if (x := r.latents(m)) is not None}
+    return kind
+
+
+def fields_of(shapes: Sequence[Shapes], kind: np.dtype) -> list[pa.Field]:
+    """The columns for clips of these shapes, whose latents are held as `kind`."""
+    said = SAID if kind == KEPT["bfloat16"] else None
     fields = [pa.field(name, kind) for name, kind in (REQUIRED | LATER).items()]
     for name, each in zip(LATENTS, zip(*shapes, strict=True), strict=True):
         if any(each):
-            fields.append(pa.field(name, _tensors(each)))
+            fields.append(pa.field(name, _tensors(each, VALUES[kind]), metadata=said))
     return fields
 
 
-def _tensors(shapes: Sequence[tuple[int, ...] | None]) -> pa.DataType:
+def _tensors(shapes: Sequence[tuple[int, ...] | None], values: pa.DataType) -> pa.DataType:
     first = next(s for s in shapes if s is not None)
     assert all(s is None or (len(s) == len(first) and prod(s)) for s in shapes), "latents of one modality have one number of dimensions"
     if set(shapes) == {first}:
-        return pa.fixed_shape_tensor(pa.float16(), first)
-    return pa.struct([("data", pa.list_(pa.float16())), ("shape", pa.list_(pa.int32(), len(first)))])
+        return pa.fixed_shape_tensor(values, first)
+    return pa.struct([("data", pa.list_(values)), ("shape", pa.list_(pa.int32(), len(first)))])
 
 
 def batch_of(records: Sequence[ClipRecord], schema: pa.Schema) -> pa.RecordBatch:
@@ -125,13 +134,14 @@ def batch_of(records: Sequence[ClipRecord], schema: pa.Schema) -> pa.RecordBatch
 
 
 def _latents(arrays: Sequence[np.ndarray | None], kind: pa.DataType) -> pa.Array:
-    assert all(x is None or x.dtype == np.float16 for x in arrays), "latents are stored in fp16"
+    values = kind.value_type if isinstance(kind, pa.FixedShapeTensorType) else kind.field("data").type.value_type
+    assert all(x is None or VALUES[x.dtype] == values for x in arrays), "latents of a shard are of one kind"
     if isinstance(kind, pa.FixedShapeTensorType):
         # Networks give latents whose channels lie last in memory, and stack keeps that: Arrow would call it another type.
         return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(np.stack([x for x in arrays if x is not None])))
     present = [x for x in arrays if x is not None]
     ends = np.cumsum([0, *(0 if x is None else x.size for x in arrays)], dtype=np.int32)
-    flat = np.concatenate([x.reshape(-1) for x in present]) if present else np.empty(0, np.float16)
+    flat = np.concatenate([x.reshape(-1) for x in present]) if present else np.empty(0, values.to_pandas_dtype())
     dims = kind.field("shape").type.list_size
     shapes = np.array([(0,) * dims if x is None else x.shape for x in arrays], np.int32)
     parts = [
@@ -154,13 +164,13 @@ def fault_of(schema: pa.Schema) -> str | None:
         return "there is neither a column 'video' nor 'audio'"
     for name in present:
         if len(schema.get_all_field_indices(name)) > 1 or not _is_tensors(kind := schema.field(name).type):
-            return f"column {name!r} is {str(kind)[:80]}, no tensors of fp16"
+            return f"column {name!r} is {str(kind)[:80]}, no tensors of 16-bit floats"
     return None
 
 
 def _is_tensors(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.FixedShapeTensorType):
-        plain = kind.value_type == pa.float16() and kind.permutation in (None, list(range(len(kind.shape))))
+        plain = kind.value_type in VALUES.values() and kind.permutation in (None, list(range(len(kind.shape))))
         storage = kind.storage_type
         right = pa.types.is_fixed_size_list(storage) and storage.list_size == prod(kind.shape)
         return plain and right and len(kind.shape) in DIMENSIONS and min(kind.shape) > 0
@@ -168,7 +178,7 @@ def _is_tensors(kind: pa.DataType) -> bool:
         return False
     shape = kind.field("shape").type
     listed = pa.types.is_fixed_size_list(shape) and shape.value_type == pa.int32() and shape.list_size in DIMENSIONS
-    return kind.field("data").type == pa.list_(pa.float16()) and listed
+    return kind.field("data").type in map(pa.list_, VALUES.values()) and listed
 
 
 def record_at(batch: pa.RecordBatch, row: int) -> ClipRecord:

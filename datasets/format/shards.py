@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from ..places.storage import atomic_path
 from .arrow_file import END, blocks_of, footer_size, rows_in
-from .records import LATENTS, ClipRecord, Shapes, batch_of, checksum, fault_of, fields_of, latents_at, record_at, shapes_of
+from .records import LATENTS, ClipRecord, Shapes, batch_of, checksum, fault_of, fields_of, kind_of, latents_at, record_at, shapes_of
 
 BATCH_BYTES = 2**19  # of latents in a batch, or one clip: the least that is read of a shard far away
 INDEX, INDEX_CRC = b"mutual_forcing.index", b"mutual_forcing.index_crc32"
@@ -50,7 +50,7 @@ def write_shard(path: Path, records: Iterable[ClipRecord]) -> None:
     groups = list(_groups(rows))
     shapes = tuple(map(shapes_of, rows))
     index = Index(tuple(r.clip_id for r in rows), shapes, tuple(map(checksum, rows)), tuple(map(len, groups)))
-    schema = pa.schema(fields_of(shapes), _packed(index))
+    schema = pa.schema(fields_of(shapes, kind_of(rows)), _packed(index))
     with atomic_path(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for group in groups:
             writer.write_batch(batch_of(group, schema))

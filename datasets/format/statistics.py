@@ -1,7 +1,8 @@
 """What the latents of a dataset look like, channel by channel: their number, mean and spread, exact in any order of clips and parts.
 
-A 16-bit float is a whole number of steps of 2^-24. So sums and sums of squares are whole numbers too, kept as Python's integers, which have
-no last digit: merging is exact, and a dataset that other parts, other machines or another order made has the same statistics to the bit.
+A float16 is a whole number of steps of 2^-24, and a bfloat16 counts as the nearest one. So sums and sums of squares are whole numbers too,
+kept as Python's integers, which have no last digit: merging is exact, and a dataset that other parts, other machines or another order made
+has the same statistics to the bit.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from math import sqrt
 from typing import Any
 
 import numpy as np
+
+from .sixteen_bits import VALUES, fits, numbers
 
 STEPS = 2**24  # of 1.0: the smallest float16 is one of them, the largest 65504 * 2^24 < 2^40
 LOW = 2**20  # a value is high * LOW + low, so that sums of the products of 2^20 values fit into int64
@@ -40,20 +43,21 @@ class LatentStatistics:
 
     @classmethod
     def of(cls, latents: np.ndarray, axis: int) -> LatentStatistics:
-        """Of float16 latents of any shape whose channels lie along `axis`.
+        """Of latents of any shape, as `sixteen_bits` has them, whose channels lie along `axis`.
 
         Raises:
-            ValueError: they are not float16, or not finite.
+            ValueError: they are held otherwise, or not finite.
         """
-        if latents.dtype != np.float16:
-            raise ValueError(f"latents: {latents.dtype}, statistics are of float16, as shards hold them")
-        if not np.isfinite(latents).all():
+        if latents.dtype not in VALUES:
+            raise ValueError(f"latents: {latents.dtype}, statistics are of 16-bit floats, as shards hold them")
+        if not fits(latents).all():
             raise ValueError("latents: not all values are finite; a clip with such latents is refused before it is counted")
         rows_CN = np.moveaxis(latents, axis, 0).reshape(latents.shape[axis], -1)
         if not rows_CN.size:
             return cls.none(len(rows_CN))
-        sums, squares = zip(*(_exact_sums(row_N) for row_N in rows_CN), strict=True)
-        return cls(rows_CN.shape[1], sums, squares, float(latents.min()), float(latents.max()))
+        values = numbers(rows_CN)
+        sums, squares = zip(*(_exact_sums(row_N) for row_N in values), strict=True)
+        return cls(rows_CN.shape[1], sums, squares, float(values.min()), float(values.max()))
 
     def __add__(self, other: LatentStatistics) -> LatentStatistics:
         """Of both together; ValueError where they have not as many channels."""
@@ -103,10 +107,10 @@ class LatentStatistics:
 
 
 def _exact_sums(row_N: np.ndarray) -> tuple[int, int]:
-    """Sum and sum of squares of float16 values, in steps of 2^-24 and 2^-48."""
+    """Sum and sum of squares of values within 65504, in steps of 2^-24 and 2^-48."""
     total = square = 0
     for start in range(0, len(row_N), BLOCK):
-        steps_N = (row_N[start : start + BLOCK].astype(np.float64) * STEPS).astype(np.int64)  # exact: at most 40 bits
+        steps_N = np.rint(row_N[start : start + BLOCK].astype(np.float64) * STEPS).astype(np.int64)  # at most 40 bits
         high_N, low_N = np.divmod(steps_N, LOW)
         total += int(steps_N.sum())
         square += (int((high_N * high_N).sum()) * LOW + 2 * int((high_N * low_N).sum())) * LOW + int((low_N * low_N).sum())

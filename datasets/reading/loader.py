@@ -23,6 +23,7 @@ from ...model.types import AV, MODALITIES, AVBatch
 from ..format.manifest import Manifest
 from ..format.records import ClipRecord, Shapes, shapes_of
 from ..format.shards import Index, Shard
+from ..format.sixteen_bits import read
 from ..places.storage import user_cache
 from ..places.store import store_of
 from .members import Member, members_of
@@ -272,6 +273,6 @@ def _stacked(latents: Sequence[np.ndarray], longest: int) -> torch.Tensor:
     shape = (len(latents), longest, *latents[0].shape[1:])
     whole = torch.from_numpy(np.empty(shape, np.float32))  # NumPy asks for large pages, which are filled several times faster
     for row, x in zip(whole, latents, strict=True):
-        row[: len(x)].copy_(torch.from_numpy(x))
+        row[: len(x)].copy_(read(x))
         row[len(x) :].zero_()
     return whole

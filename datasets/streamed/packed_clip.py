@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from ..format.records import ClipRecord, batch_of, fault_of, fields_of, record_at, shapes_of
+from ..format.records import ClipRecord, batch_of, fault_of, fields_of, kind_of, record_at, shapes_of
 
 
 def pack_clip(record: ClipRecord) -> bytes:
-    schema = pa.schema(fields_of([shapes_of(record)]))
+    schema = pa.schema(fields_of([shapes_of(record)], kind_of([record])))
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(batch_of([record], schema))

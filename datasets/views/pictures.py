@@ -7,14 +7,12 @@ from itertools import islice
 from math import ceil
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from ...model.types import MODALITIES
 from ..encoding.pretrained_codecs import CodecPair, PretrainedConfig, open_codecs
 from ..format.clip_table import ClipRow
 from ..format.manifest import SHEET, Manifest
 from ..format.shards import REMEDY, ClipRecord, Shard
+from ..format.sixteen_bits import read
 from ..places.store import Store, is_remote
 from ..progress import Progress, silent
 from .contact_sheet import SheetClip, contact_sheet
@@ -61,7 +59,7 @@ def decode_record(record: ClipRecord, manifest: Manifest, title: str, codecs: Co
     """
     t, codecs = manifest.timeline, codecs or codecs_of(manifest)
     frames, audio = (
-        None if x is None or codec is None else codec.decode(torch.from_numpy(x.astype(np.float32))[None])[0].numpy()
+        None if x is None or codec is None else codec.decode(read(x).float()[None])[0].numpy()
         for x, codec in ((record.video, codecs.video), (record.audio, codecs.audio))
     )
     return SheetClip(title, frames, audio, t.fps, t.sample_rate, list(record.words))

@@ -167,7 +167,7 @@ def encoded(encoder: ClipEncoder, seed: int) -> list[Any]:
 @pytest.mark.usefixtures("ray_cluster")
 def test_two_actors_make_of_many_workers_clips_what_each_clip_alone_gives(config: PretrainedConfig, pretrained: Pair) -> None:
     pool = PoolConfig(min_actors=2, max_actors=2)
-    with clip_encoder(pretrained["video"], pretrained["audio"], config, pool) as encoder:
+    with clip_encoder(pretrained["video"], pretrained["audio"], config, pool, "float16") as encoder:
         workers = [encoded.remote(encoder, seed) for seed in range(2)]
         for frames, audio, latents in [clip for made in ray.get(workers) for clip in made]:
             assert_bits(latents, alone(pretrained, frames, audio))
@@ -192,7 +192,7 @@ def test_clips_computed_together_are_those_of_each_alone_up_to_rounding(config: 
     moved = PretrainedConfig(str(copy), config.audio)  # the manifest names a folder that may be gone; here is another copy of it
     gone = {name: data | {"folder": "/gone"} for name, data in pretrained.items()}
     frames, audio = clips(5)
-    with clip_encoder(gone["video"], gone["audio"], moved, PoolConfig(batch=4)) as encoder:
+    with clip_encoder(gone["video"], gone["audio"], moved, PoolConfig(batch=4), "float16") as encoder:
         assert isinstance(encoder, PooledEncoder)
         video, sound = encoder.encode(frames, audio)
         assert encoder.client.state().batches == 2
@@ -204,10 +204,10 @@ def test_clips_computed_together_are_those_of_each_alone_up_to_rounding(config: 
     with pytest.raises(UnfitLatents, match="video latents are not finite in 16 bits; leave the clip out, or encode in float32"):
         LocalEncoder(OpenEncoder(unfit["video"], None)).encode(frames, None)
     failed = pytest.raises(PoolFailed, match=r"the last with: .*its config\.json or list of files is not that of the codec's JSON")
-    with failed, clip_encoder(gone["video"], None, moved, PoolConfig(max_failures=1)):
+    with failed, clip_encoder(gone["video"], None, moved, PoolConfig(max_failures=1), "float16"):
         pass
 
 
 def test_embedded_codecs_need_no_actors(embedded: Pair) -> None:
-    with clip_encoder(embedded["video"], None, PretrainedConfig(), PoolConfig()) as encoder:
+    with clip_encoder(embedded["video"], None, PretrainedConfig(), PoolConfig(), "float16") as encoder:
         assert isinstance(encoder, LocalEncoder)

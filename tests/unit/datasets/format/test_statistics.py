@@ -91,7 +91,7 @@ def test_what_no_statistics_wrote_is_refused(change: dict, message: str) -> None
 
 
 def test_what_a_shard_does_not_hold_is_refused() -> None:
-    with pytest.raises(ValueError, match="float32, statistics are of float16"):
+    with pytest.raises(ValueError, match="float32, statistics are of 16-bit floats"):
         LatentStatistics.of(np.zeros((2, 2), np.float32), axis=1)
     with pytest.raises(ValueError, match="not all values are finite"):
         LatentStatistics.of(np.array([[np.inf]], np.float16), axis=1)
