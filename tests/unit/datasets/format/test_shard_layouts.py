@@ -173,7 +173,11 @@ WRONG: list[tuple[str, Callable[[pa.Table], pa.Table], str]] = [
     ("a column twice", lambda t: t.append_column("words", t["words"]), "'words' stands in it 2 times"),
     ("no latents", lambda t: t.drop_columns(["video", "audio"]), "neither a column 'video' nor 'audio'"),
     ("numbers for ids", with_column("clip_id", pa.array([1, 2, 3])), "'clip_id' is int64, not string"),
-    ("double latents", with_column("video", pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((3, 2, 2)))), "no tensors of 16-bit floats"),
+    (
+        "double latents",
+        with_column("video", pa.FixedShapeTensorArray.from_numpy_ndarray(np.ones((3, 2, 2)))),
+        "no tensors of 16-bit floats",
+    ),
     ("plain numbers", with_column("video", pa.array([1.0, 2.0, 3.0])), "no tensors of 16-bit floats"),
     ("no id", lambda t: without_index(with_column("clip_id", pa.array(["a", None, "b"]))(t)), "a clip has no id"),
     ("a shape of others", lambda t: without_index(with_column("video", listed([[1, 1, 1, 4]] * 3, [4, 4, 3]))(t)), "have not the shape"),
