@@ -112,7 +112,13 @@ def _with(records: Iterable[ClipRecord], found: Found) -> list[ClipRecord]:
 def columns_of(path: Path) -> dict[str, str]:
     """The columns of a shard by their Arrow types."""
     with pa.memory_map(str(path)) as file:
-        return {field.name: " ".join(str(field.type).split()) for field in pa.ipc.open_file(file).schema}
+        return {field.name: _said(field) for field in pa.ipc.open_file(file).schema}
+
+
+def _said(field: pa.Field) -> str:
+    """Its type on one line; of bits that stand for other numbers, those too."""
+    numbers = (field.metadata or {}).get(b"dtype", b"").decode()
+    return " ".join(str(field.type).split()) + (f" ({numbers})" if numbers else "")
 
 
 def joined(one: dict[str, str], other: dict[str, str]) -> dict[str, str]:

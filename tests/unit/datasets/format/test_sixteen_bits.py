@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mutual_forcing.datasets.config import DataConfig
 from mutual_forcing.datasets.format.manifest import ShardEntry
 from mutual_forcing.datasets.format.parquet import export_parquet
+from mutual_forcing.datasets.format.part_writer import columns_of
 from mutual_forcing.datasets.format.shards import ClipRecord, Shard, write_shard
 from mutual_forcing.datasets.format.sixteen_bits import KEPT, LARGEST, fits, numbers, read, stored
 from mutual_forcing.datasets.format.statistics import LatentStatistics
@@ -78,6 +79,7 @@ def test_a_column_of_bfloat16_says_so_to_pyarrow_alone(tmp_path: Path) -> None:
         column = file.read_all().column("video").combine_chunks()
     bits = column.to_numpy_ndarray()[0]
     assert torch.equal(torch.from_numpy(bits.copy()).view(torch.bfloat16), read(made.get("video")))
+    assert columns_of(tmp_path / "shard-0.arrow")["video"].endswith("(bfloat16)")  # as the manifest says
 
 
 @pytest.mark.parametrize("kind", KINDS)
