@@ -22,6 +22,7 @@ from ray.job_config import JobConfig
 STOPS = (signal.SIGINT, signal.SIGTERM)
 PORTS = 32  # about what the processes of one session listen on
 END_SECONDS = 10.0
+TOLD_AGAIN = ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state")  # in many lines, of what is raised here
 
 
 @contextmanager
@@ -51,8 +52,13 @@ def ray_session(cpus: int | None = None, about: Mapping[str, str] | None = None)
         except Exception as error:  # bare ones too, where its processes take longer than it waits
             place = f"at RAY_ADDRESS={address!r} cannot be reached" if address else "could not start here"
             raise ValueError(f"Ray {place} ({error}); `mutual-forcing doctor` shows the free memory, disk and cores") from error
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        # What a task raised comes here as it is: in Ray Data's own exception it would lose its cause on the way between processes.
+        context.raise_original_map_exception = True
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and timings stay in Ray's log files
+        for name in TOLD_AGAIN:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         yield
 
 

@@ -15,6 +15,7 @@ import torch
 from checkpoint_material import save_stage
 from command_material import Running, Said, command
 
+from mutual_forcing.datasets.drawn.synthetic import SyntheticConfig, write_corpus
 from mutual_forcing.datasets.places.storage import write_json
 from mutual_forcing.model.transformer import AVTransformer
 from mutual_forcing.orchestration.generation.generating import generate_clip
@@ -82,6 +83,21 @@ def test_a_full_disk_stops_the_run_and_room_lets_it_finish(tmp_path: Path, size:
     elsewhere = ("--set", f"checkpoint.uri={tmp_path / 'checkpoints'}")  # or preflight would see it coming
     shell = (*words, "sh", "-c", f'{twice}; exec "$@"', "sh")
     answer = command("train", "tiny", "--out", str(disk / "run"), *elsewhere, prefix=shell, seconds=500)
+    assert answer.code == 0, first.read_text() + answer.error
+    assert_refused(Said(1, "", first.read_text()), "No space left on device", "make room")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["100k", "250k"])
+def test_a_full_disk_stops_data_preparation_and_room_lets_it_finish(tmp_path: Path, size: str) -> None:
+    """A worker meets it first: what a task of Ray Data raised comes to the terminal as it was raised there."""
+    disk, first = tmp_path / "disk", tmp_path / "first"
+    disk.mkdir()
+    words = namespace("-m", f"mount -t tmpfs -o size={size} tmpfs {disk}")
+    shell = (*words, "sh", "-c", f'"$@" 2>{first} && exit 9; mount -o remount,size=100m {disk}; exec "$@"', "sh")
+    media = tmp_path / "media"
+    write_corpus(SyntheticConfig(count=4, seconds=2.6), media)
+    answer = command("data", "prepare", str(media), "--recipe", "tiny", "--out", str(disk / "data"), prefix=shell, seconds=250)
     assert answer.code == 0, first.read_text() + answer.error
     assert_refused(Said(1, "", first.read_text()), "No space left on device", "make room")
 
