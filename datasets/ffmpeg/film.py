@@ -183,7 +183,7 @@ class Film:
                 "decode", self._path, f"{what} decodes" + f" from {self.first / self._config.fps:g} s on" * (self.first > 0), said
             )
         if damaged > self._config.max_damage * count:
-            raise MediaError("decode", self._path, f"damaged in {damaged} places over {count} frames", said)
+            raise MediaError("decode", self._path, f"damaged: in {damaged} places over {count} frames", said)
         if self._over and self._child.returncode:
             raise MediaError("decode", self._path, f"ffmpeg ended with status {self._child.returncode}", said)
         samples = 0 if self._sound is None else sample_of(count, self._config)
@@ -301,7 +301,7 @@ class Film:
         shown_s = (self.first + count) / self._config.fps
         notes = []
         if damaged:
-            notes.append(f"damaged in {damaged} places")
+            notes.append(f"damaged: in {damaged} places")
         if self._over and self._child.counts[1]:
             notes.append(f"the file ends early: used up to {shown_s:.2f} s")
         if found.duration_s is not None and not self._part.wanted:

@@ -62,7 +62,7 @@ def _panda(row: Row, find: Find) -> Row:
     if not isinstance(video, str) or not VIDEO_ID.fullmatch(video):
         raise ValueError(f"videoID={video!r:.80}: no name of a video")
     if not (path := find(video)):
-        raise ValueError(f"videoID={video}: no {video}.mp4 below the folder of the list")
+        raise ValueError(f"videoID={video}: no such .mp4 below the folder of the list")
     times = [tuple(map(_value, match)) for match in _items(row["timestamp"], "timestamp", PAIR)]
     captions = [_value(match[0]) for match in _items(row["caption"], "caption", ONE)]
     if len(captions) != len(times):

@@ -106,7 +106,7 @@ def merged(parts: Iterable[tuple[str, Sidecar]]) -> Sidecar:
         for what, value in given.items():
             other, there = told.setdefault(what, (name, value)) if value else (name, value)
             if there != value:
-                raise ValueError(f"sidecar {name}: gives a {what}, as {other} does; remove one of them")
+                raise ValueError(f"sidecar {name}: gives a {what} too: {other} does; remove one of them")
         caption, words, spoken = caption or one.caption, words or one.words, spoken or one.spoken
         tags = dict(one.tags) | tags
     return Sidecar(caption, words, spoken, tuple(tags.items()))
@@ -162,7 +162,7 @@ def parse_text(data: Any, label: str) -> Sidecar:
         try:
             words.append((str(word["word"]), float(word["start"]), float(word["end"])))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{label}: transcript[{i}]={repr(word)[:80]} must look like {form}") from error
+            raise ValueError(f"{label}: transcript[{i}]={repr(word)[:80]}: must look like {form}") from error
     return _checked(Sidecar(data.get("caption", ""), tuple(words), tags=tags_of(_others(data), label)), label)
 
 
@@ -224,7 +224,7 @@ def parse_file(written: bytes, name: str) -> Sidecar:
 def _checked(sidecar: Sidecar, label: str) -> Sidecar:
     for i, (_, start, end) in enumerate(sidecar.words):
         if not 0 <= start <= end < MAX_SECONDS:
-            raise ValueError(f"{label}: transcript[{i}] from {start} to {end} s: need 0 <= start <= end")
+            raise ValueError(f"{label}: transcript[{i}]: need 0 <= start <= end, not from {start} to {end} s")
     if not all(is_text(text) for text in (sidecar.caption, sidecar.spoken, *(word for word, _, _ in sidecar.words))):
         raise ValueError(f"{label}: holds half of a surrogate pair, which is no character; write it again as UTF-8")
     return sidecar

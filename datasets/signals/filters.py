@@ -11,7 +11,10 @@ from itertools import pairwise
 import numpy as np
 
 FULL_SCALE = 0.999
-NUMBER = re.compile(r"\d+(\.\d+)?")
+NUMBER = re.compile(r"(?<![\w-])\d+(\.\d+)?")  # mp4 and UTF-8 are names
+VALUE = re.compile(r"""'[^']*'|"[^"]*\"""")  # as Python writes it
+WHERE = re.compile(r"(row) \d+: |(sidecar) (?:.*?\.(?:json|txt|srt|vtt)|[^:]*): ")  # one of many
+FIELD = re.compile(rf"""(?:path|spans|transcript\[\d+\](?:=.*?)?(?=: (?:must|need))|[\w.]+(?:\[\d+\])?=(?:{VALUE.pattern}|[^:]*)): """)
 SAME = 0.2  # mean difference of two pictures, of 255, that an encoder makes of one picture shown twice
 
 
@@ -88,11 +91,18 @@ def still_share(frames: np.ndarray) -> float:
 
 
 def rule_of(reason: str) -> str:
-    """The rule that a reason is of, for a table of what was refused why."""
-    text = reason.split("; ")[-1]
-    if text.startswith("clip at "):
-        text = text.split(": ", 1)[-1]
-    return "same content" if text.startswith("same content as ") else NUMBER.sub("n", text.split(":")[0].split(" (")[0])[:60]
+    """The rule that a reason is of, for a table of what was refused why: without names, values, numbers, details and the remedy, so that
+    as many sources as there may be fall under as few rules as there are. Of what text says, whether a list or a sidecar says it.
+    """
+    if reason.startswith("same content as "):
+        return "same content"
+    said, text = "", reason
+    if where := WHERE.match(text):
+        said, text = f"{where[1] or where[2]}: ", text[where.end() :]
+    while (of := FIELD.match(text)) and of.end() < len(text):
+        text = text[of.end() :]
+    text = re.split(r": |; | \(", text, maxsplit=1)[0]
+    return said + NUMBER.sub("n", VALUE.sub("...", text))[:60]
 
 
 def yields(good: str, count: int, reasons: Iterable[str]) -> dict[str, int]:

@@ -324,7 +324,7 @@ def test_damaged_pictures_are_refused_unless_allowed(tmp_path, clip):
     path = tmp_path / "broken.mp4"
     path.write_bytes(broken)
     found = probe(clip)
-    with pytest.raises(MediaError, match="damaged in"):
+    with pytest.raises(MediaError, match="damaged: in"):
         decode(path, found, CONFIG)
     assert any("damaged" in note for note in decode(path, found, DecodeConfig(max_damage=1e9)).notes)
 

@@ -58,7 +58,7 @@ WANTED: dict[str, int | str] = {
     "d14_hevc10_opus.mkv": 72,
     "d15_truncated_faststart.mp4": 30,
     "d16_truncated_nomoov.mp4": "none of the containers",
-    "d17_corrupt_bytes.mp4": "damaged in",
+    "d17_corrupt_bytes.mp4": "damaged: in",
     "d18_audio_only.m4a": "no pictures",
     "d21_60fps.mp4": 122,
     "d22_12fps_1056p.mp4": 122,

@@ -227,11 +227,11 @@ def test_text_of_a_list_and_of_files_is_one(tmp_path):
     assert text_of(source) == Sidecar("A cat.", (("so", 0.0, 1.0),), tags=(("speaker", "anna"),))
     (tmp_path / "a.txt").write_text("A dog.")
     (source,) = sources_of([str(tmp_path / "l.jsonl")])
-    with pytest.raises(ValueError, match=r"sidecar a\.txt: gives a caption, as the list does; remove one of them"):
+    with pytest.raises(ValueError, match=r"sidecar a\.txt: gives a caption too: the list does; remove one of them"):
         text_of(source)
     (tmp_path / "l.jsonl").write_text('{"path": "a.mp4", "transcript": "so it is"}\n')
     (source,) = sources_of([str(tmp_path / "l.jsonl")])
-    with pytest.raises(ValueError, match=r"sidecar a\.json: gives a transcript, as the list does"):
+    with pytest.raises(ValueError, match=r"sidecar a\.json: gives a transcript too: the list does"):
         text_of(source)
 
 

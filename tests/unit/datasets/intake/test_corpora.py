@@ -49,7 +49,7 @@ def test_panda_names_pieces_of_videos_below_its_folder(tmp_path):
     other |= {"matching_score": [0.5], "desirable_filtering": ["desirable"]}
     found = sources_of([str(write_panda(tmp_path / "panda70m_training_2m.csv", [panda_row(), gone, other]))])
     assert [source.name for source in found] == ["panda70m_training_2m.csv#3", "videos/0/--Ja_1.mp4", "videos/1/x0123456789.webm"]
-    assert found[0].refused == "row 3: videoID=gone: no gone.mp4 below the folder of the list"
+    assert found[0].refused == "row 3: videoID=gone: no such .mp4 below the folder of the list"
     assert found[1].spans == (
         Span(31.364, 52.251, CAPTIONS[0], (), (("matching_score", "0.4814"), ("desirable_filtering", "desirable"))),
         Span(62.5, 3600.0, CAPTIONS[1], (), (("matching_score", "0.39"), ("desirable_filtering", "0_low_desirable_score"))),

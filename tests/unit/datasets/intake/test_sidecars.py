@@ -46,11 +46,11 @@ BAD_SIDECARS = [
     ("[" * 100_000, "not JSON"),
     ('{"transcript": [{"word": "a", "start": ' + "9" * 5000 + ', "end": 1}]}', "not JSON"),
     ('{"transcript": [{"word": "a", "start": ' + "9" * 400 + ', "end": 1}]}', r"transcript\[0\]"),
-    ('["hello"]', r"transcript\[0\]='hello' must look like"),
+    ('["hello"]', r"transcript\[0\]='hello': must look like"),
     ("3", "must look like"),
     ('{"caption": 3}', "must look like"),
     ('{"transcript": "hello"}', "must look like"),
-    ('{"transcript": ["hello"]}', r"transcript\[0\]='hello' must look like"),
+    ('{"transcript": ["hello"]}', r"transcript\[0\]='hello': must look like"),
     ('{"transcript": [{"word": "a"}]}', r"transcript\[0\]"),
     (word(start="soon"), "must look like"),
     (word(start=None), "must look like"),
@@ -142,7 +142,7 @@ def test_of_two_texts_none_is_taken(tmp_path: Path, other: str, what: str) -> No
     if what == "caption":
         (tmp_path / "a.json").write_text('{"caption": "A cat."}')
     (tmp_path / other).write_text(files[other])
-    with pytest.raises(ValueError, match=rf"sidecar a\.(srt|vtt|txt): gives a {what}, as a\.(json|srt) does; remove one of them"):
+    with pytest.raises(ValueError, match=rf"sidecar a\.(srt|vtt|txt): gives a {what} too: a\.(json|srt) does; remove one of them"):
         read_sidecar(tmp_path / "a.mp4")
 
 
@@ -202,7 +202,7 @@ def test_fields_become_tags_within_bounds() -> None:
 def test_two_licences_of_one_file_are_refused() -> None:
     parts = [("the list", Sidecar(tags=(("licence", "CC0"), ("take", "1")))), ("a.json", Sidecar(tags=(("licence", "CC0"), ("take", "2"))))]
     assert merged(parts).tags == (("licence", "CC0"), ("take", "1")), "the first has the word"
-    with pytest.raises(ValueError, match=r"sidecar a\.json: gives a licence, as the list does"):
+    with pytest.raises(ValueError, match=r"sidecar a\.json: gives a licence too: the list does"):
         merged([parts[0], ("a.json", Sidecar(tags=(("licence", "CC-BY"),)))])
 
 
