@@ -34,7 +34,7 @@ from .intake.inputs import sources_of
 from .intake.sources import Source, file_of, source_to_json
 from .places.scratch import Scratch
 from .places.storage import local_path, make_folder
-from .places.store import Store, below, is_remote, write_bytes
+from .places.store import Store, below, is_remote, store_of, write_bytes
 from .preparing.commit import counted_anew, described, lines_of, rows_of
 from .preparing.growth import TWIN, Again, drawn, first_of, growth, listed
 from .preparing.look import Look, Looked, Row, looked_of
@@ -71,6 +71,23 @@ def prepare(config: DataConfig, out: str | Path, progress: Progress = silent, gr
     sources = None if stands else sources_of(config.inputs)  # a mistyped folder must not make `out`
     with opened(out, progress) as (store, hold):
         return _Job(config, store, progress, hold, sources).run(grow, again)
+
+
+def require_same_settings(config: DataConfig, out: str | Path) -> None:
+    """Refuse a dataset that was made with other settings; `prepare` does so too, but only where Ray runs.
+
+    Raises:
+        ValueError: they differ, or its manifest is damaged.
+        OSError: the store does not answer.
+    """
+    with store_of(str(out)) as store:
+        if MANIFEST in store.names():
+            _refuse_other_settings(open_manifest(store.fetch(MANIFEST)), config, store.uri)
+
+
+def _refuse_other_settings(before: Manifest, config: DataConfig, uri: str) -> None:
+    if differs := first_difference(before.settings, config.shaping()):
+        raise ValueError(f"data.out={uri!r}: holds a dataset of other settings ({differs}); choose another folder or remove it")
 
 
 def require_unchanged(config: DataConfig, out: Path) -> None:
@@ -160,8 +177,7 @@ class _Job:
 
     def _require_same(self, before: Manifest, changed: Sequence[str], strange: Sequence[str]) -> None:
         where = f"data.out={self._store.uri!r}"
-        if differs := first_difference(before.settings, self._config.shaping()):
-            raise ValueError(f"{where}: holds a dataset of other settings ({differs}); choose another folder or remove it")
+        _refuse_other_settings(before, self._config, self._store.uri)
         if changed:
             raise ValueError(
                 f"{where}: {changed[0]!r} is not what it was when its clips were made; put it back, or prepare into another folder"

@@ -40,7 +40,7 @@ class SourceLine:
     tried; note: what a user should know of a used one. clips: that were made; left_out: the others. seconds, frames, samples: as decoded.
     av_offset_ms: how much later than the pictures the sound begins in the container, which clips no longer have; timing: what else was
     found on its clock. content: SHA-256 of its bytes; where: it was; stamp: shows whether it changes; tags: of a
-    list, the licence among them.
+    list and of what lies beside it, the licence among them.
     """
 
     path: str

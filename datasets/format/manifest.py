@@ -69,6 +69,13 @@ class Manifest:
     schema: dict[str, str] = field(default_factory=dict)
     statistics: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def quality(self) -> dict[str, tuple[float, str]]:
+        """How close the codecs come to the media, in dB, and what that is of; of what clips have, as far as it was measured."""
+        known = {"video_psnr_db": ("video", "PSNR of pictures"), "audio_snr_db": ("audio", "SNR of sound")}
+        there = {name: what for name, (modality, what) in known.items() if modality in self.modalities and name in self.codec_quality}
+        return {name: (self.codec_quality[name], what) for name, what in there.items()}
+
     def to_json(self) -> bytes:
         return (json.dumps({"format": FORMAT, **asdict(self)}, indent=2, ensure_ascii=False) + "\n").encode()
 

@@ -19,6 +19,7 @@ from ..intake.sources import Source, source_to_json
 from ..places.scratch import Scratch
 from ..places.storage import sha256_file
 from ..places.store import Store, is_remote, write_bytes
+from ..places.writable import PROBE
 from .account import LeftOut
 from .clip_table import ClipRow, Found
 from .statistics import LatentStatistics, Statistics
@@ -28,7 +29,7 @@ SHARD_BYTES = 128 << 20
 MAX_SOURCES = 4096  # of a part: its receipt is read whole
 FINISHED = r"shard-[0-9a-f]{16}n\d{3,}\.arrow|\.part-[0-9a-f]{16}\.json|\.survey-\d+\.jsonl|\.codecs-[0-9a-f]{16}\.json"
 LAST = r"manifest(-\d+)?\.json|sources(-\d+)?\.jsonl|clips(-\d+)?\.parquet|contact\.png"
-OURS = re.compile(rf"{FINISHED}|\.({FINISHED}|{LAST})\.\d+\.tmp")
+OURS = re.compile(rf"{FINISHED}|\.({FINISHED}|{LAST})\.\d+\.tmp|{re.escape(PROBE)}[0-9a-f]{{8}}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """A clip as a record, and records as Arrow columns and back.
 
-clip_id, source, content, caption: string    start_s: double    words: list<{word, start, end}>
+clip_id, source, content, caption: string    start_s, end_s: double    words: list<{word, start, end}>
 tags: map<string, string>    found: map<string, double>
 video, audio: fixed-shape tensors of 16-bit floats (`sixteen_bits`), where all clips of a shard have one shape;
               else {data: list<...>, shape: fixed_size_list<int32>}, the storage of Arrow's variable-shape tensors, null where a clip
@@ -32,6 +32,7 @@ REQUIRED: dict[str, pa.DataType] = {
 }
 LATER: dict[str, pa.DataType] = {  # that shards of the first releases lack
     "content": pa.string(),
+    "end_s": pa.float64(),
     "tags": pa.map_(pa.string(), pa.string()),
     "found": pa.map_(pa.string(), pa.float64()),
 }
@@ -45,7 +46,8 @@ class ClipRecord:
     """One clip: its latents, its text on its own clock, where it came from, and what was measured of it.
 
     video: [F, C, H, W], None in a set of sound alone; audio: [T, C], None in a set of pictures alone, both as `sixteen_bits` has them.
-    content: SHA-256 of the source's bytes. tags: what a list says of it. found: what was measured, by a name that ends with its unit.
+    start_s, end_s: in seconds from its source's first picture. content: SHA-256 of the source's bytes. tags: what a list or a sidecar says
+    of it. found: what was measured, by a name that ends with its unit.
     """
 
     clip_id: str
@@ -58,6 +60,7 @@ class ClipRecord:
     content: str = ""
     tags: tuple[tuple[str, str], ...] = ()
     found: tuple[tuple[str, float], ...] = ()
+    end_s: float = 0.0
 
     def latents(self, modality: str) -> np.ndarray | None:
         return self.video if modality == "video" else self.audio
@@ -88,7 +91,8 @@ def checksum(record: ClipRecord) -> int:
     words = [(word, float(start), float(end)) for word, start, end in record.words]
     found = [(name, float(value)) for name, value in record.found]
     said = [getattr(record, name) for name in TEXTS]
-    crc = zlib.crc32(json.dumps([said, float(record.start_s), words, record.tags, found, shapes_of(record)]).encode())
+    ends = [float(record.end_s)] if record.end_s else []  # which clips of the first releases do not tell
+    crc = zlib.crc32(json.dumps([said, float(record.start_s), words, record.tags, found, shapes_of(record), *ends]).encode())
     for name in LATENTS:
         if (x := record.latents(name)) is not None:
             crc = zlib.crc32(np.ascontiguousarray(x).view(np.uint8).data, crc)
@@ -188,7 +192,7 @@ def record_at(batch: pa.RecordBatch, row: int) -> ClipRecord:
         ValueError: a value is missing, or a shape is not that of its numbers.
     """
     names = batch.schema.names
-    values: dict[str, Any] = {name: batch.column(name)[row].as_py() for name in (*TEXTS, "start_s") if name in names}
+    values: dict[str, Any] = {name: batch.column(name)[row].as_py() for name in (*TEXTS, "start_s", "end_s") if name in names}
     if None in values.values():
         raise ValueError(f"row {row}: a value is missing")
     for name in LISTS:

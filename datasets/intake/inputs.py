@@ -25,7 +25,7 @@ from .list_rows import MAX_LIST_BYTES
 from .lists import in_list
 from .prefixes import THREADS, Bucket, bucket_and_key, in_prefix, object_source
 from .sidecars import SIDECARS, is_text
-from .sources import LISTS, MAX_SOURCES, MEMBER, Source, file_of, in_folder, local_source
+from .sources import LISTS, MAX_SOURCES, MEMBER, Source, file_of, in_folder, local_source, no_media
 from .tars import BLOCK, SUFFIX, in_tar, is_tar
 
 
@@ -52,7 +52,7 @@ def sources_of(inputs: Sequence[str], known: Mapping[str, str] | None = None) ->
                     raise ValueError(f"input={text!r}: {before} sources before it, at most {MAX_SOURCES} in one dataset; split it")
         if empty:
             raise ValueError(f"input={text!r}: holds no files; put media files there")
-    kept = [source for source in _named(found.values(), known or {}) if source.path not in lists]
+    kept = [source for source in _named(_without_texts(list(found.values())), known or {}) if source.path not in lists]
     if not kept:
         raise ValueError("input: none is named; give files, folders, lists or s3:// prefixes")
     return kept
@@ -110,6 +110,12 @@ def _answered(text: str) -> Iterator[None]:
     except OSError as error:
         why = " ".join(str(error).split())[:300]
         raise ValueError(f"input={text!r}: cannot be read ({why}); check permissions, or bucket, credentials and network") from error
+
+
+def _without_texts(sources: list[Source]) -> list[Source]:
+    """Without files that a shell's `folder/*` names beside the media whose sidecars they are: those are read with the media."""
+    media = {os.path.splitext(source.path)[0] for source in sources if not no_media(source.path)}
+    return [s for s in sources if (end := os.path.splitext(s.path))[1] not in SIDECARS or end[0] not in media]
 
 
 def _both(one: Source, other: Source) -> Source:

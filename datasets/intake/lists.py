@@ -95,7 +95,10 @@ def _gathered(rows: Iterator[tuple[int, Row | str]], name: str, folder: Folder) 
         if without == TRIAL and not found:
             break
     if not found and without == len(wrong):
-        raise ValueError(f"list {name}: has no column `path` (it has {columns or 'no rows'}); name the column of media files so")
+        raise ValueError(
+            f"list {name}: has no column `path` (it has {columns or 'no rows'}); name the column of media files so, "
+            "or give the folder in the place of all files in it"
+        )
     return found, wrong
 
 

@@ -57,7 +57,7 @@ def line_of(source: Source, looked: Looked, outcome: Outcome | None, attempts: i
     line = SourceLine(
         source.name, "refused", looked.stage, looked.reason, looked.said, attempts=attempts, content=looked.content, stamp=source.stamp
     )
-    line = replace(line, tags=source.tags, where=source.path)
+    line = replace(line, tags=looked.tags or source.tags, where=source.path)
     if outcome is None:
         return line
     return replace(
@@ -135,7 +135,7 @@ def described(
         dropped=dropped,
         sources_used=used,
         sources_refused=total - used,
-        codec_quality=before.codec_quality if before else {"video_psnr_db": _mean(quality, 0), "audio_snr_db": _mean(quality, 1)},
+        codec_quality=before.codec_quality if before else _quality(quality),
         synthetic=config.is_synthetic,
         version=before.version + 1 if before else 1,
         account=f"sources-{before.version + 1}.jsonl" if before else SOURCES,
@@ -204,6 +204,7 @@ def _rank(config: DataConfig, clip: str) -> int:
     return position_seed(config.seed, "held-out", clip)
 
 
-def _mean(pairs: Sequence[tuple[float, float]], which: int) -> float:
-    finite = [pair[which] for pair in pairs if isfinite(pair[which])]
-    return round(sum(finite) / len(finite), 3) if finite else 0.0
+def _quality(pairs: Sequence[tuple[float, float]]) -> dict[str, float]:
+    """Mean PSNR of the pictures and SNR of the sound; of what no clip has, nothing."""
+    found = {"video_psnr_db": [p for p, _ in pairs if isfinite(p)], "audio_snr_db": [s for _, s in pairs if isfinite(s)]}
+    return {name: round(sum(values) / len(values), 3) for name, values in found.items() if values}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, isfinite
+from math import ceil, isfinite, nan
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,10 @@ from ..intake.sources import Span
 from ..signals.scenes import SIDE, SceneFinder, plan_clips
 
 LEFT_OUT = ("no pictures", "no sound", "its sound does not decode")  # notes of what a set is not of: else it would have been refused
+OF_PICTURES, OF_SOUND = (
+    ("picture_gap_ms", "source_fps", "rate_varies"),
+    ("priming_ms", "sound_gap_ms", "sound_gaps", "drift_ms"),
+)  # of Timing
 APART_S = 30.0  # pieces of a film that lie further apart are decoded for themselves
 
 
@@ -62,7 +66,7 @@ class Reel:
         self, path: Path, found: Probe, config: DataConfig, spans: Sequence[Span], starts: Sequence[int], known: Known = lambda *_: False
     ) -> None:
         self._path, self._found, self._config = path, only(found, config.modalities), config
-        self._offset_s = found.av_offset_s
+        self._offset_ms = 1000 * found.av_offset_s if found.has_video and found.has_audio else nan
         self._spans, self._starts = sorted(spans, key=lambda s: (s.start_s, s.end_s)), starts
         self._known, self.passed_over = known, 0
         self.seen = Seen()
@@ -118,8 +122,8 @@ class Reel:
         self.seen = Seen(
             frames=seen.frames + verdict.frames,
             samples=seen.samples + verdict.samples,
-            av_offset_ms=1000 * self._offset_s,
-            timing=facts(replace(verdict.timing, av_offset_ms=1000 * self._offset_s)),
+            av_offset_ms=self._offset_ms,
+            timing=facts(replace(verdict.timing, av_offset_ms=self._offset_ms), self._found),
             notes=tuple(dict.fromkeys(note for note in (*seen.notes, *verdict.notes) if note not in LEFT_OUT)),
         )
 
@@ -162,9 +166,10 @@ def frames_of(chunks: int, t: Timeline) -> int:
     return max(t.frames(chunks), ceil(Fraction(t.samples(chunks) * t.fps, t.sample_rate)))
 
 
-def facts(timing: Timing) -> Found:
-    """What was found on a source's clock, by name with its unit; what is not known is left out."""
-    return tuple((name, round(float(x), 3)) for name, x in vars(timing).items() if isfinite(x))
+def facts(timing: Timing, read: Probe) -> Found:
+    """What was found on a source's clock, by name with its unit; what is not known, or is of what was not read, is left out."""
+    absent = (*(() if read.has_video else OF_PICTURES), *(() if read.has_audio else OF_SOUND))
+    return tuple((name, round(float(x), 3)) for name, x in vars(timing).items() if isfinite(x) and name not in absent)
 
 
 def _trimmed(cut: Cut | None, chunks: int, t: Timeline) -> tuple[np.ndarray | None, np.ndarray | None] | None:

@@ -12,7 +12,7 @@ from ..ffmpeg.ffmpeg_child import MediaError
 from ..ffmpeg.probe import Probe, probe
 from ..format.account import UNREAD
 from ..intake.at_hand import at_hand
-from ..intake.sidecars import LICENCE
+from ..intake.sidecars import LICENCE, Tags
 from ..intake.source_text import text_of
 from ..intake.sources import Source, source_from_json
 from ..places.scratch import Scratch
@@ -35,7 +35,8 @@ class Refused(ValueError):
 @dataclass(frozen=True, slots=True)
 class Looked:
     """What was found: a refusal with its stage and what ffmpeg said, or the hash of the bytes, the seconds that the container states (0:
-    none), the frames at which scenes begin (where they are asked for), and whether it has a caption or a transcript."""
+    none), the frames at which scenes begin (where they are asked for), whether it has a caption or a transcript, and its tags.
+    """
 
     stage: str = ""
     reason: str = ""
@@ -44,6 +45,7 @@ class Looked:
     seconds: float = 0.0
     starts: tuple[int, ...] = ()
     has_text: bool = False
+    tags: Tags = ()
 
     @property
     def unread(self) -> bool:
@@ -65,8 +67,9 @@ def looked_of(text: str) -> Looked:
         same: dict[str, Any] = {
             name: intern(data[name]) for name in ("stage", "reason")
         }  # of a million sources many are refused in the same words
-        return Looked(**data | same | {"starts": tuple(int(x) for x in data["starts"])})
-    except (TypeError, KeyError) as error:
+        tags = tuple((intern(str(name)), intern(str(value))) for name, value in data["tags"])
+        return Looked(**data | same | {"starts": tuple(int(x) for x in data["starts"]), "tags": tags})
+    except (TypeError, KeyError, ValueError) as error:
         raise ValueError(f"note of a source: damaged ({error})") from error
 
 
@@ -113,7 +116,7 @@ class Look:
             require(found, self._config)
             starts = scenes_of(path, found, self._config, source.spans) if self._config.scenes.detect else ()
             has_text = bool(text.caption or text.words or text.spoken or any(s.caption or s.words for s in source.spans))
-            return Looked(content=sha256_file(path), seconds=found.duration_s or 0.0, starts=starts, has_text=has_text)
+            return Looked(content=sha256_file(path), seconds=found.duration_s or 0.0, starts=starts, has_text=has_text, tags=text.tags)
 
 
 def require(found: Probe, config: DataConfig) -> None:

@@ -228,6 +228,7 @@ class SourceClips:
             content=item.content,
             tags=text.tags,
             found=found,
+            end_s=clip.start_s + float(self._config.timeline.seconds(clip.chunks)),
         )
 
 

@@ -183,7 +183,8 @@ def show(told: Any, as_json: bool, **more: Any) -> None:
 
     manifest, (sources, clips) = told.manifest, _yields(told)
     if as_json:
-        totals = {"clips": manifest.clips, "hours": manifest.hours, "version": manifest.version, **manifest.codec_quality}
+        quality = {name: db for name, (db, _) in manifest.quality.items()}
+        totals = {"clips": manifest.clips, "hours": manifest.hours, "version": manifest.version, **quality}
         about = {"sources": records(told.lines), "contact_sheet": told.sheet, "page": told.page}
         typer.echo(json.dumps({**totals, "yield": sources, "clip_yield": clips, **about, **more}))
         return
@@ -201,9 +202,8 @@ def show(told: Any, as_json: bool, **more: Any) -> None:
         _show_yield("what became of the clips of used sources", clips)
     if unread := sum(line.stage == UNREAD for line in told.lines):
         typer.echo(f"{unread} sources could not be read, which says nothing of them: give `data prepare` again")
-    known = (("video", "video_psnr_db", "PSNR"), ("audio", "audio_snr_db", "SNR"))
-    quality = [f"{name} {manifest.codec_quality[key]:.1f} dB {of}" for name, key, of in known if name in manifest.modalities]
-    typer.echo(f"codecs, from latents back to media: {', '.join(quality)}")
+    quality = [f"{db:.1f} dB {what}" for db, what in manifest.quality.values()]
+    typer.echo(f"codecs, from latents back to media: {', '.join(quality) or 'not measured'}")
     for name, place in (("contact sheet", told.sheet), ("page", told.page)):
         if place:
             typer.echo(f"{name}: {place}")

@@ -72,6 +72,8 @@ def data_page(manifest: Manifest, lines: Sequence[SourceLine], rows: Sequence[Cl
         named=named,
         manifest=manifest,
         seconds=manifest.hours * 3600,
+        holds=holds(manifest),
+        kept=list(manifest.quality.values()),
         size=_size(sum(entry.bytes for entry in manifest.shards)),
         sources=bars(yields("used", used, [line.reason for line in lines if not line.used])),
         clips=bars(yields("made", manifest.clips, lost)) if lost else [],
@@ -84,10 +86,18 @@ def data_page(manifest: Manifest, lines: Sequence[SourceLine], rows: Sequence[Cl
     )
 
 
+def holds(manifest: Manifest) -> list[str]:
+    """In which size and at which rates, of what clips have."""
+    t = manifest.timeline
+    said = {"video": f"{manifest.width} x {manifest.height} at {t.fps}/s", "audio": f"{t.sample_rate / 1000:g} kHz"}
+    return [text for name, text in said.items() if name in manifest.modalities]
+
+
 def _size(size: int) -> str:
-    return next(
-        f"{size / unit:.3g} {name}" for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1, "B")) if size >= unit or unit == 1
+    unit, name = next(
+        (unit, name) for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B")) if size >= unit or unit == 1
     )
+    return f"{size / unit:.3g} {name}"
 
 
 def bars(counts: dict[str, int]) -> list[Bar]:

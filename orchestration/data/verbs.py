@@ -18,7 +18,7 @@ from ...datasets.format.parquet import export_parquet
 from ...datasets.intake.inputs import moved, require_there
 from ...datasets.intake.sources import Source
 from ...datasets.ledger import head_of, read_chain
-from ...datasets.pipeline import prepare
+from ...datasets.pipeline import prepare, require_same_settings
 from ...datasets.places.scratch import Scratch
 from ...datasets.places.storage import local_path
 from ...datasets.places.store import Store, below, is_remote, store_of, write_bytes
@@ -77,6 +77,8 @@ def prepared(config: DataConfig, out: str, progress: Progress) -> Told:
             require_writable("--out", out)  # before Ray starts
         if not config.is_synthetic and not config.prepared:
             require_there(config.inputs)
+        if not config.prepared and (is_remote(out) or Path(place).is_dir()):
+            require_same_settings(config, place)
         identities(config)  # so must the networks that write text, which stay open
         with ray_session():
             prepare(config, place, progress, grow=True)

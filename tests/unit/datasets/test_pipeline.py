@@ -416,5 +416,8 @@ def test_files_of_the_user_in_the_folder_of_the_dataset_stay(job, tmp_path):
     theirs = ["shard-000000.tar", "shard-0.arrow", ".mine.tmp", "clips.parquet.bak", "sources.txt"]
     for name in theirs:
         (out / name).write_bytes(b"mine")
+    tried = out / ".preflight-0123abcd"  # of a command that was killed while it tried whether it may write
+    tried.write_bytes(b"ours")
     run(job.config, out)
+    assert not tried.exists()
     assert all((out / name).read_bytes() == b"mine" for name in theirs)

@@ -24,7 +24,7 @@ def dataset(folder: Path, names: list[str]) -> Told:
     """A dataset whose sources are all refused."""
     quality = {"video_psnr_db": 30.0, "audio_snr_db": 20.0}
     manifest = replace(make_dataset(folder), codec_quality=quality)
-    return Told(manifest, tuple(SourceLine(n, "refused", "probe", f"{n} is no film") for n in names), "contact.png")
+    return Told(manifest, tuple(SourceLine(n, "refused", "probe", f"no film: {n}") for n in names), "contact.png")
 
 
 def test_names_in_the_table_of_sources_are_printed_as_they_are(

@@ -170,3 +170,12 @@ def test_inputs_that_are_none_are_named(tmp_path, monkeypatch):
     monkeypatch.setattr(inputs_module, "MAX_SOURCES", 2)
     with pytest.raises(ValueError, match="at most 2 in one dataset; split it"):
         sources_of([str(tmp_path)])
+
+
+def test_what_a_shell_names_beside_media_is_read_with_them(tmp_path: Path) -> None:
+    """`data prepare folder/*`: sidecars are no sources of their own, and give their media the same text as where the folder is named."""
+    tree(tmp_path, "a.mp4", "a.json", "b.mpg", "b.srt", "lone.txt")
+    named = sources_of(sorted(map(str, tmp_path.iterdir())))
+    assert named == sources_of([str(tmp_path)])
+    assert [source.name for source in named] == ["a.mp4", "b.mpg", "lone.txt"]
+    assert refusals(named) == {"lone.txt": "not a media file (.txt)"}

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import wave
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,9 @@ from mutual_forcing.datasets.format.shards import ClipRecord, Shard
 from mutual_forcing.datasets.intake.sources import Source, Span
 from mutual_forcing.datasets.places.storage import sha256_file
 from mutual_forcing.datasets.places.store import LocalStore
+from mutual_forcing.datasets.preparing.commit import line_of
 from mutual_forcing.datasets.preparing.cutting import Reel
+from mutual_forcing.datasets.preparing.look import Looked
 from mutual_forcing.datasets.preparing.making import clip_id, part_of, part_row
 from mutual_forcing.datasets.preparing.measuring import pack_moments, unpack_moments
 from mutual_forcing.datasets.signals.filters import FilterConfig
@@ -241,6 +244,13 @@ def test_a_set_of_one_modality_needs_the_other_in_no_source(
     for clip in shard_of(tmp_path / "out"):
         assert getattr(clip, modality) is not None
         assert getattr(clip, other) is None
+        assert clip.end_s - clip.start_s == pytest.approx(config.timeline.seconds(config.clip_chunks))
+    line = line_of(source, Looked(), receipt.outcomes[0], 1)
+    assert line.av_offset_ms is None, "it has one of the two"
+    mine, others = {"video": "source_fps", "audio": "drift_ms"}[modality], {"video": "drift_ms", "audio": "source_fps"}[modality]
+    assert mine in dict(line.timing)
+    assert not {others, "av_offset_ms"} & dict(line.timing).keys()
+    assert all(isfinite(q[modality == "audio"]) != isfinite(q[modality == "video"]) for q in receipt.quality)
     both = make(config, given, tmp_path / "both", source_at(folder / "good.mp4"))
     assert both.outcomes[0].clips == 2, "of a film the rest is left"
 

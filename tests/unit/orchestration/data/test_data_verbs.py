@@ -139,6 +139,38 @@ def test_characters_are_not_tried_again(tmp_path: Path) -> None:
         requeued(str(tmp_path), "", "", [], silent)
 
 
+@pytest.mark.parametrize(("modality", "said"), [("audio", "10.0 dB SNR of sound"), ("video", "30.0 dB PSNR of pictures")])
+def test_a_set_of_one_modality_is_told_without_the_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], modality: str, said: str
+) -> None:
+    """Also of earlier releases, whose manifests have 0 dB of what there is none of."""
+    quality = {"video_psnr_db": 30.0, "audio_snr_db": 10.0}
+    manifest = replace(make_dataset(tmp_path), modalities=(modality,), codec_quality=quality)
+    told = Told(manifest, (SourceLine("a", "used", clips=3),), "")
+    show(told, as_json=True)
+    assert json.loads(capsys.readouterr().out).keys() & quality.keys() == {"audio_snr_db" if modality == "audio" else "video_psnr_db"}
+    show(told, as_json=False)
+    assert f"media: {said}\n" in capsys.readouterr().out
+    page = data_page(manifest, told.lines, read_clips(tmp_path / CLIPS), None, "mine")
+    assert page.count(" dB</b>") == 1
+    assert said.split(" dB ")[1] in page
+    assert ("kHz" in page, f"{manifest.width} x {manifest.height} at" in page) == (modality == "audio", modality == "video")
+    assert " kB of latents" in page
+
+
+def test_other_settings_are_refused_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started() -> None:
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr("mutual_forcing.orchestration.data.verbs.ray_session", started)
+    make_dataset(tmp_path / "out")
+    (tmp_path / "media").mkdir()
+    (tmp_path / "media" / "a.mp4").write_bytes(b"x")
+    config = DataConfig(media=str(tmp_path / "media"), width=96)
+    with pytest.raises(ValueError, match=r"holds a dataset of other settings \(data\..* there, .* here\); choose another folder"):
+        prepared(config, str(tmp_path / "out"), silent)
+
+
 def test_copies_stand_beside_what_rules_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = make_dataset(tmp_path)
     first, copy, _ = (row.clip_id for row in read_clips(tmp_path / CLIPS))
