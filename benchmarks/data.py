@@ -59,8 +59,10 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and a shorter film: figures are rougher")
     parser.add_argument("--json", action="store_true", help="one JSON line")
     parser.add_argument("--processes", type=int, default=min(4, os.cpu_count() or 1), help="of ffmpeg, and of ours")
+    parser.add_argument("--film-minutes", type=float, default=0.0, help="of the film whose memory is measured (0: 20, quick 2)")
     given = parser.parse_args(words)
-    rows = {"decode": _decode, "encode": _encode, "job": _job, "memory": _memory, "loader": _loader}
+    memory = partial(_memory, minutes=given.film_minutes or (2.0 if given.quick else 20.0))
+    rows = {"decode": _decode, "encode": _encode, "job": _job, "memory": memory, "loader": _loader}
     if unknown := sorted(set(given.rows.split(",")) - rows.keys()):
         raise ValueError(f"--rows: {unknown[0]!r} is unknown; choose from {', '.join(rows)}")
     found: dict[str, Any] = {"quick": given.quick, "processes": given.processes}
@@ -133,12 +135,11 @@ def _job(long: Sequence[Path], short: Sequence[Path], processes: int, quick: boo
     return {"fixed_s": spent[0], "fixed_warm_s": min(spent[1:])}
 
 
-def _memory(long: Sequence[Path], short: Sequence[Path], processes: int, quick: bool, scratch: Path) -> dict[str, Any]:
+def _memory(long: Sequence[Path], short: Sequence[Path], processes: int, quick: bool, scratch: Path, minutes: float) -> dict[str, Any]:
     """A long film, as large as training has it, in a process of its own: what that and ffmpeg held at most. A film of a tenth beside it
     tells whether memory grows with length."""
     config = replace(_config(), width=336, height=192)
-    codecs, minutes = _codecs(config, long[-2:]), 2.0 if quick else 20.0
-    peaks = {}
+    codecs, peaks = _codecs(config, long[-2:]), dict[str, Any]()
     for name, length in (("tenth_rss_mb", minutes / 10), ("peak_rss_mb", minutes)):
         film = scratch / f"{name}.mp4"
         again = [ffmpeg_path(), "-nostdin", "-v", "error", "-stream_loop", "-1", "-i", str(long[-1])]
