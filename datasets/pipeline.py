@@ -21,8 +21,8 @@ from typing import Any
 from ..model.codecs.shape import is_pretrained
 from ..model.noise import position_seed
 from ..model.types import MODALITIES
-from .adopt import adopt, taken_over
-from .config import DataConfig, first_difference
+from .adopt import adopt
+from .config import DataConfig
 from .drawn.synthetic import SyntheticConfig, write_corpus
 from .encoding.encoders import clip_encoder
 from .encoding.pretrained_codecs import describe_pretrained, require_same, require_settings
@@ -34,7 +34,7 @@ from .intake.inputs import sources_of
 from .intake.sources import Source, file_of, source_to_json
 from .places.scratch import Scratch
 from .places.storage import local_path, make_folder
-from .places.store import Store, below, is_remote, store_of, write_bytes
+from .places.store import Store, below, is_remote, write_bytes
 from .preparing.commit import counted_anew, described, lines_of, rows_of
 from .preparing.growth import TWIN, Again, drawn, first_of, growth, listed
 from .preparing.look import Look, Looked, Row, looked_of
@@ -47,6 +47,7 @@ from .preparing.shared import apart
 from .preparing.spread import Rows, spread
 from .preparing.trials import UNWATCHED, trials
 from .progress import Progress, silent
+from .unchanged import refuse_other_settings
 from .views.pictures import draw_contact_sheet
 
 TOGETHER = 4  # parts of a task
@@ -71,45 +72,6 @@ def prepare(config: DataConfig, out: str | Path, progress: Progress = silent, gr
     sources = None if stands else sources_of(config.inputs)  # a mistyped folder must not make `out`
     with opened(out, progress) as (store, hold):
         return _Job(config, store, progress, hold, sources).run(grow, again)
-
-
-def require_same_settings(config: DataConfig, out: str | Path) -> None:
-    """Refuse a dataset that was made with other settings; `prepare` does so too, but only where Ray runs.
-
-    Raises:
-        ValueError: they differ, or its manifest is damaged.
-        OSError: the store does not answer.
-    """
-    with store_of(str(out)) as store:
-        if MANIFEST in store.names():
-            _refuse_other_settings(open_manifest(store.fetch(MANIFEST)), config, store.uri)
-
-
-def _refuse_other_settings(before: Manifest, config: DataConfig, uri: str) -> None:
-    if differs := first_difference(before.settings, config.shaping()):
-        raise ValueError(f"data.out={uri!r}: holds a dataset of other settings ({differs}); choose another folder or remove it")
-
-
-def require_unchanged(config: DataConfig, out: Path) -> None:
-    """Refuse sources that have changed since the dataset in `out` was made of them; characters follow from the settings alone.
-
-    Raises:
-        ValueError: they have, or they are gone.
-    """
-    if not (out / MANIFEST).is_file():
-        return
-    if config.prepared:
-        taken_over(config, out, verify=False)
-    elif not config.is_synthetic:
-        manifest = open_manifest(out / MANIFEST)
-        account = {line.path: line for line in read_account(out / manifest.account)}
-        found = growth(first_of(listed(config.inputs, account.values()), account, config.stream_sources), account, None)
-        same = not found.added and not found.changed and not found.gone
-        if not same or first_difference(manifest.settings, config.shaping()):
-            raise ValueError(
-                f"data.media={config.media!r}: its files have changed since this run was begun with them; "
-                "start another run with --out, or put the files back as they were"
-            )
 
 
 class _Job:
@@ -177,7 +139,7 @@ class _Job:
 
     def _require_same(self, before: Manifest, changed: Sequence[str], strange: Sequence[str]) -> None:
         where = f"data.out={self._store.uri!r}"
-        _refuse_other_settings(before, self._config, self._store.uri)
+        refuse_other_settings(before, self._config, self._store.uri)
         if changed:
             raise ValueError(
                 f"{where}: {changed[0]!r} is not what it was when its clips were made; put it back, or prepare into another folder"

@@ -8,8 +8,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..datasets.pipeline import require_unchanged
 from ..datasets.places.storage import read_json, write_json
+from ..datasets.unchanged import require_unchanged
 from ..model.types import MODALITIES
 from ..workers.loop_config import TrainLoopConfig
 from .config import RunConfig, from_tree

@@ -18,7 +18,7 @@ from ...datasets.format.parquet import export_parquet
 from ...datasets.intake.inputs import moved, require_there
 from ...datasets.intake.sources import Source
 from ...datasets.ledger import head_of, read_chain
-from ...datasets.pipeline import prepare, require_same_settings
+from ...datasets.pipeline import prepare
 from ...datasets.places.scratch import Scratch
 from ...datasets.places.storage import local_path
 from ...datasets.places.store import Store, below, is_remote, store_of, write_bytes
@@ -29,6 +29,7 @@ from ...datasets.preparing.scribing import identities
 from ...datasets.progress import Progress
 from ...datasets.reading.loader import LatentDataset
 from ...datasets.transfer import fetch_dataset, told
+from ...datasets.unchanged import require_same_settings
 from ...datasets.views.pictures import draw_contact_sheet
 from ...datasets.views.playback import play
 from ...workers.checkpoint import newest

@@ -16,9 +16,10 @@ from mutual_forcing.datasets.config import DataConfig
 from mutual_forcing.datasets.format.account import SOURCES, SourceLine, read_account, write_account
 from mutual_forcing.datasets.format.manifest import read_manifest
 from mutual_forcing.datasets.intake.inputs import sources_of
-from mutual_forcing.datasets.pipeline import prepare, require_unchanged
+from mutual_forcing.datasets.pipeline import prepare
 from mutual_forcing.datasets.places.store import LocalStore
 from mutual_forcing.datasets.progress import silent
+from mutual_forcing.datasets.unchanged import require_unchanged
 
 
 @pytest.fixture
