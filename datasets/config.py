@@ -226,8 +226,9 @@ class DataConfig:
         tree = asdict(self)
         drawn = () if self.is_synthetic else ("synthetic_count", "synthetic_seconds")
         streamed = () if self.stream_sources else ("stream_sources",)  # datasets of earlier releases have no such setting
-        if not self.filters.licences:  # nor this one
-            del tree["filters"]["licences"]
+        for name in ("licences", "consents"):
+            if not getattr(self.filters, name):  # nor this one
+                del tree["filters"][name]
         usual = ("latent_dtype",) if self.latent_dtype == "float16" else ()  # nor this one
         return {f.name: _plain(tree[f.name]) for f in fields(self) if f.name not in (*NOT_SHAPING, *drawn, *streamed, *usual)}
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from ..datasets.format.account import SourceLine, read_account
 from ..datasets.format.manifest import Manifest
-from ..datasets.intake.sidecars import LICENCE
+from ..datasets.intake.sidecars import CONSENT, LICENCE
 from ..datasets.reading.loader import LatentDataset
 from ..datasets.reading.members import members_of
 from ..model.objective import ObjectiveConfig
@@ -31,7 +31,7 @@ class ModelRecord:
     """network, timeline, objective: what the weights were trained as; samples: how MULTI is sampled unless somebody says otherwise.
 
     width, height: of its pictures; video_codec, audio_codec: as their dataset's manifest has them, None of a modality that it lacks.
-    controls: which texts its clips had. licences: how many sources were used under which licence.
+    controls: which texts its clips had. licences, consents: how many sources were used under which licence, and with which consent.
     """
 
     network: TransformerConfig
@@ -44,6 +44,7 @@ class ModelRecord:
     audio_codec: dict[str, Any] | None
     controls: tuple[str, ...] = CONTROLS
     licences: dict[str, int] = field(default_factory=dict)
+    consents: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -67,7 +68,8 @@ def record_of_run(config: RunConfig, data: Path, controls: tuple[str, ...]) -> M
         first.video_codec or None,
         first.audio_codec or None,
         controls,
-        _licences(manifests),
+        _rights(manifests, LICENCE),
+        _rights(manifests, CONSENT),
     )
 
 
@@ -98,15 +100,15 @@ def read_model_record(tree: Any, where: str) -> ModelRecord:
         raise ValueError(f"{where}: {at}: {first['msg'].removeprefix('Value error, ')}; export the weights again") from None
 
 
-def _licences(manifests: Iterable[tuple[Path, Manifest]]) -> dict[str, int]:
-    """Sources that were used, by licence; as many as say so first."""
+def _rights(manifests: Iterable[tuple[Path, Manifest]], right: str) -> dict[str, int]:
+    """Sources that were used, by what their tag `right` says; the most first."""
     counts = Counter[str]()
     for folder, manifest in manifests:
         path = folder / manifest.account
         lines: list[SourceLine] = read_account(path) if path.is_file() else []
         for line in lines:
             if line.used:
-                counts[DRAWN if manifest.synthetic else dict(line.tags).get(LICENCE, UNKNOWN)] += 1
+                counts[DRAWN if manifest.synthetic else dict(line.tags).get(right, UNKNOWN)] += 1
         if not lines:
             counts[UNKNOWN] += manifest.sources_used
     return dict(counts.most_common())

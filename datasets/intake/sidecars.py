@@ -26,7 +26,8 @@ MAX_SPOKEN_S = 60.0  # words without times are shared out over no more than this
 MAX_TAGS = 64
 MAX_TAG = 512  # characters of a tag's value
 MAX_TAG_NAME = 64
-LICENCE = "licence"
+LICENCE, CONSENT = "licence", "consent"
+RIGHTS = (LICENCE, CONSENT)  # tags that say under which terms a source is used, and to what those who are seen and heard agreed
 SIDECARS = (".json", ".txt", ".srt", ".vtt")
 
 TimedWords = tuple[tuple[str, float, float], ...]
@@ -93,16 +94,17 @@ def read_sidecar(media: Path) -> Sidecar:
 
 
 def merged(parts: Iterable[tuple[str, Sidecar]]) -> Sidecar:
-    """Texts of one source as one, by where they are from. Of tags of one name the first counts, but two licences must be the same.
+    """Texts of one source as one, by where they are from. Of tags of one name the first counts, but two licences must be the same, and so
+    must two consents.
 
     Raises:
-        ValueError: there are two captions, two transcripts or two licences that differ.
+        ValueError: there are two captions, two transcripts, two licences or two consents that differ.
     """
     told: dict[str, tuple[str, object]] = {}
     tags: dict[str, str] = {}
     caption, words, spoken = "", (), ""
     for name, one in parts:
-        given = {"caption": one.caption, "transcript": one.words or one.spoken, LICENCE: dict(one.tags).get(LICENCE)}
+        given = {"caption": one.caption, "transcript": one.words or one.spoken, **{right: dict(one.tags).get(right) for right in RIGHTS}}
         for what, value in given.items():
             other, there = told.setdefault(what, (name, value)) if value else (name, value)
             if there != value:
@@ -113,15 +115,15 @@ def merged(parts: Iterable[tuple[str, Sidecar]]) -> Sidecar:
 
 
 def tags_of(fields: Mapping[str, Any], label: str) -> Tags:
-    """The fields that are text, numbers or truth values, in their order, as tags; `license` is spelt `licence`. Nested and long ones are
-    left out.
+    """The fields that are text, numbers or truth values, in their order, as tags; `license` is spelt `licence`, that and `consent` in any
+    case. Nested and long ones are left out.
 
     Raises:
         ValueError: there are more than `MAX_TAGS`, or one is no UTF-8; `label` begins the line.
     """
     tags: dict[str, str] = {}
     for name, value in fields.items():
-        name = LICENCE if name.lower() in ("licence", "license") else name
+        name = {"licence": LICENCE, "license": LICENCE, "consent": CONSENT}.get(name.lower(), name)
         if not isinstance(value, str | int | float) or value == "" or value != value:  # not a number: an empty cell
             continue
         text = str(value).lower() if isinstance(value, bool) else str(value)
@@ -130,7 +132,7 @@ def tags_of(fields: Mapping[str, Any], label: str) -> Tags:
         if not is_text(name) or not is_text(text):
             raise ValueError(f"{label}: field {name!r} is not UTF-8; write it again")
         if tags.setdefault(name, text) != text:
-            raise ValueError(f"{label}: two licences, {tags[name]!r} and {text!r}; remove one of them")
+            raise ValueError(f"{label}: two {name}s, {tags[name]!r} and {text!r}; remove one of them")
     if len(tags) > MAX_TAGS:
         raise ValueError(f"{label}: {len(tags)} fields would become tags, at most {MAX_TAGS}; leave some out")
     return tuple(tags.items())

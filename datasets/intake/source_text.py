@@ -14,7 +14,7 @@ def text_of(source: Source) -> Sidecar:
     """Caption, words and tags of a source. What is spoken without times gets them from `Sidecar.over`, when its length is known.
 
     Raises:
-        ValueError: a file cannot be read or is of no known form, or there are two captions, transcripts or licences that differ.
+        ValueError: a file cannot be read or is of no known form, or there are two captions, transcripts, licences or consents that differ.
         OSError: S3 does not answer; nothing is said of the source.
     """
     return merged(_parts(source))

@@ -12,12 +12,12 @@ from ..ffmpeg.ffmpeg_child import MediaError
 from ..ffmpeg.probe import Probe, probe
 from ..format.account import UNREAD
 from ..intake.at_hand import at_hand
-from ..intake.sidecars import LICENCE, Tags
+from ..intake.sidecars import CONSENT, LICENCE, Tags
 from ..intake.source_text import text_of
 from ..intake.sources import Source, source_from_json
 from ..places.scratch import Scratch
 from ..places.storage import sha256_file
-from ..signals.filters import refuse_licence, refuse_source
+from ..signals.filters import refuse_right, refuse_source
 from .cutting import scenes_of
 from .trials import UNWATCHED, Trials
 
@@ -109,9 +109,10 @@ class Look:
                 text = text_of(source)
             except ValueError as error:
                 raise Refused("text", str(error)) from error
-            own = dict(text.tags).get(LICENCE, "")
-            if reason := refuse_licence([dict(span.tags).get(LICENCE, own) for span in source.spans] or [own], self._config.filters):
-                raise Refused("filter", reason)
+            for right, wanted in ((LICENCE, self._config.filters.licences), (CONSENT, self._config.filters.consents)):
+                own = dict(text.tags).get(right, "")
+                if reason := refuse_right(right, [dict(span.tags).get(right, own) for span in source.spans] or [own], wanted):
+                    raise Refused("filter", reason)
             found = probe(path, needs_video="video" in self._config.modalities)
             require(found, self._config)
             starts = scenes_of(path, found, self._config, source.spans) if self._config.scenes.detect else ()

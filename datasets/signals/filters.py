@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -25,7 +25,8 @@ class FilterConfig:
     min_rms_db: lowest level of the sound in dB of full scale (-300: off). min_luma: lowest mean brightness, of 255 (0: off).
     max_still: highest share of pictures that are the one before (1: off). max_clipped: highest share of samples at full scale (1: off).
     min_side: fewest pixels of the shorter side of the source (0: off).
-    licences: under which a source may be, as its tag says it (none: any, and none).
+    licences: under which a source may be, as its tag says it (none: any, and none); consents: the same of the tag `consent`, which says to
+    what those who are seen and heard have agreed.
     """
 
     min_rms_db: float = -60.0
@@ -34,6 +35,7 @@ class FilterConfig:
     max_clipped: float = 0.02
     min_side: int = 0
     licences: tuple[str, ...] = ()
+    consents: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("max_still", "max_clipped"):
@@ -41,8 +43,9 @@ class FilterConfig:
                 raise ValueError(f"data.filters.{name}={getattr(self, name)}: must be a share from 0 to 1 (1: off)")
         if self.min_side < 0:
             raise ValueError(f"data.filters.min_side={self.min_side}: must be pixels, 0 or more (0: off)")
-        if not all(name.strip() for name in self.licences):
-            raise ValueError(f"data.filters.licences={self.licences}: an empty name allows nothing; name licences as tags do: [CC-BY-4.0]")
+        for name, rights, like in (("licences", self.licences, "CC-BY-4.0"), ("consents", self.consents, "training")):
+            if not all(right.strip() for right in rights):
+                raise ValueError(f"data.filters.{name}={rights}: an empty name allows nothing; name {name} as tags do: [{like}]")
 
 
 def refuse_source(width: int, height: int, config: FilterConfig) -> str | None:
@@ -52,12 +55,14 @@ def refuse_source(width: int, height: int, config: FilterConfig) -> str | None:
     return None
 
 
-def refuse_licence(licences: Iterable[str], config: FilterConfig) -> str | None:
-    """Why a source under these licences ("" where none is told) is of no use, or None."""
-    allowed = {name.strip().casefold() for name in config.licences}
-    for licence in licences if allowed else ():
-        if licence.strip().casefold() not in allowed:
-            return f"licence: {licence[:60]!r}, one of {', '.join(config.licences)} wanted" if licence else "licence: none is told"
+def refuse_right(right: str, told: Iterable[str], wanted: Sequence[str]) -> str | None:
+    """Why a source, or one of its pieces, must not be used, or None. right: what is asked about, as `licence`; told: what the tags say of
+    it, "" where they say nothing; wanted: what is allowed (none: anything).
+    """
+    allowed = {name.strip().casefold() for name in wanted}
+    for text in told if allowed else ():
+        if text.strip().casefold() not in allowed:
+            return f"{right}: {text[:60]!r}, one of {', '.join(wanted)} wanted" if text else f"{right}: none is told"
     return None
 
 

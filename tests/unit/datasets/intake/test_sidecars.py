@@ -199,11 +199,12 @@ def test_fields_become_tags_within_bounds() -> None:
             tags_of(bad, "row 1")
 
 
-def test_two_licences_of_one_file_are_refused() -> None:
-    parts = [("the list", Sidecar(tags=(("licence", "CC0"), ("take", "1")))), ("a.json", Sidecar(tags=(("licence", "CC0"), ("take", "2"))))]
-    assert merged(parts).tags == (("licence", "CC0"), ("take", "1")), "the first has the word"
-    with pytest.raises(ValueError, match=r"sidecar a\.json: gives a licence too: the list does"):
-        merged([parts[0], ("a.json", Sidecar(tags=(("licence", "CC-BY"),)))])
+@pytest.mark.parametrize("right", ["licence", "consent"])
+def test_two_licences_or_consents_of_one_file_are_refused(right: str) -> None:
+    parts = [("the list", Sidecar(tags=((right, "CC0"), ("take", "1")))), ("a.json", Sidecar(tags=((right, "CC0"), ("take", "2"))))]
+    assert merged(parts).tags == ((right, "CC0"), ("take", "1")), "the first has the word"
+    with pytest.raises(ValueError, match=rf"sidecar a\.json: gives a {right} too: the list does"):
+        merged([parts[0], ("a.json", Sidecar(tags=((right, "CC-BY"),)))])
 
 
 @pytest.mark.parametrize("text", ["no cue at all", "1\n00:00:02,000 --> 00:00:01,000\nbackwards\n"])

@@ -344,20 +344,21 @@ def test_sound_alone_keeps_the_clock_of_the_pictures(tmp_path: Path, codecs: Cod
         assert not any(note.startswith("no ") for note in reel.seen.notes)
 
 
-def test_a_source_without_an_allowed_licence_is_refused(folder: Path) -> None:
-    """The source's own licence counts for pieces that tell none."""
-    free = replace(CONFIG, filters=replace(CONFIG.filters, licences=("CC0-1.0",)))
+@pytest.mark.parametrize("right", ["licence", "consent"])
+def test_a_source_without_an_allowed_licence_or_consent_is_refused(folder: Path, right: str) -> None:
+    """The source's own counts for pieces that tell none."""
+    free = replace(CONFIG, filters=replace(CONFIG.filters, **{f"{right}s": ("CC0-1.0",)}))
     path = folder / "good.mp4"
-    own, other = (("licence", "cc0-1.0"),), (("licence", "CC-BY-NC-4.0"),)
+    own, other = ((right, "cc0-1.0"),), ((right, "CC-BY-NC-4.0"),)
     for tags, pieces, told in (
         (own, (), ""),
-        ((), (), "licence: none is told"),
-        (other, (), "licence: 'CC-BY-NC-4.0', one of CC0-1.0 wanted"),
+        ((), (), f"{right}: none is told"),
+        (other, (), f"{right}: 'CC-BY-NC-4.0', one of CC0-1.0 wanted"),
         (own, (Span(0.0, 1.0),), ""),
-        (own, (Span(0.0, 1.0, tags=other),), "licence: 'CC-BY-NC-4.0'"),
-        ((), (Span(0.0, 1.0, tags=own), Span(1.0, 2.0)), "licence: none is told"),
+        (own, (Span(0.0, 1.0, tags=other),), f"{right}: 'CC-BY-NC-4.0'"),
+        ((), (Span(0.0, 1.0, tags=own), Span(1.0, 2.0)), f"{right}: none is told"),
     ):
         looked = look(free, source_at(path, tags=tags, spans=pieces))
         assert (looked.stage, looked.reason[: len(told)]) == (("filter", told) if told else ("", "")), (tags, pieces, looked)
-    assert "licences" not in CONFIG.shaping()["filters"], "datasets of earlier releases can grow"
-    assert free.shaping()["filters"]["licences"] == ["CC0-1.0"]
+    assert f"{right}s" not in CONFIG.shaping()["filters"], "datasets of earlier releases can grow"
+    assert free.shaping()["filters"][f"{right}s"] == ["CC0-1.0"]

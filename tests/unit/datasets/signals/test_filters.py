@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mutual_forcing.datasets.signals.filters import FilterConfig, refuse_licence, refuse_reason, refuse_source, rule_of, still_share
+from mutual_forcing.datasets.signals.filters import FilterConfig, refuse_reason, refuse_right, refuse_source, rule_of, still_share
 
 
 def pictures(count: int = 50, luma: int = 100) -> np.ndarray:
@@ -122,7 +122,9 @@ def test_reasons_are_counted_by_their_rule(reason: str, rule: str) -> None:
     ],
 )
 def test_a_source_must_be_under_a_licence_that_is_allowed(told: list[str], reason: str | None) -> None:
-    assert refuse_licence(told, FilterConfig(licences=("CC-BY-4.0", "CC0-1.0"))) == reason
-    assert refuse_licence(told, FilterConfig()) is None
-    with pytest.raises(ValueError, match="an empty name allows nothing"):
+    assert refuse_right("licence", told, ("CC-BY-4.0", "CC0-1.0")) == reason
+    assert refuse_right("licence", told, ()) is None
+    with pytest.raises(ValueError, match=r"data\.filters\.licences=.*an empty name allows nothing; name licences as tags do"):
         FilterConfig(licences=("",))
+    with pytest.raises(ValueError, match=r"data\.filters\.consents=.*an empty name allows nothing; name consents as tags do"):
+        FilterConfig(consents=("training", " "))

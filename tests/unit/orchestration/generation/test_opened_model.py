@@ -56,12 +56,13 @@ def test_an_export_lists_the_licences_of_its_sources(run: Path, tmp_path: Path) 
     manifest.write_text(json.dumps(told | {"synthetic": False}))
     lines = read_account(folder / "data" / told["account"])
     marked = [
-        *(replace(line, tags=(("licence", "CC-BY-4.0"),)) for line in lines[:2]),
+        *(replace(line, tags=(("licence", "CC-BY-4.0"), ("consent", "training"))) for line in lines[:2]),
         *lines[2:],
     ]
     write_account(LocalStore(folder / "data"), told["account"], marked)
     record = exported(str(folder), str(tmp_path / "weights"), "", -1, "ema", "both")
     assert record["model"]["licences"] == {"CC-BY-4.0": 2, "unknown": 1}
+    assert record["model"]["consents"] == {"training": 2, "unknown": 1}
 
 
 def damaged(weights: Path, folder: Path, damage: str) -> Path:
