@@ -319,6 +319,7 @@ def _number(value: float | None) -> str:
 
 
 def _show_outcome(run_dir: Path, as_json: bool) -> None:
+    from ..workers.evaluation.intervals import LEAST
     from .runs import outcome
 
     came_to = outcome(run_dir)
@@ -334,6 +335,7 @@ def _show_outcome(run_dir: Path, as_json: bool) -> None:
         typer.echo("Mouth/voice correlation: not measured, the proxy is for synthetic characters only.")
     for name, s in (came_to["sync"] or {}).items():
         figures = f"{s['matched']:.3f} own pairs, {s['shuffled']:.3f} shuffled; gap {s['gap']:.3f}"
-        interval = f"95 % interval {s['gap_ci'][0]:.3f} to {s['gap_ci'][1]:.3f}"
+        few = "too few clips for an interval"
+        interval = f"95 % interval {s['gap_ci'][0]:.3f} to {s['gap_ci'][1]:.3f}" if s["n"] >= LEAST else few
         typer.echo(f"Mouth/voice correlation, {name} ({s['n']} clips): {figures}, {interval}")
     typer.echo(f"Report: {came_to['report']}  (open it in a browser)")

@@ -38,7 +38,7 @@ from .sections import (
     timing_section,
 )
 from .tiles import Ends, Normal, Tile, cost, drifts, fast, in_sync, learned
-from .words import duration, number, percent, significant
+from .words import between, duration, number, percent, significant
 
 S = TypeVar("S")
 
@@ -224,7 +224,7 @@ def _normal(losses: Losses, comparison: Comparison | Missing) -> Normal | None:
 
 def _render(**sections: object) -> str:
     templates = environment(Path(__file__).parent)
-    templates.filters.update(date=_date, duration=duration, number=number, significant=significant, percent=percent)
+    templates.filters.update(date=_date, duration=duration, number=number, significant=significant, percent=percent, between=between)
     templates.tests["known"] = math.isfinite
     templates.tests["missing"] = lambda part: isinstance(part, Missing)
     style, script = (templates.get_template(name).render() for name in ("page.css.j2", "report.js.j2"))

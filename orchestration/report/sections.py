@@ -14,13 +14,14 @@ import numpy as np
 from markupsafe import Markup
 
 from ...datasets.progress import Progress, silent
+from ...workers.evaluation.intervals import LEAST
 from ..run_reader import Entry, NotApplicableError, StageInfo, StageMetrics, UnavailableError, read_lines, read_metrics, read_object
 from .embed import Take, embed
 from .plots import Interval, age_chart, sync_chart
 
 MAX_CLIPS = 24
 MAX_SOURCES = 200
-MIN_CLIPS = 8  # a bootstrap over fewer has next to nothing to draw from: of two clips its interval is a point
+MIN_CLIPS = 8  # from which an interval decides an answer; from LEAST on there is one
 
 
 @dataclass(frozen=True)
@@ -296,8 +297,9 @@ def _modes(samples: Entry) -> dict[str, Mode]:
 def _sync_row(name: str, row: Entry) -> SyncRow:
     low, high = row.numbers("gap_ci", 2)
     lag = row.number("lag_s") * 1000 if row.has("lag_s") else math.nan
-    gap = Interval(row.number("gap"), low, high)
-    return SyncRow(mode_title(name), row.number("matched"), row.number("shuffled"), gap, lag, round(_finite(row, "n")))
+    count = round(_finite(row, "n"))
+    gap = Interval(row.number("gap"), low, high) if count >= LEAST else Interval(row.number("gap"), math.nan, math.nan)
+    return SyncRow(mode_title(name), row.number("matched"), row.number("shuffled"), gap, lag, count)
 
 
 def _metrics_or_none(run_dir: Path, stage: str) -> StageMetrics | None:

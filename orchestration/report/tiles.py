@@ -56,6 +56,11 @@ class Ends:
         return self.after < self.before
 
     @property
+    def little(self) -> bool:
+        """Whether it fell by next to nothing, or not at all."""
+        return not self.before - self.after >= LITTLE * abs(self.before)
+
+    @property
     def figures(self) -> str:
         """With as many digits as tell them apart, up to five."""
         digits = next((n for n in (3, 4) if significant(self.before, n) != significant(self.after, n)), 5)
@@ -70,21 +75,23 @@ MARKS = {"Yes": ":", "No": ","}  # what stands between an answer and its detail
 
 
 def learned(ends: Sequence[Ends], normal: Normal | None) -> Tile:
-    """Did the loss fall, on the same clips with the same noise where the run measured that, and is it what the recipe shows?"""
+    """Did the loss fall, on the same clips with the same noise where the run measured that, and is it what the recipe shows? The figure is
+    that of the last stage that decides the answer.
+    """
     question = "Did it learn?"
     aside = None if normal is None else ("Is my loss normal?", f"{normal.answer}{MARKS.get(normal.answer, '')} {normal.detail}")
     if not ends:
         return Tile(question, "Not known", "", "no stage logged a loss before and after it", "learning", "open", aside)
     fallen = sum(end.fell for end in ends)
     detail = f"{fallen} of {len(ends)} stages end at a lower loss than they began: {', '.join(end.words for end in ends)}"
-    figure = ends[-1].figures
+    decides = [end for end in ends if not end.fell] or [end for end in ends if not end.little] or ends
+    figure = decides[-1].words
     state: State = "bad" if normal is not None and normal.answer == "No" else "good"
     if fallen == 0:
         return Tile(question, "No", figure, detail, "learning", "bad", aside)
     if fallen < len(ends):
         return Tile(question, "In part", figure, detail, "learning", "bad", aside)
-    little = all(end.before - end.after < LITTLE * abs(end.before) for end in ends)
-    if little:
+    if all(end.little for end in ends):
         return Tile(question, "Hardly", figure, detail, "learning", "bad" if state == "bad" else "open", aside)
     return Tile(question, "Yes", figure, detail, "learning", state, aside)
 

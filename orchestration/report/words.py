@@ -38,5 +38,7 @@ def percent(value: float | None) -> str:
 
 
 def between(interval: Interval, digits: int = 2) -> str:
-    """The ends of an interval: `[−0.01, 0.25]`."""
+    """The ends of an interval: `[−0.01, 0.25]`; in words where so few clips leave none."""
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return "(too few clips for an interval)"
     return f"[{number(interval.low, digits)}, {number(interval.high, digits)}]"

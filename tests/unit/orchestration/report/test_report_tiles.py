@@ -42,15 +42,17 @@ def test_learnt(ends: list[Ends], normal: str | None, verdict: str, state: str) 
 
 def test_a_small_fall_shows_as_one() -> None:
     assert [learned([Ends("mutual", 1.2541, after)], None).figure for after in (1.1, 1.2531, 1.25409)] == [
-        "1.25 → 1.10",
-        "1.254 → 1.253",
-        "1.2541 → 1.2541",
+        "mutual 1.25 → 1.10",
+        "mutual 1.254 → 1.253",
+        "mutual 1.2541 → 1.2541",
     ]
 
 
-def test_the_figure_of_learning_is_that_of_the_last_stage_and_all_are_told() -> None:
+def test_the_figure_of_learning_is_that_of_the_stage_that_decides_and_all_are_told() -> None:
+    assert learned([FELL, STOOD], None).figure == "joint 3.00 → 2.00", "not the one that hardly fell, below a Yes"
+    assert learned([ROSE, FELL], None).figure == ROSE.words, "nor one that fell, below an In part"
     tile = learned([FELL, replace(ROSE, title=" (with DMD)")], None)
-    assert tile.figure == "1.00 → 1.20"
+    assert tile.figure == "mutual (with DMD) 1.00 → 1.20"
     assert tile.detail == "1 of 2 stages end at a lower loss than they began: joint 3.00 → 2.00, mutual (with DMD) 1.00 → 1.20"
 
 
