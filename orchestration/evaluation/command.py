@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from ...workers.evaluation.intervals import Estimate
     from .result import Evaluation
 
+JUDGE = (
+    "A metric with weights, NAME=WHERE, of wer (or wer:LANGUAGE), lse, clap, audio_fd, audio_kl, dino, clip, aesthetics, audiobox, fvd; "
+    "WHERE: a folder, s3://BUCKET/FOLDER or hf://OWNER/NAME@COMMIT (repeatable; docs/evaluation.md)."
+)
+
 
 def evaluate(
     checkpoints: Annotated[list[str], typer.Argument(metavar="CHECKPOINT...", help="RUN, RUN@best or RUN@STAGE; several with --compare.")],
@@ -34,7 +39,7 @@ def evaluate(
     moves: Annotated[int | None, typer.Option("--moves", help="Moves (few) or Euler steps (multi) a chunk (default: the run's).")] = None,
     guidance: Annotated[float | None, typer.Option("--guidance", help="Guidance scale of mode multi (default: the run's).")] = None,
     metrics: Annotated[str, typer.Option("--metrics", help="Groups of figures, comma-separated (default: all that need no weights).")] = "",
-    judge: Annotated[list[str] | None, typer.Option("--judge", help="A metric with weights: NAME=FOLDER (repeatable).")] = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", help=JUDGE)] = None,
     seed: Annotated[int, typer.Option("--seed", help="Noise seed.")] = 0,
     device: Annotated[str, typer.Option("--device", help="What the network runs on: cpu or cuda.")] = "cpu",
     show: Annotated[int, typer.Option("--show", help="How many clips the page plays.")] = 4,

@@ -33,7 +33,7 @@ from .weights import Weights, fill_network, read_tensors
 SHIFT = 15  # pictures to each side
 LEAST = 2 * FPS  # pictures of a clip: below it most shifts compare with nothing
 BATCH = 20
-PROTOCOL = "SyncNet v2 on faces of libfacedetection, Wav2Lip's scores_LSE, shifts of +-15 at 25 frames/s; version 1"
+PROTOCOL = "SyncNet v2 on faces of libfacedetection, Wav2Lip's scores_LSE, shifts of +-15 at 25 frames/s; version 2"
 
 
 class LipSync:
@@ -42,7 +42,7 @@ class LipSync:
     about = (
         About("lse_d", "distance", False, PROTOCOL, ("picture", "sound")),
         About("lse_c", "distance", True, PROTOCOL, ("picture", "sound")),
-        About("lse_offset_ms", "ms", None, f"{PROTOCOL}; above 0: the sound is before the pictures", ("picture", "sound")),
+        About("lse_offset_ms", "ms", None, f"{PROTOCOL}; above 0: the sound is late", ("picture", "sound")),
     )
 
     def __init__(self, weights: Weights) -> None:
@@ -80,7 +80,7 @@ class LipSync:
 
 @dataclass(frozen=True)
 class Sync:
-    """distance: LSE-D; confidence: LSE-C; offset: in pictures, above 0 where the sound is before the pictures."""
+    """distance: LSE-D; confidence: LSE-C; offset: in pictures, above 0 where the sound is late."""
 
     distance: float
     confidence: float
@@ -96,4 +96,4 @@ def lip_sync(lips_ND: Tensor, speech_ND: Tensor, shift: int = SHIFT) -> Sync:
     padded = F.pad(speech_ND, (0, 0, shift, shift))
     mean_K = torch.stack([F.pairwise_distance(lips_ND, padded[k : k + count]).mean() for k in range(2 * shift + 1)])
     least, at = mean_K.min(0)
-    return Sync(float(least), float(mean_K.median() - least), shift - int(at))
+    return Sync(float(least), float(mean_K.median() - least), int(at) - shift)

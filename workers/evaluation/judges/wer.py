@@ -23,7 +23,7 @@ from .material import heard
 from .weights import Weights, read_object
 
 SPELLINGS = "normalizer.json"
-PROTOCOL = "Whisper, greedy, {normal}; edits / words; version 1"
+PROTOCOL = "Whisper, {language}, greedy, {normal}; edits / words; version 1"
 ENGLISH, OTHERS = "EnglishTextNormalizer of transformers", "BasicTextNormalizer of transformers"
 MAX_WORDS = 20_000  # of a clip
 
@@ -32,7 +32,7 @@ class WordErrors:
     """See the module. Its weights: a Whisper folder as transformers writes it (openai/whisper-*), `normalizer.json` among its files."""
 
     def __init__(self, weights: Weights, language: str = "en") -> None:
-        """language: a code as "en"; empty: what the network hears.
+        """language: that is spoken, a code as "en" (on the command line `wer:de=FOLDER`); empty: what the network hears.
 
         Raises:
             ValueError: the folder is no Whisper network, or does not know the language.
@@ -47,7 +47,7 @@ class WordErrors:
                 raise ValueError(
                     str(error).removeprefix(f"data.transcribe.folder={folder!r}: ").removeprefix("data.transcribe.")
                 ) from error
-        protocol = PROTOCOL.format(normal=normal)
+        protocol = PROTOCOL.format(language=language or "in the language that it hears", normal=normal)
         self.about = (
             About("wer", "ratio", False, protocol, ("sound", "text")),
             About("wer_edits", "words", None, f"{protocol}; the rate of a set is their sum / that of words", ("sound", "text")),

@@ -192,7 +192,8 @@ def test_a_complete_run_has_no_gaps_and_every_figure_comes_from_the_data(run_dir
         "trained from scratch in 1 min 35 s on 2 CPU cores, without a GPU",
         "4 evaluations a chunk, 31.2 frames/s",
         "a calm speaker",
-        "Did it learn? Yes everything 1.50 → 1.02 2 of 2 stages end at a lower loss than they began: faces-first 1.50 → 1.02, everything 1.50 → 1.02",
+        "Did it learn? Yes everything 1.50 → 1.02 2 of 2 stages end at a lower loss than they began: "
+        "faces-first 1.50 → 1.02, everything 1.50 → 1.02",
         "Is it in sync? Not shown +0.20 FEW 4: own pairs correlate 0.50, shuffled 0.30; gap [−0.01, 0.25], not shown: the interval reaches "
         "zero; real clips: gap 0.40",
         "Does it drift? Not measured clips as long as those of training cannot tell; measure it: "

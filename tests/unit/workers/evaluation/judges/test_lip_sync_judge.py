@@ -52,7 +52,7 @@ def test_a_voice_that_is_late_by_so_many_pictures_is_found_there(late: int) -> N
         if 0 <= n + late < 50:
             voice[n + late] = points[n]
     found = lip_sync(points, voice)
-    assert found.offset == -late
+    assert found.offset == late
     # In time: equal points, but for the `late` moments whose voice lies beyond the clip: zeros, at distance 1. Out of time: sqrt(2), or 1.
     assert found.distance == pytest.approx(abs(late) / 50, abs=1e-4)
     shifts = [0.0] * 31
@@ -73,7 +73,7 @@ def test_distances_are_those_of_a_loop() -> None:
     found = lip_sync(lips, voice, shift=3)
     assert found.distance == pytest.approx(min(means), abs=1e-5)
     assert found.confidence == pytest.approx(float(np.median(means)) - min(means), abs=1e-5)
-    assert found.offset == 3 - int(np.argmin(means))
+    assert found.offset == int(np.argmin(means)) - 3
 
 
 def test_a_voice_that_says_nothing_of_the_mouth_has_no_confidence() -> None:

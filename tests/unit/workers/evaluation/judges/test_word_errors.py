@@ -75,7 +75,8 @@ def test_what_is_heard_is_compared_with_what_should_be_said(judge: Any, words: t
 
 
 def test_another_language_is_normalised_without_english_rules(folder: Path) -> None:
-    judge = WordErrors(find_weights("wer", str(folder)), language="de")
+    judge: Any = open_judge("wer:de", str(folder))
+    assert judge.about[0].protocol.startswith("Whisper, de, greedy"), "what it compares must say in which language"
     assert judge.of_clip(clip(2, words=("the", "colour", "it", "s", "20")))["wer"] == 0
     assert judge.of_clip(clip(2, words=("the", "color", "it's", "20")))["wer_edits"] == 1
     assert "Basic" in judge.about[0].protocol
@@ -105,3 +106,16 @@ def test_a_folder_without_spellings_or_network_is_refused(folder: Path, tmp_path
     assert "data.transcribe" not in str(caught.value)
     with pytest.raises(ValueError, match="language='xx'"):
         WordErrors(find_weights("wer", str(folder)), language="xx")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("wer:", "judge 'wer:': a language may follow the colon"),
+        ("dino:de", "judge 'dino:de': nothing may follow it; give dino=FOLDER"),
+        ("wer:xx", "language='xx': the network knows"),
+    ],
+)
+def test_what_follows_a_judge_is_checked(folder: Path, name: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        open_judge(name, str(folder))
