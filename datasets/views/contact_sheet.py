@@ -12,7 +12,7 @@ Drawn with Matplotlib's Agg canvas without pyplot: no global figure, so threads 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +58,10 @@ class SheetClip:
         return 0.0 if self.audio is None else len(self.audio) / self.sample_rate
 
 
-def contact_sheet(clips: Sequence[SheetClip], path: Path, columns: int = 12) -> None:
+def contact_sheet(clips: Sequence[SheetClip], path: Path, columns: int = 12, tags: Mapping[str, str] | None = None) -> None:
     """Write the sheet of at most `MAX_CLIPS` clips to `path` (PNG), atomically: readers see the old file or the new one.
+
+    tags: text that the file holds beside its pixels, such as `Comment`.
 
     Raises ValueError for no clip, too many clips, or arrays of another shape or type, naming the clip.
     """
@@ -78,7 +80,7 @@ def contact_sheet(clips: Sequence[SheetClip], path: Path, columns: int = 12) -> 
         _draw_sound(figure, clip, top + TITLE + frame_height)
         top += row_height + ROW_SPACE
     with atomic_path(path) as part:
-        canvas.print_png(part)
+        canvas.print_png(part, metadata=dict(tags or {}))
 
 
 def _check(clips: Sequence[SheetClip], columns: int) -> None:

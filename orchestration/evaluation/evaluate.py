@@ -12,7 +12,7 @@ import datetime
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from ...workers.evaluation.builtin import chosen, judges
 from ...workers.evaluation.clip import EvalClip
 from ...workers.evaluation.figures import Figure, fewest_features, figures
 from ...workers.evaluation.gathering import WHOLE, Gathered, Metric, Window, parse_windows
+from ..generation.provenance import tags_of
 from ..machine import git_state
 from .network import Subject, data_folder, open_subject
 from .page import write_page
@@ -132,7 +133,8 @@ def _made(
         progress(stage, count, total)
 
     progress(stage, 0, total)
-    for clip in shown.kept(subject.name, subject.made(prompts.records, seconds, told)):
+    tags = tags_of(subject.generator.identity)
+    for clip in shown.kept(subject.name, subject.made(prompts.records, seconds, told), tags):
         gathered.add(clip)
     return gathered
 
@@ -190,14 +192,14 @@ class _Clips:
         self._files: dict[str, list[str]] = {}
         self._real: list[EvalClip] = []
 
-    def kept(self, name: str, clips: Iterable[EvalClip]) -> Iterator[EvalClip]:
-        """The clips as they come; the first are written."""
+    def kept(self, name: str, clips: Iterable[EvalClip], tags: Mapping[str, str] | None = None) -> Iterator[EvalClip]:
+        """The clips as they come; the first are written. tags: what the files of generated ones say of themselves."""
         files = self._files.setdefault(name, [])
         number = len(self._files)
         for clip in clips:
             if len(files) < self._count:
                 file = f"clips/{number - 1:02d}-{len(files):02d}.mp4"
-                write_media(self._folder.parent / file, clip.frames, round(clip.fps), clip.samples, clip.sample_rate)
+                write_media(self._folder.parent / file, clip.frames, round(clip.fps), clip.samples, clip.sample_rate, tags)
                 files.append(file)
                 if name == REAL:
                     self._real.append(clip)

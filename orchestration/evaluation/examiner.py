@@ -25,6 +25,7 @@ from ...workers.evaluation.intervals import Estimate
 from ...workers.loop_config import TrainLoopConfig
 from ..config import RunConfig
 from ..course_config import CourseConfig
+from ..generation.provenance import sheet_tags_of
 from ..generation.samples import Generator, generator_of
 from .network import Subject
 from .prompts import Prompts, choose_prompts, latents_of
@@ -85,7 +86,7 @@ class Examiner:
             {name: f.why for name, f in found.items() if not f.estimate},
         )
         theirs = {name: f.estimate for name, f in figures(real, WHOLE, reference, per_clip).items() if f.estimate}
-        sheet = _sheet(list(zip(self._shown, first, strict=True)), checkpoint.step)
+        sheet = _sheet(list(zip(self._shown, first, strict=True)), checkpoint.step, generator.identity)
         return Examined(checkpoint.stage, checkpoint.step, known, why, theirs, sheet, time.monotonic() - began)
 
     def _subject(self, generator: Generator) -> Subject:
@@ -132,12 +133,12 @@ def best_figure(course: CourseConfig) -> About:
     return known[course.best]
 
 
-def _sheet(pairs: list[tuple[EvalClip, EvalClip]], step: int) -> bytes:
+def _sheet(pairs: list[tuple[EvalClip, EvalClip]], step: int, identity: str) -> bytes:
     rows = [
         SheetClip(title, clip.frames, clip.samples, clip.fps, clip.sample_rate, clip.words, clip.caption)
         for number, (real, made) in enumerate(pairs)
         for title, clip in ((f"real {number}", real), (f"step {step}, clip {number}", made))
     ]
     with tempfile.TemporaryDirectory() as folder:
-        contact_sheet(rows, Path(folder) / "sheet.png")
+        contact_sheet(rows, Path(folder) / "sheet.png", tags=sheet_tags_of(identity))
         return (Path(folder) / "sheet.png").read_bytes()

@@ -1,6 +1,6 @@
 """What a generated file says of itself, and what a file has of that.
 
-tags of the container    always                                      `comment`: generated, by which weights
+tags of the container    always                                      `comment`: generated, by which weights; of sheets (PNG) as text
 watermark                --watermark                                 in pictures and sound; outlives an encoding (datasets/marks/watermark)
 Content Credentials      --c2pa-chain, --c2pa-key, of an .mp4        a signed manifest (datasets/marks/credentials)
 """
@@ -53,6 +53,11 @@ class Marks:
 def tags_of(identity: str) -> dict[str, str]:
     """Tags of a container. identity: of the model's weights."""
     return {"comment": f"{GENERATED}: mutual-forcing {__version__}, model sha256:{identity}"}
+
+
+def sheet_tags_of(identity: str) -> dict[str, str]:
+    """Text of a PNG that shows generated clips, beside real ones that are called so."""
+    return {"Comment": f"{tags_of(identity)['comment']}; but for the rows that are called real"}
 
 
 def signed(source: Path, target: Path, signer: Any, identity: str) -> None:

@@ -30,7 +30,7 @@ from ...workers.loop_config import TrainLoopConfig
 from ...workers.standing import BEST_OF, best_of
 from ..config import RunConfig
 from .opened_model import weights_identity
-from .provenance import tags_of
+from .provenance import sheet_tags_of, tags_of
 
 Media = tuple[np.ndarray, np.ndarray]
 
@@ -165,7 +165,7 @@ def make_samples(generator: Generator, run_dir: Path, progress: Progress = silen
         progress("write held-out clips", i, len(shown))
         clips.append(_write_clip(folder, i, record, made, dataset, generator.identity))
     progress("write held-out clips", len(shown), len(shown))
-    contact_sheet(_sheet(records, made, dataset, config.samples.shown), folder / "contact.png")
+    contact_sheet(_sheet(records, made, dataset, config.samples.shown), folder / "contact.png", tags=sheet_tags_of(generator.identity))
     t = dataset.manifest.timeline
     measured = made if dataset.manifest.synthetic and len(records) > 1 else {}  # on real faces the measure means nothing
     sync = {}

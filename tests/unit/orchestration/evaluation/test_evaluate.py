@@ -24,6 +24,7 @@ from mutual_forcing.orchestration.evaluation import evaluate as module
 from mutual_forcing.orchestration.evaluation.evaluate import Wish, evaluate
 from mutual_forcing.orchestration.evaluation.network import Subject, open_subject
 from mutual_forcing.orchestration.evaluation.prompts import spread
+from mutual_forcing.orchestration.generation.provenance import detect
 from mutual_forcing.orchestration.main import app
 from mutual_forcing.orchestration.run_record import loop_config, open_run
 from mutual_forcing.workers.checkpoint import newest
@@ -58,6 +59,11 @@ def test_the_folder_holds_what_was_printed(compared: tuple[dict[str, Any], Path]
     assert sorted(p.name for p in out.iterdir()) == ["clips", "evaluation.html", "evaluation.json", "figures.png"]
     assert sorted(p.name for p in (out / "clips").iterdir()) == ["00-00.mp4", "01-00.mp4", "02-00.mp4"], "one of each, real ones first"
     assert not [p for p in out.parent.iterdir() if p.name.startswith(".")]
+
+
+def test_generated_clips_say_so_and_real_ones_do_not(compared: tuple[dict[str, Any], Path]) -> None:
+    told = {p.name: detect(str(p))["generated"] for p in (compared[1] / "clips").iterdir()}
+    assert told == {"00-00.mp4": False, "01-00.mp4": True, "02-00.mp4": True}
 
 
 def test_figures_of_both_runs_and_their_differences_add_up(compared: tuple[dict[str, Any], Path]) -> None:
