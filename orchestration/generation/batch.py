@@ -1,11 +1,12 @@
 """Many clips: `generate --batch prompts.jsonl`, through Ray Data over actors that hold a model each.
 
-    prompts.jsonl -> a row each, all checked -> those without a whole file -> Ray Data -> Maker, Maker, ... -> OUT/ID.mp4
-                                                                                 |
-                                     OUT/provenance.jsonl, a line a clip <-------+
+    prompts.jsonl -> a row each, all checked -> those without a whole file -> Ray Data -> Maker, Maker, ... -> OUT/ID.mp4, and its line
+                                                                                                                       |
+                                                     OUT/provenance.jsonl, a line a clip (batch_record) <--------------+
 
 A clip depends on its row, the weights and the kind of device alone, so a row that is done needs no second time: its line names the row, the
-weights and the file's hash, and a line that no longer holds is made again. All machines must see the files that rows name, and OUT.
+weights and the file's hash, and a line that no longer holds is made again. All machines must see the files that rows name, and OUT. One
+batch at a time works in OUT.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -26,17 +28,19 @@ import ray.data
 from pydantic import TypeAdapter, ValidationError
 
 from ... import __version__
-from ...datasets.places.storage import atomic_path, local_path, make_folder, sha256_file
+from ...datasets.ffmpeg.media_write import CONTAINERS
+from ...datasets.places.lock import locked
+from ...datasets.places.storage import local_path, make_folder, sha256_file
 from ...datasets.progress import Progress, silent
+from ...model.sampler import SamplerConfig
 from ..session import ray_session
-from .generating import UNMARKED, Interrupts, write_clip
+from .batch_record import SUFFIX, append, gather, note, put_in_order, sweep, whole
+from .generating import STANDARD_OUTPUT, UNMARKED, Interrupts, write_clip
 from .opened_model import OpenedModel, open_model
 from .playing import Playing
 from .prompts import Wishes, prompt_of
 from .provenance import Marks
 
-PROVENANCE = "provenance.jsonl"
-SUFFIX = ".mp4"
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_BYTES = 64 << 20
 MAX_ROWS = 100_000
@@ -59,28 +63,58 @@ def generate_batch(
     GPU of the cluster, or one where there is none.
 
     Raises:
-        ValueError: a row is none, the folder cannot be written to, or the checkpoint cannot be opened. Rows that fail later say so in
-            their line of provenance, and the others are made.
+        ValueError: a row is none, the folder cannot be written to, another batch works in it, or the checkpoint cannot be opened. Rows
+            that fail later say so in their line of provenance, and the others are made.
     """
+    place = _folder(out)
     marks.signer(SUFFIX)
     rows = read_prompts(local_path("--batch", prompts), defaults, [*settings, repr(marks)])
-    folder = make_folder("--out", local_path("--out", out))
+    folder = make_folder("--out", place)
     identity = open_model(checkpoint, settings, "cpu").identity
-    done = _whole(folder, rows, identity)
-    todo = [row for row in rows if row["id"] not in done]
-    progress("generate clips", len(done), len(rows))
     failed = dict[str, str]()
-    if todo:
-        with ray_session():
-            for line in made(checkpoint, settings, todo, folder, device, actors, marks):
-                _append(folder, line)
-                if "error" in line:
-                    failed[line["id"]] = line["error"]
-                else:
-                    done[line["id"]] = line
-                progress("generate clips", len(done) + len(failed), len(rows))
-    _in_order(folder, [row["id"] for row in rows])
+    with _recorded(folder, rows):
+        done = whole(folder, rows, identity)
+        todo = [row for row in rows if row["id"] not in done]
+        progress("generate clips", len(done), len(rows))
+        if todo:
+            # Ray Data gives its actors references, of which Ray tells in an ERROR line each; what fails comes as an exception.
+            os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+            with ray_session():
+                for line in made(checkpoint, settings, todo, folder, device, actors, marks):
+                    append(folder, line)
+                    if "error" in line:
+                        failed[line["id"]] = line["error"]
+                    else:
+                        done[line["id"]] = line
+                    progress("generate clips", len(done) + len(failed), len(rows))
     return {"folder": str(folder), "clips": len(rows), "made": len(todo) - len(failed), "kept": len(rows) - len(todo), "failed": failed}
+
+
+def _folder(out: str) -> Path:
+    """Where many clips go.
+
+    Raises:
+        ValueError: it is the name of one film, or no folder here.
+    """
+    if out == STANDARD_OUTPUT:
+        raise ValueError("--out=-: standard output takes one clip; with --batch give a folder")
+    path = local_path("--out", out)
+    if path.suffix.lower() in CONTAINERS and not path.is_dir():
+        raise ValueError(f"--out={out!r}: is the name of one film; with --batch give a folder, such as {path.stem!r}")
+    return path
+
+
+@contextmanager
+def _recorded(folder: Path, rows: Sequence[Row]) -> Iterator[None]:
+    """The folder's lines are true before the block and after it, however it ends, and no half film of an earlier job is left."""
+    with locked("--out", folder):
+        sweep(folder)
+        gather(folder)
+        try:
+            yield
+        finally:  # also after a Ctrl-C: the actors are gone by now
+            gather(folder)
+            put_in_order(folder, [row["id"] for row in rows])
 
 
 def made(
@@ -120,9 +154,11 @@ class Maker:
         notes: list[str] = []
         about = {"id": row["id"], "prompt": row["prompt"], "request": row["request"], "model": self._model.identity}
         try:
-            return about | clip_of(self._model, wishes_of(row["prompt"]), self._folder / f"{row['id']}{SUFFIX}", notes, self._marks)
+            line = about | clip_of(self._model, wishes_of(row["prompt"]), self._folder / f"{row['id']}{SUFFIX}", notes, self._marks)
         except ValueError as error:
             return about | {"error": " ".join(str(error).split())}
+        note(self._folder, line)  # here: rows come to the driver late, and never after a Ctrl-C
+        return line
 
 
 def clip_of(model: OpenedModel, wishes: Wishes, path: Path, notes: list[str], marks: Marks = UNMARKED) -> dict[str, Any]:
@@ -141,7 +177,8 @@ def clip_of(model: OpenedModel, wishes: Wishes, path: Path, notes: list[str], ma
         "seed": wishes.seed,
         "stage": model.stage,
         "step": model.step,
-        "sampler": {k: v for k, v in asdict(sampler).items() if k != "path"},
+        "sampler": _told(sampler),
+        "evaluations_per_chunk": sampler.evaluations,
         "watermark": marks.watermark,
         "signed": marks.chain is not None,
         "device": str(model.device),
@@ -149,6 +186,12 @@ def clip_of(model: OpenedModel, wishes: Wishes, path: Path, notes: list[str], ma
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "notes": notes,
     }
+
+
+def _told(sampler: SamplerConfig) -> dict[str, Any]:
+    """What of a sampler its mode applies."""
+    own = {"few_sampler": sampler.few_sampler} if sampler.mode == "few" else {"guidance": sampler.guidance}
+    return {"mode": sampler.mode, "moves": sampler.moves, **own}
 
 
 def read_prompts(path: Path, defaults: Wishes, settings: Sequence[str] = ()) -> list[Row]:
@@ -222,44 +265,3 @@ def _request(prompt: Row, settings: Sequence[str]) -> str:
     """A hash of what is asked, with the contents of the files that it names."""
     contents = {key: sha256_file(Path(prompt[key])) for key in PATHS if key in prompt and Path(prompt[key]).is_file()}
     return hashlib.sha256(json.dumps([prompt, contents, list(settings)], sort_keys=True).encode()).hexdigest()
-
-
-def _whole(folder: Path, rows: Sequence[Row], identity: str) -> dict[str, dict[str, Any]]:
-    """Lines of rows whose clips are there as they were made, by these weights."""
-    lines = _lines(folder)
-    found = dict[str, dict[str, Any]]()
-    for row in rows:
-        line, path = lines.get(row["id"], {}), folder / f"{row['id']}{SUFFIX}"
-        same = (line.get("request"), line.get("model")) == (row["request"], identity) and "error" not in line
-        if same and path.is_file() and sha256_file(path) == line.get("sha256"):
-            found[row["id"]] = line
-    return found
-
-
-def _lines(folder: Path) -> dict[str, dict[str, Any]]:
-    """The newest line of each id; what a killed job wrote by half is left out."""
-    path, found = folder / PROVENANCE, dict[str, dict[str, Any]]()
-    if path.is_file():
-        for text in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-            try:
-                line = json.loads(text)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(line, dict) and isinstance(line.get("id"), str):
-                found[line["id"]] = line
-    return found
-
-
-def _append(folder: Path, line: Mapping[str, Any]) -> None:
-    with (folder / PROVENANCE).open("ab") as file:
-        file.write(b"\n" + json.dumps(line, ensure_ascii=False).encode() + b"\n")  # a line that a killed job wrote by half ends here
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _in_order(folder: Path, ids: Sequence[str]) -> None:
-    """One line an id, those of this job first and in their order."""
-    lines = _lines(folder)
-    order = [*(i for i in ids if i in lines), *(i for i in lines if i not in set(ids))]
-    with atomic_path(folder / PROVENANCE) as temporary:
-        temporary.write_text("".join(json.dumps(lines[i], ensure_ascii=False) + "\n" for i in order), encoding="utf-8")

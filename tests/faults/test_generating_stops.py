@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from run_material import untrained_run
 from test_refusals import namespace
 
 from mutual_forcing.datasets.ffmpeg.media import DecodeConfig, decode, probe
+from mutual_forcing.datasets.places.storage import sha256_file
 
 pytestmark = pytest.mark.slow
 HOURS = ("--seconds", "7200", "--device", "cpu")
@@ -48,6 +50,28 @@ def test_a_clip_that_a_person_stops_is_whole(run: Path, tmp_path: Path, stop: Ca
     assert frames % 12 == 1, "whole chunks"
     assert answer.errors == [f"stopped: {frames / 24:.2f} s were made, and are whole in {clip}"]
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+def test_many_clips_that_a_person_stops_are_kept_and_not_made_again(run: Path, tmp_path: Path) -> None:
+    out, prompts = tmp_path / "out", tmp_path / "prompts.jsonl"
+    rows = [{"seconds": 0.5}, {"seconds": 1}, {"seconds": 7200}]
+    prompts.write_text("\n".join(map(json.dumps, rows)))
+    words = ("generate", str(run), "--batch", str(prompts), "--out", str(out), "--device", "cpu", "--json")
+    with Running(*words) as running:
+        running.until(lambda: (out / "000002.mp4").exists() and grown(out, 50_000)(), 200)
+        running.interrupt()
+        answer = running.wait(60)
+        assert not running.left_behind(5)
+    assert answer.code == 130, answer.error
+    assert answer.errors == ["stopped: clips that are finished are kept; the same command goes on"]
+    told = [json.loads(line) for line in (out / "provenance.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["sha256"]) for line in told] == [(n, sha256_file(out / f"{n}.mp4")) for n in ("000001", "000002")]
+    prompts.write_text("\n".join(map(json.dumps, [*rows[:2], {"seconds": 0.5}])))
+    with Running(*words) as running:
+        answer = running.wait(200)
+    assert json.loads(answer.out)["kept"] == 2, answer.error
+    assert "core_worker" not in answer.error, "no line of Ray's own"
+    assert sorted(p.name for p in out.iterdir()) == [".lock", "000001.mp4", "000002.mp4", "000003.mp4", "provenance.jsonl"]
 
 
 def test_standard_output_gets_a_film_and_nothing_else(run: Path, tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
 import pytest
 from run_material import untrained_run
 
+from mutual_forcing.datasets.places.lock import locked
 from mutual_forcing.datasets.places.storage import sha256_file
 from mutual_forcing.orchestration.generation import batch
 from mutual_forcing.orchestration.generation.generating import generate_clip
@@ -65,7 +67,8 @@ def test_every_clip_has_a_line_and_none_is_made_twice(here: Callable[..., dict[s
     assert made[1]["notes"] == ["--transcript: 3 words without times are spread evenly from 0 to 0.5 s"]
     assert {line["model"] for line in made} == {open_model(str(run), device="cpu").identity}
     assert all(line["sha256"] == sha256_file(out / line["file"]) for line in made)
-    assert made[0]["sampler"] == {"mode": "few", "moves": 4, "few_sampler": "ode", "guidance": 5.0}
+    assert made[0]["sampler"] == {"mode": "few", "moves": 4, "few_sampler": "ode"}
+    assert made[0]["evaluations_per_chunk"] == 4
     alone = generate_clip(str(run), str(tmp_path / "alone.mp4"), Wishes(seconds=0.5, seed=1), device="cpu")
     assert alone["sha256"] == made[0]["sha256"]
     again = here(prompts, out)
@@ -88,8 +91,57 @@ def test_a_row_that_fails_hurts_no_other(here: Callable[..., dict[str, Any]], tm
     told = here(prompts, tmp_path / "out")
     assert (told["made"], list(told["failed"])) == (1, ["000001"])
     assert told["failed"]["000001"].startswith("text.png: is none of PNG, JPEG, WEBP")
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["good.mp4", "provenance.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".lock", "good.mp4", "provenance.jsonl"]
     assert here(prompts, tmp_path / "out")["kept"] == 1, "the other one is tried again"
+
+
+def test_a_clip_that_has_its_name_when_the_command_is_stopped_is_not_made_again(
+    here: Callable[..., dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows come to the driver later than clips get their names."""
+    out, all_of = tmp_path / "out", batch.made
+    prompts = written(tmp_path / "p.jsonl", *({"seed": n} for n in range(3)))
+
+    def stopped(checkpoint: str, settings: Any, rows: Any, *rest: Any) -> Any:
+        late = all_of(checkpoint, settings, rows, *rest)
+        yield next(late)
+        next(late)
+        (out / ".0123456789abcdef.part.mp4").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "made", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            here(prompts, out)
+    assert [line["id"] for line in lines(out)] == ["000001", "000002"]
+    killed = lines(out)[1] | {"id": "000003"}
+    (out / ".000003.line").write_text(json.dumps(killed))  # of a driver that was killed: it is looked at, and does not hold
+    again = here(prompts, out)
+    assert (again["made"], again["kept"]) == (1, 2)
+    assert [line["id"] for line in lines(out)] == ["000001", "000002", "000003"]
+    assert sorted(p.name for p in out.iterdir() if p.name.startswith(".")) == [".lock"]
+
+
+def test_one_batch_at_a_time_works_in_a_folder(here: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    prompts, out = written(tmp_path / "p.jsonl", {}), tmp_path / "out"
+    out.mkdir()
+    with locked("--out", out), pytest.raises(ValueError, match="is working in it; wait for its end"):
+        here(prompts, out)
+    assert [p.name for p in out.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(("out", "told"), [("-", "--out=-: standard output takes one clip"), ("x.mp4", "give a folder, such as 'x'")])
+def test_many_clips_need_a_folder(here: Callable[..., dict[str, Any]], tmp_path: Path, out: str, told: str) -> None:
+    prompts = written(tmp_path / "p.jsonl", {})
+    with chdir(tmp_path), pytest.raises(ValueError, match=told):
+        here(prompts, out)
+    assert [p.name for p in tmp_path.iterdir()] == ["p.jsonl"]
+
+
+def test_a_line_tells_what_its_mode_applied(here: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
+    here(written(tmp_path / "p.jsonl", {"mode": "multi", "moves": 2, "guidance": 1.5}), tmp_path / "out")
+    [line] = lines(tmp_path / "out")
+    assert (line["sampler"], line["evaluations_per_chunk"]) == ({"mode": "multi", "moves": 2, "guidance": 1.5}, 4)
 
 
 @pytest.mark.parametrize(
