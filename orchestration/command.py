@@ -29,7 +29,9 @@ NOTHING_KEPT = "nothing was finished; give the command again to start over"
 
 
 def run_verb(action: Any, debug: bool, kept: str = NOTHING_KEPT) -> None:
-    """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130, SIGTERM 143."""
+    """Run a verb: a failure prints one line with its cause and exits non-zero; Ctrl-C exits 130, SIGTERM 143. kept: what is left of a verb
+    that was stopped, or had no room, and what to do next.
+    """
     code = 128 + signal.SIGINT
 
     def stop(number: int, _: object) -> None:
@@ -46,11 +48,11 @@ def run_verb(action: Any, debug: bool, kept: str = NOTHING_KEPT) -> None:
     except Exception as error:  # noqa: BLE001  the last handler: every failure becomes one line and a non-zero exit
         if debug:
             typer.echo(without_secrets(traceback.format_exc()), err=True)
-        typer.echo(f"error: {without_secrets(_one_line(error))}", err=True)
+        typer.echo(f"error: {without_secrets(_one_line(error, kept))}", err=True)
         raise typer.Exit(1) from None
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, kept: str) -> str:
     """The cause at the root of the chain Ray wraps it in, in one line."""
     from .root_cause import root_cause
 
@@ -61,7 +63,7 @@ def _one_line(error: BaseException) -> str:
     known = isinstance(cause, ValueError | FloatingPointError)
     # By its words: ffmpeg and safetensors find it too, and raise no OSError. Some of our own errors name the remedy already.
     if any(reason in text for reason in NO_ROOM) and "choose another" not in text:
-        return f"{text[:600]}; make room or choose another folder; the same command continues"
+        return f"{text[:600]}; make room or choose another folder; {kept}"
     return text if known else f"{type(cause).__name__}: {text[:600]} (run again with --debug for the traceback)"
 
 

@@ -61,8 +61,10 @@ class Wish:
     command: str = ""
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.runs) <= MOST_RUNS or len(set(self.runs)) < len(self.runs):
-            raise ValueError(f"CHECKPOINT: {len(self.runs)} runs; give 1 to {MOST_RUNS}, each once")
+        if not 1 <= len(self.runs) <= MOST_RUNS:
+            raise ValueError(f"CHECKPOINT: {len(self.runs)} runs; give 1 to {MOST_RUNS}")
+        if twice := next((run for run in self.runs if self.runs.count(run) > 1), None):
+            raise ValueError(f"CHECKPOINT: {twice!r} stands {self.runs.count(twice)} times; give each run once")
         if not 1 <= self.clips <= MOST_CLIPS:
             raise ValueError(f"--clips={self.clips}: from 1 to {MOST_CLIPS}")
         if self.moves is not None and not 1 <= self.moves <= 1000:

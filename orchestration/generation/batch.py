@@ -252,13 +252,23 @@ def _row(text: str, number: int, path: Path, defaults: Wishes, settings: Sequenc
     base = {("continue" if key == "onward" else key): value for key, value in asdict(defaults).items()}
     prompt = {key: value for key, value in (base | given).items() if value is not None}
     for key in PATHS:
-        if isinstance(prompt.get(key), str) and key in given and (path.parent / prompt[key]).is_file():
+        if isinstance(prompt.get(key), str) and key in given and _names_file(key, prompt[key], path.parent):
             prompt[key] = str((path.parent / prompt[key]).resolve())
     try:
         wishes_of(prompt)
     except ValueError as error:
         raise ValueError(f"{label}: {error}") from None
     return {"id": name, "prompt": prompt, "request": _request(prompt, settings)}
+
+
+def _names_file(key: str, value: str, folder: Path) -> bool:
+    """Whether a file beside the prompts is meant; a word of a transcript is none."""
+    if key == "transcript" and not Path(value).suffix:
+        return False
+    try:
+        return (folder / value).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL
+        return False
 
 
 def _request(prompt: Row, settings: Sequence[str]) -> str:

@@ -209,6 +209,8 @@ def standard_output() -> Callable[[bytes], None]:
                 count = os.write(descriptor, rest)
             except BrokenPipeError as error:
                 raise ValueError(f"--out=-: nobody reads standard output any more, after {written} bytes") from error
+            except OSError as error:
+                raise ValueError(f"--out=-: standard output cannot be written after {written} bytes ({error.strerror})") from error
             written += count
             rest = rest[count:]
 

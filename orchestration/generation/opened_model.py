@@ -106,8 +106,10 @@ class OpenedModel:
 
 def check_mode(mode: str, moves: int | None) -> None:
     """Raises ValueError unless clips can be made so."""
-    if mode not in ("few", "multi") or (moves is not None and not 1 <= moves <= MAX_MOVES):
-        raise ValueError(f"--mode={mode!r}, --moves={moves}: mode is few or multi, with at least 1 move and at most {MAX_MOVES}")
+    if mode not in ("few", "multi"):
+        raise ValueError(f"--mode={mode!r}: choose few or multi")
+    if moves is not None and not 1 <= moves <= MAX_MOVES:
+        raise ValueError(f"--moves={moves}: from 1 to {MAX_MOVES} a chunk")
 
 
 def open_model(

@@ -6,7 +6,9 @@ Wishes: caption, transcript, first frame, a held-out clip, a film to go on after
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, isfinite
 from pathlib import Path
@@ -56,6 +58,8 @@ class Wishes:
     def __post_init__(self) -> None:
         if not isfinite(self.seconds) or not 0 < self.seconds <= MAX_SECONDS:
             raise ValueError(f"--seconds={self.seconds:g}: must be above 0 and at most {MAX_SECONDS:g}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"--seed={self.seed}: from 0 to 2^63 - 1")
         check_mode(self.mode, self.moves)
         if self.caption is not None and not self.caption.strip():
             raise ValueError("--caption is empty: describe the clip, or leave the option out")
@@ -63,6 +67,8 @@ class Wishes:
             raise ValueError(f"--caption: {len(self.caption)} letters; at most {MAX_CAPTION} of valid UTF-8 are read")
         if self.transcript is not None and not self.transcript.strip():
             raise ValueError("--transcript is empty: give words, a file, or leave the option out")
+        if self.transcript is not None and is_other_file(self.transcript):
+            raise ValueError(f"--transcript={self.transcript!r}: is a file, and files that are read end in {', '.join(FILES)}; convert it")
         if self.text is not None and (self.caption is not None or self.transcript is not None):
             raise ValueError("--text gives a caption and a transcript: leave --caption and --transcript out, or --text")
         if self.first_frame is not None and self.onward is not None:
@@ -80,9 +86,11 @@ def prompt_of(model: OpenedModel, wishes: Wishes, warn: Warn = lambda _: None) -
     like = 0 if wishes.like is None and wishes.first_frame is None and wishes.onward is None else wishes.like
     record = None if like is None else model.held_out(like)
     if wishes.onward is not None:
-        first, past = _past(model, wishes.onward, warn)
+        with _told("--continue", wishes.onward, "film"):
+            first, past = _past(model, wishes.onward, warn)
     elif wishes.first_frame is not None:
-        picture = read_still(local_path("--first-frame", wishes.first_frame), model.record.width, model.record.height)
+        with _told("--first-frame", wishes.first_frame, "picture"):
+            picture = read_still(local_path("--first-frame", wishes.first_frame), model.record.width, model.record.height)
         first, past = _encoded_picture(model, picture), ()
     else:
         assert record is not None
@@ -104,7 +112,8 @@ def prompt_of(model: OpenedModel, wishes: Wishes, warn: Warn = lambda _: None) -
     if told.words or told.spoken:
         option = "--transcript" if wishes.transcript is not None else "--text"
         _trained_with(model, "transcript", option)
-        words = _on_the_clock(told, option, begins, ends, warn)
+        words = _spread(told.spoken, option, begins, ends, warn) if told.spoken else told.words
+        _check_words(words, option, ends if told.spoken else begins + wishes.seconds)
     elif wishes.text is not None:
         words = ()
     return Prompt(first, caption, words, wishes.seed, past), chunks
@@ -167,27 +176,49 @@ def _json_words(written: bytes, path: Path) -> Sidecar:
     return parse_file(written, path.name)
 
 
-def _on_the_clock(told: Sidecar, option: str, begins: float, ends: float, warn: Warn) -> TimedWords:
-    """Words in order, within the clip, and no more than can be spoken."""
-    if told.spoken:
-        words = spread_words(told.spoken, begins, ends)
-        warn(f"{option}: {len(words)} words without times are spread evenly from {begins:g} to {ends:g} s")
-    else:
-        words = told.words
-    for i, (word, start, _) in enumerate(words):
+def is_other_file(given: str) -> bool:
+    """Whether a transcript names a file of a kind that is not read. A name without a suffix may be a word."""
+    if given.rstrip().lower().endswith(FILES) or not (os.path.splitext(given)[1] or os.sep in given):
+        return False
+    try:
+        return Path(given).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a NUL: words
+        return False
+
+
+def _spread(spoken: str, option: str, begins: float, ends: float, warn: Warn) -> TimedWords:
+    """Words without times, over what is new."""
+    words = spread_words(spoken, begins, ends)
+    warn(f"{option}: {len(words)} words without times are spread evenly from {begins:g} to {ends:g} s")
+    return words
+
+
+def _check_words(words: TimedWords, option: str, ends: float) -> None:
+    """Words are in order, within the clip, and no more than can be spoken. As `serving/stream_request` does."""
+    for i, (word, start, end) in enumerate(words):
         if i and start < words[i - 1][1]:
             raise ValueError(
                 f"{option}: transcript[{i}], {word[:40]!r}, begins at {start:g} s, before the word in front of it ({words[i - 1][1]:g} s); "
                 "put the words in order"
             )
-        if start >= ends:
+        if end > ends + 1e-6:
             raise ValueError(
-                f"{option}: transcript[{i}], {word[:40]!r}, begins at {start:g} s, and the clip ends at {ends:g} s; give more --seconds, "
+                f"{option}: transcript[{i}], {word[:40]!r}, ends at {end:g} s, and the clip at {ends:g} s; give more --seconds, "
                 "or leave it out"
             )
     if len(words) > MAX_WORDS_PER_SECOND * ends:
         raise ValueError(f"{option}: {len(words)} words in {ends:g} s; at most {MAX_WORDS_PER_SECOND} a second are read")
-    return words
+
+
+@contextmanager
+def _told(option: str, given: str, what: str) -> Iterator[None]:
+    """What is wrong with a file is told with the option that names it."""
+    try:
+        yield
+    except MediaError as error:
+        said = f" (ffmpeg: {error.said})" if error.said else ""
+        remedy = "" if ";" in error.reason else f"; give another {what}"
+        raise ValueError(f"{option}={given!r}: {error.reason}{said}{remedy}") from error
 
 
 def _trained_with(model: OpenedModel, control: str, option: str) -> None:

@@ -164,7 +164,7 @@ def test_a_run_without_that_stage_and_a_folder_that_is_there_are_refused(runs: P
         evaluate(Wish((f"{runs / 'a'}@joint",), str(tmp_path / "out")))
     with pytest.raises(ValueError, match="is there already"):
         evaluate(Wish((str(runs / "a"),), str(tmp_path)))
-    with pytest.raises(ValueError, match="each once"):
+    with pytest.raises(ValueError, match="a' stands 2 times; give each run once"):
         Wish((str(runs / "a"),) * 2, str(tmp_path / "out"))
 
 

@@ -90,7 +90,7 @@ def test_a_row_that_fails_hurts_no_other(here: Callable[..., dict[str, Any]], tm
     prompts = written(tmp_path / "p.jsonl", {"first_frame": "text.png"}, {"id": "good"})
     told = here(prompts, tmp_path / "out")
     assert (told["made"], list(told["failed"])) == (1, ["000001"])
-    assert told["failed"]["000001"].startswith("text.png: is none of PNG, JPEG, WEBP")
+    assert told["failed"]["000001"] == f"--first-frame={str(tmp_path / 'text.png')!r}: is none of PNG, JPEG, WEBP; convert it"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [".lock", "good.mp4", "provenance.jsonl"]
     assert here(prompts, tmp_path / "out")["kept"] == 1, "the other one is tried again"
 
@@ -154,6 +154,7 @@ def test_a_line_tells_what_its_mode_applied(here: Callable[..., dict[str, Any]],
         ('{"id": 7}', "id='7'"),
         ('{"seconds": 0}', "line 1: --seconds=0: must be above 0"),
         ('{"seconds": "long"}', "line 1: seconds: "),
+        ('{"transcript": "p.jsonl"}', "p.jsonl': is a file, and files that are read end in .json, .txt, .srt, .vtt"),
         ('{}\n{"caption": ""}', "line 2: --caption is empty"),
         ('{"id": "a"}\n{"id": "A"}', "id 'A' stands twice"),
         ("", "holds 0 prompts"),
@@ -164,6 +165,12 @@ def test_a_row_that_is_none_is_told_before_anything_is_made(tmp_path: Path, text
     with pytest.raises(ValueError) as refused:  # noqa: PT011  the text is looked at
         batch.read_prompts(tmp_path / "p.jsonl", SHORT)
     assert told in str(refused.value)
+
+
+def test_a_word_that_is_also_the_name_of_a_file_is_a_word(tmp_path: Path) -> None:
+    (tmp_path / "hello").write_text("no words")
+    [row] = batch.read_prompts(written(tmp_path / "p.jsonl", {"transcript": "hello"}), SHORT)
+    assert row["prompt"]["transcript"] == "hello"
 
 
 def test_a_file_of_prompts_that_is_none(tmp_path: Path) -> None:

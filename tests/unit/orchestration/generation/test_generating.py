@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from run_material import untrained_run
 from typer.testing import CliRunner
@@ -19,7 +21,8 @@ from typer.testing import CliRunner
 from mutual_forcing.datasets.ffmpeg.media import DecodeConfig, decode, probe, write_media
 from mutual_forcing.datasets.places.storage import sha256_file
 from mutual_forcing.orchestration.checkpoints import exported
-from mutual_forcing.orchestration.generation.generating import generate_clip
+from mutual_forcing.orchestration.command import NOTHING_KEPT, run_verb
+from mutual_forcing.orchestration.generation.generating import generate_clip, standard_output
 from mutual_forcing.orchestration.generation.opened_model import OpenedModel, open_model
 from mutual_forcing.orchestration.generation.prompts import Wishes, prompt_of
 from mutual_forcing.orchestration.main import app
@@ -190,7 +193,7 @@ def test_a_film_that_is_no_whole_number_of_chunks_or_has_no_sound_says_so(run: P
         "--continue: the film has no sound; the clip goes on after silence",
     ]
     write_media(tmp_path / "short.mp4", film[:12], 24, None, 16000)
-    with pytest.raises(ValueError, match=r"short\.mp4: 0\.50 s long; a clip goes on after 0\.541667 to 120 s"):
+    with pytest.raises(ValueError, match=r"--continue='.*short\.mp4': 0\.50 s long; a clip goes on after 0\.541667 to 120 s"):
         prompt_of(model, Wishes(onward=str(tmp_path / "short.mp4")))
 
 
@@ -204,6 +207,18 @@ def refusals(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
     (folder / "bad.json").write_text("{")
     (folder / "film.mp4").write_text("no film")
     at = {name: str(folder / name) for name in ("text.png", "order.json", "late.json", "back.json", "fast.json", "none.json", "bad.json")}
+    (folder / "over.json").write_text(json.dumps([{"word": "a", "start": 2.4, "end": 2.6}]))
+    (folder / "words.md").write_text("so it is")
+    (folder / "empty.png").write_bytes(b"")
+    at |= {name: str(folder / name) for name in ("over.json", "words.md", "empty.png", "film.mp4")}
+    yield {"seed": -1}, "--seed=-1: from 0 to 2^63 - 1"
+    yield {"seed": 10**20}, "--seed=100000000000000000000: from 0 to 2^63 - 1"
+    yield {"transcript": at["words.md"]}, "words.md': is a file, and files that are read end in .json, .txt, .srt, .vtt; convert it"
+    yield {"transcript": at["over.json"]}, "transcript[0], 'a', ends at 2.6 s, and the clip at 2.5 s; give more --seconds, or leave it out"
+    yield {"transcript": at["over.json"], "seconds": 2.5001}, "ends at 2.6 s"
+    yield {"first_frame": at["empty.png"]}, f"--first-frame={at['empty.png']!r}: the file is empty; give another picture"
+    yield {"first_frame": str(folder)}, f"--first-frame={str(folder)!r}: not a regular file"
+    yield {"onward": str(folder)}, f"--continue={str(folder)!r}: not a regular file"
     yield {"seconds": 0}, "--seconds=0: must be above 0 and at most 14400"
     yield {"seconds": -1}, "--seconds=-1: must be above 0"
     yield {"seconds": float("nan")}, "--seconds=nan"
@@ -216,18 +231,18 @@ def refusals(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
     yield {"transcript": at["none.json"]}, "holds no word; leave the option out where nobody speaks"
     yield {"transcript": at["bad.json"]}, "sidecar bad.json: not JSON"
     yield {"transcript": at["order.json"]}, "transcript[1], 'a', begins at 0.1 s, before the word in front of it (0.5 s)"
-    yield {"transcript": at["late.json"]}, "transcript[0], 'a', begins at 3.5 s, and the clip ends at 2.5 s; give more --seconds"
+    yield {"transcript": at["late.json"]}, "transcript[0], 'a', ends at 3.6 s, and the clip at 2.5 s; give more --seconds"
     yield {"transcript": at["back.json"]}, "need 0 <= start <= end"
     yield {"transcript": at["fast.json"]}, "100 words in 2.5 s; at most 20 a second are read"
     yield {"text": at["order.json"], "caption": "a"}, "--text gives a caption and a transcript"
     yield {"text": at["order.json"]}, "--text: transcript[1], 'a', begins at 0.1 s"
-    yield {"first_frame": at["text.png"]}, "text.png: is none of PNG, JPEG, WEBP"
+    yield {"first_frame": at["text.png"]}, f"--first-frame={at['text.png']!r}: is none of PNG, JPEG, WEBP; convert it"
     yield {"first_frame": str(folder / "film.mp4"), "onward": "film.mp4"}, "give one of the two"
-    yield {"onward": str(folder / "film.mp4")}, "film.mp4: it opens as none of the containers"
+    yield {"onward": str(folder / "film.mp4")}, f"--continue={at['film.mp4']!r}: it opens as none of the containers"
     yield {"onward": "s3://bucket/film.mp4"}, "only local paths are supported"
     yield {"like": 9}, "--like=9: the run has 4 held-out clips, numbered from 0"
-    yield {"mode": "some"}, "--mode='some', --moves=None: mode is few or multi"
-    yield {"moves": 0}, "with at least 1 move"
+    yield {"mode": "some"}, "--mode='some': choose few or multi"
+    yield {"moves": 0}, "--moves=0: from 1 to 1000 a chunk"
     yield {"mode": "multi", "guidance": float("inf")}, "sampler.guidance=inf"
 
 
@@ -239,6 +254,16 @@ def test_bad_input_is_refused_by_name_and_leaves_nothing(run: Path, tmp_path: Pa
         assert told in str(refused.value), wishes
         assert not clip.exists()
     assert threading.active_count() <= threads + 1, "nothing was begun"
+
+
+def test_a_disk_that_is_full_is_told_with_what_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with open("/dev/full", "wb") as full, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", full)
+        take = standard_output()
+        with pytest.raises(typer.Exit):
+            run_verb(lambda: take(b"film"), debug=False)
+    told = "error: --out=-: standard output cannot be written after 0 bytes (No space left on device); make room or choose another folder; "
+    assert capsys.readouterr().err == f"{told}{NOTHING_KEPT}\n"
 
 
 def test_a_control_that_the_model_never_saw_is_refused(model: OpenedModel, tmp_path: Path) -> None:
