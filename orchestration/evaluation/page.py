@@ -97,7 +97,8 @@ def answers(evaluation: Evaluation) -> list[Answer]:
 
 
 def _next_to_real(evaluation: Evaluation, name: str, question: str, detail: str) -> Answer | None:
-    first = evaluation.windows[0]
+    windows = [w for w in evaluation.windows if any((f := run.windows[w].get(name)) and f.estimate for run in evaluation.runs)]
+    first = [*windows, *evaluation.windows][0]  # of sync a short window has no figure
     figures = [run.windows[first][name] for run in evaluation.runs if name in run.windows[first]]
     values = [significant(figure.estimate.value) for figure in figures if figure.estimate is not None]
     if not figures or not values:
