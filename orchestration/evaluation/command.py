@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +16,7 @@ from ..command import Debug, Json, console, run_verb
 from ..progress import plain_console, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from ...workers.evaluation.clip import About
@@ -59,8 +62,8 @@ def evaluate(
         names = tuple(name.strip() for name in metrics.split(",") if name.strip())
         words = (mode, moves, guidance, names, tuple(judge or ()), seed, device, show, command_line())
         wish = Wish(tuple(checkpoints), out, data, windows, clips, *words)
-        with Terminal(console) as terminal:
-            found = judged(wish, terminal.progress, lambda evaluation, folder: _log(evaluation, folder, terminal.warn))
+        with Terminal(console) as terminal, _quiet_networks():
+            found = judged(wish, terminal.progress, lambda evaluation, folder: _log(evaluation, folder, terminal.warn), terminal.warn)
         if as_json:
             typer.echo(json.dumps(found.json()))
             return
@@ -114,6 +117,9 @@ def _decided(evaluation: Evaluation) -> list[Table]:
 def reasons(evaluation: Evaluation) -> list[str]:
     """Why figures do not apply, or not to all clips: a line a reason, with the figures that it stands for."""
     told: dict[str, list[str]] = {}
+    for name, figure in evaluation.real.items():
+        if figure.why:
+            told.setdefault(f"real: {figure.why}", []).append(name)
     for run in evaluation.runs:
         for window, found in run.windows.items():
             for name, figure in found.items():
@@ -121,6 +127,16 @@ def reasons(evaluation: Evaluation) -> list[str]:
                     whose = "" if len(evaluation.runs) == 1 else f"{run.name}, "
                     told.setdefault(f"{whose}{window.name}: {figure.why}", []).append(name)
     return [f"{', '.join(names)}: {why}" for why, names in told.items()]
+
+
+@contextmanager
+def _quiet_networks() -> Iterator[None]:
+    """What libraries of judges' networks say while they are opened and used is no part of what this verb says: bars, warnings."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # also of transformers, which reads both when it is imported
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|transformers)\.")
+        yield
 
 
 def _cell(figure: Figure | None) -> str:

@@ -26,6 +26,7 @@ from ...workers.evaluation.builtin import chosen, judges
 from ...workers.evaluation.clip import EvalClip
 from ...workers.evaluation.figures import Figure, fewest_features, figures
 from ...workers.evaluation.gathering import WHOLE, Gathered, Metric, Window, parse_windows
+from ...workers.evaluation.intervals import LEAST
 from ..generation.provenance import tags_of
 from ..machine import git_state
 from .network import Subject, data_folder, open_subject
@@ -73,8 +74,13 @@ class Wish:
             raise ValueError(f"--seed={self.seed}: from 0 to 2^63 - 1")
 
 
-def evaluate(wish: Wish, progress: Progress = silent, log: Callable[[Evaluation, Path], None] = lambda *_: None) -> Evaluation:
-    """Do it, and write the folder `wish.out`; `log` is told of it when it is there.
+def evaluate(
+    wish: Wish,
+    progress: Progress = silent,
+    log: Callable[[Evaluation, Path], None] = lambda *_: None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Evaluation:
+    """Do it, and write the folder `wish.out`; `log` is told of it when it is there, `warn` hears what is done otherwise than asked.
 
     Raises:
         ValueError: a wish cannot be met; nothing was written.
@@ -90,7 +96,7 @@ def evaluate(wish: Wish, progress: Progress = silent, log: Callable[[Evaluation,
             subject = open_subject(run, name, data, wish.mode, wish.moves, wish.guidance, wish.seed, wish.device)
             if world is None:
                 data = subject.data
-                world = _world(subject, wish, metrics, shown, progress)
+                world = _world(subject, wish, metrics, shown, progress, warn)
             gathered = _made(subject, world.prompts, windows, metrics, shown, progress)
             runs.append((name, subject.about(), gathered))
         assert world is not None
@@ -112,9 +118,13 @@ class _World:
     reference: Gathered
 
 
-def _world(subject: Subject, wish: Wish, metrics: Sequence[Metric], shown: _Clips, progress: Progress) -> _World:
+def _world(
+    subject: Subject, wish: Wish, metrics: Sequence[Metric], shown: _Clips, progress: Progress, warn: Callable[[str], None]
+) -> _World:
     dataset = subject.generator.dataset
     prompts = choose_prompts(dataset, wish.clips)
+    for note in _notes(wish, prompts):
+        warn(note)
     real, reference = Gathered(metrics, [WHOLE]), Gathered(metrics, [WHOLE])
     _gather(real, shown.kept(REAL, subject.real(prompts.records)), progress, "judge real clips", len(prompts.records))
     _gather(reference, subject.real(prompts.reference), progress, "judge other real clips", len(prompts.reference))
@@ -172,12 +182,22 @@ def _evaluation(
         **git_state(),
         "command": wish.command,
         "data": {"uri": wish.data, "version": manifest.version, "contents": manifest.contents(), "synthetic": manifest.synthetic},
+        "notes": _notes(wish, prompts),
         "prompts": [record.clip_id for record in prompts.records],
         "reference": {"clips": len(prompts.reference), "trained_on": prompts.seen, "features_a_clip": counted},
         "seed": wish.seed,
     }
     metrics = [about for metric in world.real.metrics for about in metric.about]
     return Evaluation(settings, metrics, figures(world.real, WHOLE, world.reference, per_clip), runs, shown.clips())
+
+
+def _notes(wish: Wish, prompts: Prompts) -> list[str]:
+    """What was not done as it was asked for."""
+    found = len(prompts.records)
+    if found == wish.clips:
+        return []
+    none = f"; intervals need {LEAST}" if found < LEAST else ""
+    return [f"--clips={wish.clips}: the dataset holds out {found}, and figures are of those{none}; prepare more, or give --clips {found}"]
 
 
 def _names(runs: Sequence[str]) -> list[str]:

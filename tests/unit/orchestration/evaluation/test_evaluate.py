@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_material import save_checkpoint
+from command_material import Running
 from hypothesis import given
 from hypothesis import strategies as st
+from judge_material import ast_folder, audiobox_folder
 from run_material import untrained_run
 from typer.testing import CliRunner
 
@@ -59,6 +61,7 @@ def test_the_folder_holds_what_was_printed(compared: tuple[dict[str, Any], Path]
     assert sorted(p.name for p in out.iterdir()) == ["clips", "evaluation.html", "evaluation.json", "figures.png"]
     assert sorted(p.name for p in (out / "clips").iterdir()) == ["00-00.mp4", "01-00.mp4", "02-00.mp4"], "one of each, real ones first"
     assert not [p for p in out.parent.iterdir() if p.name.startswith(".")]
+    assert printed["notes"] == [], "as many clips as were asked for"
 
 
 def test_generated_clips_say_so_and_real_ones_do_not(compared: tuple[dict[str, Any], Path]) -> None:
@@ -97,6 +100,39 @@ def test_the_page_needs_no_network_and_names_what_is_on_it(compared: tuple[dict[
     for about in compared[0]["metrics"]:
         assert about["name"] in page
         assert about["protocol"].split(";")[0] in page
+
+
+def test_fewer_clips_than_were_asked_for_are_told(runs: Path, tmp_path: Path) -> None:
+    said: list[str] = []
+    wish = Wish((str(runs / "a"),), str(tmp_path / "out"), windows="0-1", clips=7, metrics=("motion",), shown=0)
+    found = evaluate(wish, warn=said.append)
+    told = "--clips=7: the dataset holds out 4, and figures are of those; intervals need 5; prepare more, or give --clips 4"
+    assert said == [told]
+    assert found.json()["notes"] == [told]
+    assert told in (tmp_path / "out" / "evaluation.html").read_text()
+
+
+@pytest.mark.slow
+def test_networks_of_judges_say_nothing_of_their_own(runs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    judges = ("--judge", f"audio_fd={ast_folder(tmp_path / 'ast')}", "--judge", f"audiobox={audiobox_folder(tmp_path / 'audiobox')}")
+    words = (
+        "evaluate",
+        str(runs / "a"),
+        "--windows",
+        "0-1",
+        "--clips",
+        "1",
+        "--metrics",
+        "motion",
+        *judges,
+        "--out",
+        str(tmp_path / "out"),
+    )
+    with Running(*words) as running:
+        answer = running.wait(200)
+    assert answer.code == 0, answer.error
+    assert [line for line in answer.error.splitlines() if not line.endswith("done")] == []
 
 
 def test_mlflow_has_the_figures_beside_the_run(compared: tuple[dict[str, Any], Path], runs: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from mutual_forcing.orchestration.evaluation.command import tables
+from mutual_forcing.orchestration.evaluation.command import reasons, tables
+from mutual_forcing.orchestration.evaluation.page import answers
 from mutual_forcing.orchestration.evaluation.result import Evaluation, Judged
 from mutual_forcing.workers.evaluation.clip import About
 from mutual_forcing.workers.evaluation.figures import Figure
@@ -59,3 +60,21 @@ def test_where_nothing_is_decided_nothing_is_told() -> None:
 def test_one_run_has_its_windows_side_by_side() -> None:
     (table,) = tables(evaluation(one=0.1))
     assert [str(column.header) for column in table.columns] == ["figure", "real", "0-5 s", "5-15 s", "last - first"]
+
+
+def test_the_first_answer_is_of_the_first_window_that_has_one() -> None:
+    short, long = WINDOWS
+    none = Figure(SYNC, None, 0, "too short")
+    run = Judged("one", {}, {short: {"sync_gap": none}, long: {"sync_gap": figure(SYNC, 0.2)}})
+    [sync] = answers(Evaluation({}, [SYNC], {"sync_gap": figure(SYNC, 0.5)}, [run], []))
+    assert sync.value == "0.201"
+    assert sync.detail.endswith(", 5-15 s; real clips 0.501")
+    [unknown] = answers(Evaluation({}, [SYNC], {}, [Judged("one", {}, {w: {"sync_gap": none} for w in WINDOWS})], []))
+    assert (unknown.value, unknown.detail) == ("not known", "too short")
+
+
+def test_why_real_clips_have_no_figure_is_told_too() -> None:
+    none = Figure(DRIFT, None, 0, "no face")
+    found = evaluation(one=0.1)
+    assert reasons(found) == []
+    assert reasons(Evaluation({}, [DRIFT], {"drift": none, "sync_gap": none}, found.runs, [])) == ["drift, sync_gap: real: no face"]
