@@ -106,13 +106,14 @@ def _folder(out: str) -> Path:
 
 @contextmanager
 def _recorded(folder: Path, rows: Sequence[Row]) -> Iterator[None]:
-    """The folder's lines are true before the block and after it, however it ends, and no half film of an earlier job is left."""
+    """Before the block and after it, however it ends, the folder's lines are true and no half film is left in it."""
     with locked("--out", folder):
         sweep(folder)
         gather(folder)
         try:
             yield
         finally:  # also after a Ctrl-C: the actors are gone by now
+            sweep(folder)
             gather(folder)
             put_in_order(folder, [row["id"] for row in rows])
 

@@ -64,6 +64,7 @@ def test_many_clips_that_a_person_stops_are_kept_and_not_made_again(run: Path, t
         assert not running.left_behind(5)
     assert answer.code == 130, answer.error
     assert answer.errors == ["stopped: clips that are finished are kept; the same command goes on"]
+    assert sorted(p.name for p in out.iterdir()) == [".lock", "000001.mp4", "000002.mp4", "provenance.jsonl"]
     told = [json.loads(line) for line in (out / "provenance.jsonl").read_text().splitlines()]
     assert [(line["id"], line["sha256"]) for line in told] == [(n, sha256_file(out / f"{n}.mp4")) for n in ("000001", "000002")]
     prompts.write_text("\n".join(map(json.dumps, [*rows[:2], {"seconds": 0.5}])))

@@ -114,8 +114,12 @@ def test_a_clip_that_has_its_name_when_the_command_is_stopped_is_not_made_again(
         with pytest.raises(KeyboardInterrupt):
             here(prompts, out)
     assert [line["id"] for line in lines(out)] == ["000001", "000002"]
-    killed = lines(out)[1] | {"id": "000003"}
-    (out / ".000003.line").write_text(json.dumps(killed))  # of a driver that was killed: it is looked at, and does not hold
+    assert sorted(p.name for p in out.iterdir() if p.name.startswith(".")) == [".lock"]
+    last = lines(out)[1]
+    (out / "provenance.jsonl").write_text(json.dumps(lines(out)[0]))  # the driver was killed before it gathered the second
+    (out / ".000002.line").write_text(json.dumps(last))
+    (out / ".000003.line").write_text(json.dumps(last | {"id": "000003"}))  # of no clip that is there: it does not hold
+    (out / ".0123456789abcdef.part.mp4").write_bytes(b"half")
     again = here(prompts, out)
     assert (again["made"], again["kept"]) == (1, 2)
     assert [line["id"] for line in lines(out)] == ["000001", "000002", "000003"]
