@@ -68,7 +68,8 @@ class Wishes:
         if self.transcript is not None and not self.transcript.strip():
             raise ValueError("--transcript is empty: give words, a file, or leave the option out")
         if self.transcript is not None and is_other_file(self.transcript):
-            raise ValueError(f"--transcript={self.transcript!r}: is a file, and files that are read end in {', '.join(FILES)}; convert it")
+            read = ", ".join(FILES)
+            raise ValueError(f"--transcript={self.transcript!r}: is a file, and those that are read end in {read}; give one, or the words")
         if self.text is not None and (self.caption is not None or self.transcript is not None):
             raise ValueError("--text gives a caption and a transcript: leave --caption and --transcript out, or --text")
         if self.first_frame is not None and self.onward is not None:

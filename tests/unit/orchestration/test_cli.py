@@ -177,7 +177,7 @@ def test_generate_needs_a_run_and_a_finished_stage(tmp_path: Path) -> None:
     [
         (("--out", "clip.gif"), ("--out='clip.gif'", ".mp4")),
         (("--out", "clip.mp4", "--mode", "some"), ("--mode='some'", "few or multi")),
-        (("--out", "clip.mp4", "--moves", "0"), ("--moves=0", "at least 1")),
+        (("--out", "clip.mp4", "--moves", "0"), ("--moves=0", "from 1 to 1000 a chunk")),
         (("--out", "clip.mp4", "--seconds", "0"), ("--seconds=0", "above 0 and at most 14400")),
         (("--out", "clip.mp4", "--seconds", "nan"), ("--seconds=nan", "above 0 and at most 14400")),
     ],

@@ -213,7 +213,10 @@ def refusals(folder: Path) -> Iterator[tuple[dict[str, Any], str]]:
     at |= {name: str(folder / name) for name in ("over.json", "words.md", "empty.png", "film.mp4")}
     yield {"seed": -1}, "--seed=-1: from 0 to 2^63 - 1"
     yield {"seed": 10**20}, "--seed=100000000000000000000: from 0 to 2^63 - 1"
-    yield {"transcript": at["words.md"]}, "words.md': is a file, and files that are read end in .json, .txt, .srt, .vtt; convert it"
+    yield (
+        {"transcript": at["words.md"]},
+        "is a file, and those that are read end in .json, .txt, .srt, .vtt; give one, or the words",
+    )
     yield {"transcript": at["over.json"]}, "transcript[0], 'a', ends at 2.6 s, and the clip at 2.5 s; give more --seconds, or leave it out"
     yield {"transcript": at["over.json"], "seconds": 2.5001}, "ends at 2.6 s"
     yield {"first_frame": at["empty.png"]}, f"--first-frame={at['empty.png']!r}: the file is empty; give another picture"
