@@ -21,6 +21,7 @@ from ..model.objective import ObjectiveConfig
 from ..model.trunk import TransformerConfig
 from ..model.types import MODALITIES
 from ..workers.engine import EngineConfig
+from ..workers.evaluation.gathering import parse_windows
 from ..workers.loop_config import StageConfig
 from ..workers.pretrained import InitConfig
 from ..workers.profiler import ProfileConfig
@@ -42,20 +43,25 @@ class SamplesConfig:
     """Clips made for the report from held-out controls.
 
     clips: how many are made in each mode; shown: how many of them the report plays; multi_steps: Euler steps a chunk of MULTI;
-    multi_guidance: its scale (1 is none).
+    multi_guidance: its scale (1 is none). windows: spans in seconds, as `evaluate --windows` takes them, in which clips of FEW that last
+    until the last one ends are judged at the end, which tells whether they drift (empty: none); window_clips: how many.
     """
 
     clips: int = 12
     shown: int = 4
     multi_steps: int = 16
     multi_guidance: float = 2.0
+    windows: str = ""
+    window_clips: int = 8
 
     def __post_init__(self) -> None:
-        for name in ("clips", "shown", "multi_steps"):
+        for name in ("clips", "shown", "multi_steps", "window_clips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"samples.{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.multi_guidance < inf:
             raise ValueError(f"samples.multi_guidance={self.multi_guidance}: must be a number from 0 (1 is none)")
+        if self.windows:
+            parse_windows(self.windows, "samples.windows")
 
 
 @dataclass(frozen=True)

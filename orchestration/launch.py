@@ -28,6 +28,7 @@ from ..datasets.transfer import source_of
 from ..model.types import MODALITIES
 from ..workers.checkpoint import is_finished
 from .config import RunConfig
+from .evaluation.at_end import judge_at_end
 from .evaluation.course import course_of, is_left
 from .fit import fit
 from .generation.samples import make_samples, open_generator
@@ -131,6 +132,7 @@ def _train(config: RunConfig, run_dir: Path, record: dict[str, Any], progress: P
                             fit(config, whole, run_dir, progress, warn, say)
         shutil.rmtree(run_dir / "samples", ignore_errors=True)  # those of other settings
         make_samples(open_generator(loop, config), run_dir, progress)
+        judge_at_end(config.samples, run_dir, progress, warn)
         keep()
         build_report(run_dir, progress)
         for file in shown_files(run_dir):

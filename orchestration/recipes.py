@@ -48,7 +48,7 @@ def demo() -> RunConfig:
             StageConfig("joint", 320, 16, optimizer=SMALL_NETWORK, ema=0.98),
             StageConfig("mutual", 24, 8, objective="mutual", optimizer=ANNEAL, ema=0.9),
         ),
-        samples=SamplesConfig(clips=40, multi_guidance=1.5),
+        samples=SamplesConfig(clips=40, multi_guidance=1.5, windows="0-2.5,2.5-5"),
     )
 
 

@@ -34,8 +34,8 @@ class Window:
 WHOLE = Window(0.0, LONGEST_S)  # of a clip, whatever its length
 
 
-def parse_windows(text: str) -> tuple[Window, ...]:
-    """`0-5,5-15` as windows.
+def parse_windows(text: str, field: str = "--windows") -> tuple[Window, ...]:
+    """`0-5,5-15` as windows; field: what they were given as.
 
     Raises:
         ValueError: it is no list of spans in seconds that begin before they end.
@@ -48,9 +48,9 @@ def parse_windows(text: str) -> tuple[Window, ...]:
         except ValueError:
             window = None
         if window is None or not 0 <= window.start < window.end <= LONGEST_S:
-            raise ValueError(f"--windows={text[:100]!r}: {part[:40]!r} is no span in seconds up to {LONGEST_S:g}; give such as 0-5,5-15")
+            raise ValueError(f"{field}={text[:100]!r}: {part[:40]!r} is no span in seconds up to {LONGEST_S:g}; give such as 0-5,5-15")
         if window in found:
-            raise ValueError(f"--windows={text[:100]!r}: {part[:40]!r} stands in it twice")
+            raise ValueError(f"{field}={text[:100]!r}: {part[:40]!r} stands in it twice")
         found.append(window)
     return tuple(found)
 
