@@ -38,7 +38,8 @@ class StreamRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     caption: str = Field(default="", max_length=MAX_CAPTION, description="Who is seen, and how they speak.")
     transcript: Annotated[str, Field(max_length=MAX_SAID)] | Annotated[list[SpokenWord], Field(max_length=MAX_WORDS)] = Field(
-        default="", description="What is said: plain text, spoken from the beginning at an even rate, or words with their times."
+        default="",
+        description="What is said: plain text, spoken from the beginning at an even rate, or words with their times; within `seconds`.",
     )
     seconds: float = Field(default=10.0, gt=0, description="Length of the film; the server has a limit.")
     seed: int = Field(default=0, ge=0, lt=2**53, description="The same seed gives the same film, but for rounding.")
@@ -66,7 +67,7 @@ class CaptionRequest(BaseModel):
     """Another caption, from the next chunk on."""
 
     model_config = ConfigDict(extra="forbid")
-    caption: str = Field(max_length=MAX_CAPTION)
+    caption: str = Field(max_length=MAX_CAPTION, description="Who is seen, and how they speak, from then on.")
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,8 @@ def asked(request: StreamRequest, model: OpenedModel, limits: Limits) -> Asked:
     sampler = model.sampler(request.mode, request.moves, request.guidance, lambda line: notes.append(line.replace("--", "")))
     caption = checked_caption(request.caption, model)
     words = _words(request.transcript, request.seconds)
+    if words and isinstance(request.transcript, str):
+        notes.append(f"transcript: {len(words)} words without times are spread from 0 to {words[-1][2]:.1f} s")
     if words and "transcript" not in model.controls:
         raise ValueError("transcript: this model was trained on clips without words; leave it empty")
     return Asked(caption, words, chunks, request.seed, sampler, *_picture(request, model), tuple(notes))
@@ -134,12 +137,27 @@ def checked_speech(text: str, model: OpenedModel) -> str:
     return text
 
 
+def said_within(text: str, start_s: float, end_s: float, field: str) -> TimedWords:
+    """Words that are said from a time on, at an even rate.
+
+    Raises:
+        ValueError: there are none, too many, or the film ends before they are said.
+    """
+    words = spoken_from(text, start_s)
+    if words[-1][2] > end_s:
+        raise ValueError(
+            f"{field}: {len(words)} words without times last until {words[-1][2]:.1f} s, the stream until {end_s:g} s; "
+            "give more seconds or fewer words"
+        )
+    return words
+
+
 def _words(transcript: str | list[SpokenWord], seconds: float) -> TimedWords:
     if isinstance(transcript, str):
         spoken = " ".join(transcript.split())
         if not is_text(spoken):
             raise ValueError("transcript: is not UTF-8; write it again")
-        return spoken_from(spoken, 0.0) if spoken else ()
+        return said_within(spoken, 0.0, seconds, "transcript") if spoken else ()
     if sum(len(word.word) for word in transcript) > MAX_TEXT:
         raise ValueError(f"transcript: of more than {MAX_TEXT} letters; append later words while the stream plays")
     words = parse_text([word.model_dump() for word in transcript], "transcript").words

@@ -26,10 +26,10 @@ from ...datasets.intake.sidecars import TimedWords
 from ...model.sampler import SamplerConfig
 from ..generation.generating import format_of
 from ..generation.opened_model import OpenedModel
-from ..generation.playing import Chunk, Playing, spoken_from
+from ..generation.playing import Chunk, Playing
 from ..generation.provenance import tags_of
 from .limits import Limits, Refused
-from .stream_request import Asked
+from .stream_request import Asked, said_within
 from .viewer import Clock, Viewer
 
 TICK_S = 0.25  # between looks at who has gone
@@ -344,8 +344,8 @@ class Batches:
             raise Refused(409, f"text: what is said lasts until the end, at {end:g} s; start a longer stream")
         if start - now > self._limits.spoken_s:
             raise Refused(429, f"text: what is said lasts for {start - now:.0f} s more; wait until it is spoken", 10)
+        words = said_within(text, start, end, "text")
         if place is None:
-            words = spoken_from(text, start)
             viewer.asked = replace(viewer.asked, words=(*viewer.asked.words, *words))
         else:
             words = place[0].playing.say(place[1], text)

@@ -180,9 +180,11 @@ def test_words_follow_each_other_and_end_with_the_film(batches: Batches, model: 
     assert second[0][1] == first[-1][2]
     batches.caption(viewer.name, "angry").result(5)
     assert viewer.status()["caption"] == "angry"
-    batches.say(viewer.name, "x " * 30).result(5)
+    with pytest.raises(ValueError, match=r"text: 60 words without times last until 1\d\.\d s, the stream until 5 s"):
+        batches.say(viewer.name, "x " * 60).result(5)
+    full = ask(batches, model, seconds=5, transcript=[{"word": "slow", "start": 0, "end": 5}])
     with pytest.raises(Refused, match="lasts until the end, at 5 s"):
-        batches.say(viewer.name, "no more").result(5)
+        batches.say(full.name, "no more").result(5)
 
 
 def test_words_are_not_appended_without_end(model: OpenedModel) -> None:
