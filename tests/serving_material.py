@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -37,11 +38,29 @@ class Served:
 
     url: str
     studio: LocalStudio
+    described: dict[str, Any]
 
     def ask(self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None) -> Answer:
+        """What is answered, which must be as /openapi.json describes it."""
         connection, answer = self.open(method, path, body, headers)
         with connection:
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+            found = Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+        for template, methods in self.described["paths"].items():
+            if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), urlsplit(path).path) and method.lower() in methods:
+                self._as_described(found, methods[method.lower()]["responses"], f"{method} {template}")
+        return found
+
+    def _as_described(self, answer: Answer, responses: dict[str, Any], what: str) -> None:
+        assert str(answer.status) in responses, f"{what} answers {answer.status}, which is not described"
+        response = responses[str(answer.status)]
+        for header, about in response.get("headers", {}).items():
+            assert not about.get("required") or header.lower() in answer.headers, f"{what}: no {header}"
+        if not answer.body:
+            return
+        assert answer.headers["content-type"] in response["content"], what
+        if (schema := response["content"].get("application/json", {}).get("schema")) is not None:
+            named = self.described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+            assert set(answer.json) == set(named["properties"]), what
 
     def open(self, method: str, path: str, body: object = None, headers: dict[str, str] | None = None) -> tuple[Any, HTTPResponse]:
         """Send a request, and read the head of the answer alone."""
@@ -92,7 +111,11 @@ def serving(
         thread.start()
         assert ready.wait(30)
         try:
-            yield Served(address_of(listener), studio)
+            connection = HTTPConnection(urlsplit(address_of(listener)).netloc, timeout=30)
+            connection.request("GET", "/openapi.json")
+            described = json.loads(connection.getresponse().read())
+            connection.close()
+            yield Served(address_of(listener), studio, described)
         finally:
             studio.close()
             server.should_exit = True

@@ -25,7 +25,8 @@ LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 MAX_BODY = 6 << 20  # a first picture in base64, and text
 PATIENCE_BYTES = 4 * MAX_BODY  # that are read and thrown away, so that whoever sends too much learns it
 SHORTEST_TOKEN = 16
-OPEN = ("/", "/healthz")  # the page itself holds nothing: what it asks for needs the token
+OPENAPI = "/openapi.json"
+OPEN = ("/", "/healthz", OPENAPI)  # they hold nothing of this model or its viewers: what they speak of needs the token
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",

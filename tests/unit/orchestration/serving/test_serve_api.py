@@ -118,6 +118,10 @@ def test_a_first_picture_is_what_the_film_begins_with(served: Served, model: Ope
         ({"speed": 1}, "speed: Extra inputs are not permitted"),
         ({"caption": "x" * 1001}, "caption: String should have at most 1000 characters"),
         ({"transcript": "x" * 801}, "transcript"),
+        (
+            {"seconds": 2, "transcript": "wonderful " * 60},
+            "transcript: 60 words without times last until 42.9 s, the stream until 2 s; give more seconds or fewer words",
+        ),
         ({"transcript": [{"word": "a", "start": 1, "end": 2}, {"word": "b", "start": 0, "end": 1}]}, "'b' at 0 s comes after"),
         ({"transcript": [{"word": "a", "start": 9, "end": 11}]}, "its last word ends at 11 s, the stream at 10 s"),
         ({"transcript": [{"word": "a", "start": 2, "end": 1}]}, "need 0 <= start <= end"),
@@ -136,6 +140,17 @@ def test_a_wrong_request_is_refused_in_one_line(served: Served, request_: object
     assert told in answer.json["error"]
     assert "\n" not in answer.json["error"]
     assert until(lambda: served.studio.batches.busy == 0)
+
+
+def test_words_without_times_are_said_to_be_spread(served: Served) -> None:
+    begun = served.ask("POST", "/v1/streams", {"seconds": 2, "transcript": "good evening"}).json
+    assert begun["notes"] == ["transcript: 2 words without times are spread from 0 to 0.9 s"]
+    assert served.ask("DELETE", f"/v1/streams/{begun['stream']}").status == 204
+    begun = served.ask("POST", "/v1/streams", {"seconds": 2, "transcript": [{"word": "good", "start": 0, "end": 1}]}).json
+    assert begun["notes"] == []
+    late = served.ask("POST", f"/v1/streams/{begun['stream']}/words", {"text": "wonderful " * 60})
+    assert (late.status, "the stream until 2 s; give more seconds or fewer words" in late.json["error"]) == (422, True)
+    assert served.ask("DELETE", f"/v1/streams/{begun['stream']}").status == 204
 
 
 def test_text_that_is_none_is_refused(served: Served) -> None:
@@ -217,7 +232,9 @@ def test_a_token_is_asked_for_everywhere_but_at_the_door(model: OpenedModel) -> 
     with serving(model, LIMITS, GuardConfig("127.0.0.1", TOKEN)) as server:
         assert server.ask("GET", "/").status == 200
         assert server.ask("GET", "/healthz").status == 200
-        for path in ("/v1/about", "/openapi.json", f"/v1/streams/0-{'x' * 22}/media"):
+        described = server.ask("GET", "/openapi.json")  # which the page links to; a link sends no token
+        assert (described.status, TOKEN in described.body.decode()) == (200, False)
+        for path in ("/v1/about", f"/v1/streams/0-{'x' * 22}/media"):
             for headers in ({}, {"authorization": "Bearer no"}, {"authorization": f"Basic {TOKEN}"}, {"authorization": f"Bearer {TOKEN}x"}):
                 answer = server.ask("GET", path, headers=headers)
                 assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
@@ -238,20 +255,50 @@ def test_the_page_may_load_nothing_from_elsewhere(served: Served) -> None:
 
 
 def test_everything_is_described(served: Served) -> None:
+    """Answers that tests get are held against this in `Served.ask`; here: that nothing is without a type, a reason and a word."""
     described = served.ask("GET", "/openapi.json").json
-    assert set(described["paths"]) >= {
-        "/v1/streams",
-        "/v1/streams/{name}",
-        "/v1/streams/{name}/pieces/{number}",
-        "/v1/streams/{name}/words",
+    stream = "/v1/streams/{name}"
+    assert set(described["paths"]) == {
+        *("/healthz", "/v1/about", "/v1/streams"),
+        *(stream, f"{stream}/pieces/{{number}}", f"{stream}/media", f"{stream}/words", f"{stream}/caption"),
     }
+    assert described["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     for path, methods in described["paths"].items():
         for method, about in methods.items():
-            assert about.get("description"), (method, path)
-            assert "422" in about["responses"]
-    for name in ("StreamRequest", "SayRequest"):
-        for field, about in described["components"]["schemas"][name]["properties"].items():
-            assert about.get("description"), field
+            where, responses = (method, path), about["responses"]
+            assert about.get("description"), where
+            assert all(parameter.get("description") for parameter in about.get("parameters", [])), where
+            assert {"400", "403", "413", "421"} <= set(responses), where
+            assert (about.get("security") == [{"HTTPBearer": []}]) == ("401" in responses) == (path != "/healthz"), where
+            assert ("415" in responses) == ("requestBody" in about), where
+            assert ("422" in responses) == ("{name}" in path or "requestBody" in about), where
+            for status, response in responses.items():
+                assert response["description"] not in ("", "Unauthorized"), (*where, status)
+                assert status == "204" or response["content"], (*where, status)
+    for path in (f"{stream}/pieces/{{number}}", f"{stream}/media"):
+        assert list(described["paths"][path]["get"]["responses"]["200"]["content"]) == ["video/mp4"]
+    pieces = described["paths"][f"{stream}/pieces/{{number}}"]["get"]["responses"]
+    assert all("Stream-Over" in pieces[status]["headers"] for status in ("200", "204"))
+    for name, schema in described["components"]["schemas"].items():
+        assert schema.get("additionalProperties") is not True, name
+        assert schema["properties"], name
+        if name not in ("SpokenWord", "ServerAbout"):
+            for field, about in schema["properties"].items():
+                assert about.get("description"), (name, field)
+
+
+def test_what_is_no_json_is_told_in_words(served: Served) -> None:
+    for body, status, told in (
+        (
+            b"{seconds: 2}",
+            422,
+            "body: is not JSON in UTF-8 (Expecting property name enclosed in double quotes, at letter 1); send an object",
+        ),
+        (b"", 422, "body: Field required"),
+        (b'"\xff"', 400, "body: is not JSON in UTF-8; send an object with the fields that /openapi.json names"),
+    ):
+        answer = served.ask("POST", "/v1/streams", body, {"content-type": "application/json"})
+        assert (answer.status, told in answer.json["error"]) == (status, True), answer.body
 
 
 @pytest.mark.parametrize(
