@@ -83,12 +83,5 @@ def _studios(source: ModelSource, limits: Limits, count: int) -> Iterator[Sequen
         needs = "pip install 'mutual-forcing[serve]', or give --replicas 0"
         raise ValueError(f"--replicas={count}: Ray Serve is not installed ({error.name}); {needs}") from error
 
-    gpus = _gpus(source)
-    with console.status("Ray Serve and the model are starting ..."), replicas(source, limits, count, gpus) as studios:
+    with console.status("Ray Serve and the model are starting ..."), replicas(source, limits, count) as studios:
         yield studios
-
-
-def _gpus(source: ModelSource) -> float:
-    import torch
-
-    return float(source.device != "cpu" and torch.cuda.is_available())

@@ -11,11 +11,13 @@ of one: a stream lives where it was started, and calls for it must go there.
 from __future__ import annotations
 
 import asyncio
+import io
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from typing import Any
 
+import ray
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
@@ -93,13 +95,14 @@ class RemoteStudio:
 
 
 @contextmanager
-def replicas(source: ModelSource, limits: Limits, count: int, gpus: float) -> Iterator[Sequence[RemoteStudio]]:
-    """Start them, each with `gpus` GPUs of the cluster that RAY_ADDRESS names, or of this machine; they end with the block.
+def replicas(source: ModelSource, limits: Limits, count: int) -> Iterator[Sequence[RemoteStudio]]:
+    """Start them on the cluster that RAY_ADDRESS names, or on this machine, each with a GPU where it has some; they end with the block.
 
     Raises:
         ValueError: Ray could not start, or has no room for them.
     """
-    with ray_session():
+    with ExitStack() as whole, ray_session():
+        gpus = gpus_each(source.device, count, ray.cluster_resources())
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # what it does stays in Ray's log files
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR", "enable_access_log": False})
         try:
@@ -108,10 +111,26 @@ def replicas(source: ModelSource, limits: Limits, count: int, gpus: float) -> It
             ]
             yield [RemoteStudio(handle) for handle in serve.run_many(targets)]
         finally:
+            # Ray prints, until it has ended, that calls to the controller that is ended here have failed.
+            whole.enter_context(redirect_stdout(io.StringIO()))
             serve.shutdown()
 
 
-def _deployed(source: ModelSource, limits: Limits, number: int, gpus: float) -> serve.Application:
+def gpus_each(device: str, count: int, have: Mapping[str, float]) -> int:
+    """How many GPUs each of `count` replicas takes of a cluster's resources: this machine may have none, and the cluster some.
+
+    Raises:
+        ValueError: the cluster has none where one is asked for, or not one for each: Ray would wait for the rest without end.
+    """
+    gpus = 0 if device == "cpu" else int(have.get("GPU", 0))
+    if device.startswith("cuda") and not gpus:
+        raise ValueError(f"--device={device}: the cluster has no GPU; choose auto or cpu")
+    if 0 < gpus < count:
+        raise ValueError(f"--replicas={count}: the cluster has {gpus} GPUs, and each takes one; give --replicas {gpus}, or --device cpu")
+    return int(gpus > 0)
+
+
+def _deployed(source: ModelSource, limits: Limits, number: int, gpus: int) -> serve.Application:
     deployment = serve.deployment(StudioReplica).options(  # type: ignore[call-overload]
         name="studio",
         num_replicas=1,

@@ -52,6 +52,7 @@ def test_a_server_ends_when_it_is_told_and_leaves_no_process(run: Path, stop: st
         said = running.wait(30)
         assert (said.code, said.errors) == (130 if stop == "Ctrl-C" else 143, ["stopped: all streams have ended"])
         assert "Traceback" not in said.error
+        assert [line[:8] for line in said.out.splitlines()] == ["Serving "], said.out
         assert running.left_behind(5) == set()
 
 
@@ -64,6 +65,25 @@ def test_a_server_that_cannot_begin_says_why(run: Path, tmp_path: Path) -> None:
         assert said.code == 1
         [line] = said.errors
         assert told in line
+
+
+@pytest.mark.slow
+def test_a_gpu_is_asked_of_the_cluster(run: Path) -> None:
+    """Of one that has GPUs and this machine has none: it is Ray that counts them."""
+    said = command("serve", str(run), "--port", "0", "--replicas", "1", "--device", "cuda")
+    assert (said.code, said.errors) == (1, ["error: --device=cuda: the cluster has no GPU; choose auto or cpu"])
+
+
+@pytest.mark.slow
+def test_a_replica_ends_without_a_word_on_stdout(run: Path) -> None:
+    with Running("serve", str(run), "--port", "0", "--replicas", "1", "--threads", "1") as running:
+        port = port_of(running, 240)
+        assert ask(port, "POST", "/v1/streams", {"seconds": 300})[0] == 201
+        running.interrupt()
+        said = running.wait(120)
+        assert (said.code, said.errors) == (130, ["stopped: all streams have ended"])
+        assert [line[:8] for line in said.out.splitlines()] == ["Serving "], said.out
+        assert running.left_behind(20) == set()
 
 
 @pytest.mark.slow
@@ -98,4 +118,6 @@ def test_replicas_share_viewers_and_one_that_dies_is_started_again(run: Path) ->
         running.interrupt()
         said = running.wait(120)
         assert (said.code, said.errors) == (130, ["stopped: all streams have ended"])
+        assert [line[:8] for line in said.out.splitlines()][:2] == ["Serving ", "The page"]
+        assert "Controller" not in said.out, "Ray tells of the replica that was killed, and of nothing that ends as it should"
         assert running.left_behind(20) == set()
