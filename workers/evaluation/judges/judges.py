@@ -29,14 +29,13 @@ Metric = ClipMetric | SetMetric
 @dataclass(frozen=True)
 class Judge:
     """opens: the metric of weights. files: what their folder holds. example: where they are published. pickles: files that are no
-    safetensors there. needs: an extra of this package without which it has no figure. choice: what may follow its name, behind a colon.
+    safetensors there. choice: what may follow its name, behind a colon.
     """
 
     opens: Callable[..., Metric]
     files: tuple[str, ...]
     example: str
     pickles: tuple[str, ...] = ()
-    needs: str = "pretrained"
     choice: str = ""
 
 
@@ -45,7 +44,7 @@ PREPARED = (*NETWORK, "preprocessor_config.json")
 WHISPER = ("generation_config.json", "tokenizer.json", "normalizer.json")
 JUDGES: dict[str, Judge] = {
     "wer": Judge(WordErrors, (*PREPARED, *WHISPER), "openai/whisper-large-v3", choice="language"),
-    "lse": Judge(LipSync, (syncnet.PICKLED,), "syncnet_python (Chung & Zisserman)", (syncnet.PICKLED,), "faces"),
+    "lse": Judge(LipSync, (syncnet.PICKLED,), "syncnet_python (Chung & Zisserman)", (syncnet.PICKLED,)),
     "clap": Judge(ClapSimilarity, (*PREPARED, "tokenizer.json"), "laion/clap-htsat-unfused"),
     "audio_fd": Judge(AudioFrechet, PREPARED, "MIT/ast-finetuned-audioset-10-10-0.4593"),
     "audio_kl": Judge(AudioDivergence, PREPARED, "MIT/ast-finetuned-audioset-10-10-0.4593"),
